@@ -1,0 +1,67 @@
+"""Logged pairs -> a two-tower model -> look-up.
+
+    import twotower as tt
+    run = tt.train(pairs=clicks, items=catalogue)
+    run.retriever.search(["show disk usage of each folder"], k=5)
+
+Names load what they need when first used, so importing the package costs nothing and look-up never imports torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from twotower.bundle import Found, Retriever, load
+    from twotower.config import Config
+    from twotower.errors import BundleError, ConfigError, DataError, MissingExtra, OutputError, TwotowerError
+    from twotower.runs import Run, compare, evaluate, open_run, train
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "BundleError": "errors",
+    "Config": "config",
+    "ConfigError": "errors",
+    "DataError": "errors",
+    "Found": "bundle",
+    "MissingExtra": "errors",
+    "OutputError": "errors",
+    "Retriever": "bundle",
+    "Run": "runs",
+    "TwotowerError": "errors",
+    "compare": "runs",
+    "evaluate": "runs",
+    "load": "bundle",
+    "open_run": "runs",
+    "train": "runs",
+}
+
+__all__ = [
+    "BundleError",
+    "Config",
+    "ConfigError",
+    "DataError",
+    "Found",
+    "MissingExtra",
+    "OutputError",
+    "Retriever",
+    "Run",
+    "TwotowerError",
+    "compare",
+    "evaluate",
+    "load",
+    "open_run",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'twotower' has no attribute {name!r}")
+    return getattr(import_module(f"twotower.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -1,0 +1,12 @@
+"""What a bundle is, and how it is searched: everything needed to encode, search and score, in one folder. No torch.
+
+bundle/   CURRENT             one line: the catalogue version in use
+          model/              immutable: encoder, towers as ONNX, weights, config, metrics, golden queries, card
+          catalogue/000001/   immutable: which segments make this version of the catalogue, and for which model
+          segments/<sha>/     immutable: item vectors, ids, columns and words; shared by versions
+"""
+
+from twotower.bundle.layout import Bundle, open_bundle, verify
+from twotower.bundle.retriever import Found, Retriever, load
+
+__all__ = ["Bundle", "Found", "Retriever", "load", "open_bundle", "verify"]

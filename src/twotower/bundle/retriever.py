@@ -1,0 +1,262 @@
+"""Searches, scores and embeds with a bundle. Imports no torch; safe to share between threads.
+
+`search` ranks by vectors, by words, or by both fused, whichever the model's validation chose. The score of an item is always
+the raw similarity of the vectors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from annotated_types import Gt
+
+from twotower.bundle.graphs import open_graph, run_graph
+from twotower.bundle.layout import Bundle, open_bundle
+from twotower.data.columns import Array
+from twotower.data.encoder import Rows, to_table
+from twotower.data.preparation import ID
+from twotower.data.schema import Side
+from twotower.data.values import printable, to_text
+from twotower.errors import ConfigError, DataError, choices
+from twotower.search.fusion import blend
+from twotower.search.index import Exact, Hits, best, no_hits
+from twotower.search.lexical import Lexical
+
+Mode = Literal["vectors", "words", "hybrid"]
+MODES: tuple[Mode, ...] = ("vectors", "words", "hybrid")
+SCORES_AT_ONCE = 1 << 23  # 32 MB of float32
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions:
+    """How a bundle is searched.
+
+    mode: by `vectors`, by `words` (BM25 over the item's texts and the training queries that led to it), or `hybrid`, both
+    added up; `auto` takes what ranked best on the validation pairs. words_weight: what the best match in words adds, as a part
+    of the best similarity; without one, chosen on the validation pairs too.
+    """
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    mode: Literal["auto", "vectors", "words", "hybrid"] = "auto"
+    words_weight: Annotated[float, Gt(0)] | None = None
+
+
+class Found(NamedTuple):
+    """Items found, best first: [k] for one query, [q, k] for several."""
+
+    ids: Array  # object, None past the end of the catalogue
+    scores: Array  # float32, raw similarity; -inf past the end
+    rows: Array  # int64, rows of the catalogue; -1 past the end
+
+
+def query_text(table: pa.Table, columns: Sequence[str]) -> list[str]:
+    """The words of each query row: its text columns, joined."""
+    parts = [to_text(table.column(name), exact=False).to_pylist() for name in columns]
+    return [" ".join(value for value in values if value) for values in zip(*parts, strict=True)]
+
+
+class Retriever:
+    """One model and one version of its catalogue, ready to be asked."""
+
+    def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
+        self.bundle = bundle
+        self.encoder = bundle.encoder
+        self._graphs = {side: open_graph(bundle.folder / "model", side, threads) for side in ("query", "item")}
+        segments = bundle.segments
+        self.vectors: Array = segments[0].vectors if len(segments) == 1 else np.concatenate([s.vectors for s in segments])
+        self.items: pa.Table = pa.concat_tables([segment.items for segment in segments])
+        self.lexical: Lexical | None = segments[0].lexical if len(segments) == 1 else None
+        self._index = Exact(self.vectors)
+        self._ids = self.items.column(ID)
+        self._rows_by_id: dict[str, int] | None = None
+        self._search = bundle.model["search"]
+        self.text_columns: list[str] = list(bundle.model["query_text"])
+
+    def __len__(self) -> int:
+        return int(self.items.num_rows)
+
+    def __repr__(self) -> str:
+        return f"<Retriever of {len(self):,} items, {self.bundle.dimensions} dimensions, searched by {self._search['mode']}>"
+
+    # Asking.
+
+    def search(self, queries: Any, k: int = 10, *, mode: Mode | None = None) -> Found:
+        """The k best items for each query: [k] for one query (a text or a dict), [q, k] for several.
+
+        queries: a text or texts where the query side reads one column; otherwise dicts, a data frame or an Arrow table. k may
+        exceed the catalogue: the rest is filled with None. Raises ConfigError for k below 1 and DataError for an empty query.
+        """
+        one = isinstance(queries, (str, Mapping)) and not _columnar(queries)
+        table = self.query_table(queries)
+        columns = self.encoder.encode("query", table)
+        vectors = self._run("query", columns)
+        hits = self._hits(vectors, table, k, mode or self._search["mode"])
+        return _first(self._found(hits, vectors)) if one else self._found(hits, vectors)
+
+    def _hits(self, vectors: Array, table: pa.Table, k: int, mode: str) -> Hits:
+        if mode not in MODES:
+            raise ConfigError(f'there is no search mode "{mode}"; {choices(MODES, mode)}')
+        if mode != "vectors" and self.lexical is None:
+            raise ConfigError(f'this bundle holds no words, so it cannot be searched by "{mode}"; use mode "vectors"')
+        if k < 1:
+            raise ConfigError(f"k is {k}; at least one item must be asked for")
+        wanted = min(k, len(self))
+        if mode == "vectors" or self.lexical is None:
+            hits = self._index.search(vectors, wanted)
+        elif mode == "words":
+            hits = self.lexical.search(query_text(table, self.text_columns), wanted)
+        else:
+            hits = self._both(vectors, query_text(table, self.text_columns), wanted)
+        if wanted == k:
+            return hits
+        padded = no_hits(len(vectors), k)
+        padded.rows[:, :wanted], padded.scores[:, :wanted] = hits.rows, hits.scores
+        return padded
+
+    def _both(self, vectors: Array, texts: list[str], k: int) -> Hits:
+        assert self.lexical is not None
+        hits = no_hits(len(vectors), k)
+        block = max(1, SCORES_AT_ONCE // max(1, len(self)))
+        for start in range(0, len(vectors), block):
+            part = slice(start, start + block)
+            similarities = vectors[part] @ self.vectors.T
+            scores = blend(similarities, self.lexical.scores(texts[part]), float(self._search["words_weight"]))
+            for n, row in enumerate(scores, start):
+                hits.rows[n] = best(row, k)
+                hits.scores[n] = row[hits.rows[n]]
+        return hits
+
+    def _found(self, hits: Hits, vectors: Array) -> Found:
+        """Hits with ids, and with raw similarities for scores."""
+        present = hits.rows >= 0
+        query, _ = np.nonzero(present)
+        rows = hits.rows[present]
+        scores = np.full(hits.rows.shape, -np.inf, np.float32)
+        scores[present] = np.einsum("nd,nd->n", vectors[query], self.vectors[rows])
+        ids = np.full(hits.rows.shape, None, object)
+        ids[present] = self._ids.take(pa.array(rows)).to_pylist()
+        return Found(ids, scores, hits.rows)
+
+    def score(self, queries: Any, items: Any) -> Array:
+        """The similarity float32 [n] of each query with the item beside it.
+
+        items: ids of the catalogue, or rows with the item's feature columns for items that it does not hold.
+        """
+        query_vectors = self.embed_queries(queries)
+        if _is_rows(items):
+            item_vectors = self.embed_items(items)
+        else:
+            item_vectors = np.asarray(self.vectors[self.rows_of([items] if isinstance(items, (str, int)) else list(items))])
+        if len(query_vectors) != len(item_vectors):
+            raise DataError(f"{len(query_vectors)} queries came with {len(item_vectors)} items; score takes one item for each query")
+        return np.asarray(np.einsum("nd,nd->n", query_vectors, item_vectors))
+
+    def score_known(self, queries: Any, items: Any) -> Array:
+        """Like `score`, for an Arrow column of ids or a table of item rows; nan where the catalogue lacks an id."""
+        if isinstance(items, pa.Table):
+            return self.score(queries, items)
+        rows = self._find(items)
+        found = np.flatnonzero(rows >= 0)
+        scores = np.full(len(rows), np.nan, np.float32)
+        if len(found):
+            table = self.query_table(queries).take(pa.array(found))
+            scores[found] = np.einsum("nd,nd->n", self.embed_queries(table), self.vectors[rows[found]])
+        return scores
+
+    def similar(self, item_id: Any, k: int = 10) -> Found:
+        """The k items [k] nearest to one of the catalogue, itself left out."""
+        row = self.rows_of([item_id])
+        allow = np.ones(len(self), bool)
+        allow[row] = False
+        vectors = np.asarray(self.vectors[row])
+        return _first(self._found(self._index.search(vectors, k, allow=allow), vectors))
+
+    def embed_queries(self, queries: Any) -> Array:
+        """Query vectors float32 [n, d]."""
+        return self._run("query", self.encoder.encode("query", self.query_table(queries)))
+
+    def embed_items(self, items: Rows) -> Array:
+        """Item vectors float32 [n, d] of rows with the item's feature columns, in the catalogue or not."""
+        return self._run("item", self.encoder.encode("item", to_table(items)))
+
+    def _run(self, side: Side, columns: Any) -> Array:
+        return run_graph(self._graphs[side], columns, self.bundle.dimensions)
+
+    # Queries and items.
+
+    def query_table(self, queries: Any) -> pa.Table:
+        """Queries in any accepted form as an Arrow table. Raises DataError for a query with nothing in it."""
+        columns = self.encoder.columns("query")
+        if isinstance(queries, str) or (isinstance(queries, Sequence) and queries and all(isinstance(q, str) for q in queries)):
+            if len(columns) != 1:
+                raise DataError(f"a query of this model has {len(columns)} columns; name them: {' '.join(f'{name}=...' for name in columns)}")
+            texts = [queries] if isinstance(queries, str) else list(queries)
+            table = pa.table({columns[0]: pa.array([printable(text) for text in texts], pa.string())})
+        elif isinstance(queries, Mapping) and not _columnar(queries):
+            table = to_table([queries])
+        elif isinstance(queries, Sequence) and not queries:
+            table = pa.table({name: pa.array([], pa.string()) for name in columns})
+        else:
+            table = to_table(queries)
+        self._not_empty(table, columns)
+        return table
+
+    def _not_empty(self, table: pa.Table, columns: Sequence[str]) -> None:
+        present = [name for name in columns if name in table.column_names]
+        if len(present) < len(columns) or not table.num_rows:
+            return  # the encoder says what is missing
+        valid = [to_text(table.column(name), exact=False).is_valid().to_numpy(zero_copy_only=False) for name in present]
+        empty = np.flatnonzero(~np.logical_or.reduce(valid))
+        if len(empty):
+            where = "the query" if table.num_rows == 1 else f"query row {empty[0]}"
+            raise DataError(f"{where} is empty: {', '.join(columns)} holds nothing to search for")
+
+    def rows_of(self, ids: Sequence[Any]) -> Array:
+        """The catalogue rows int64 [n] of item ids. Raises DataError for one that is not there."""
+        rows = self._find(to_table([{"id": item_id} for item_id in ids]).column("id")) if len(ids) else np.empty(0, np.int64)
+        missing = np.flatnonzero(rows < 0)
+        if len(missing):
+            unknown = ids[int(missing[0])]
+            raise DataError(f"the catalogue has no item {unknown!r}; {choices(list(self._known())[:2000], str(unknown), most=3)}")
+        return rows
+
+    def _find(self, ids: pa.Array | pa.ChunkedArray) -> Array:
+        """The catalogue rows int64 [n] of ids, -1 where there is none."""
+        known = self._known()
+        return np.array([known.get(text, -1) for text in to_text(ids).to_pylist()], np.int64)
+
+    def _known(self) -> dict[str, int]:
+        # Two threads may both build it; they build the same, and either may stay.
+        if self._rows_by_id is None:
+            self._rows_by_id = {text: row for row, text in enumerate(to_text(self._ids).to_pylist())}
+        return self._rows_by_id
+
+    def show(self, rows: Array) -> list[dict[str, Any]]:
+        """The columns of catalogue rows [n], as dicts; a row of -1 is None of them."""
+        return list(self.items.take(pa.array(np.asarray(rows)[np.asarray(rows) >= 0])).to_pylist())
+
+
+def load(place: Path | str, *, threads: int | None = None) -> Retriever:
+    """The retriever of a bundle, or of the bundle of a run. Raises BundleError unless it loads exactly."""
+    return Retriever(open_bundle(place), threads)
+
+
+def _first(found: Found) -> Found:
+    return Found(*(part[0] for part in found))
+
+
+def _columnar(queries: Any) -> bool:
+    """Whether a mapping is columns of several rows rather than one row."""
+    return isinstance(queries, Mapping) and bool(queries) and all(isinstance(v, (list, tuple, np.ndarray)) for v in queries.values())
+
+
+def _is_rows(items: Any) -> bool:
+    if isinstance(items, Mapping) or hasattr(items, "__arrow_c_stream__") or isinstance(items, (pa.Table, pa.RecordBatch)):
+        return not isinstance(items, (pa.Array, pa.ChunkedArray)) and type(items).__name__ != "Series"
+    return isinstance(items, Sequence) and bool(items) and not isinstance(items, str) and all(isinstance(item, Mapping) for item in items)

@@ -1,0 +1,239 @@
+"""One TOML file <-> one frozen object.
+
+Every block is a dataclass beside the code that reads it; this module only composes, reads and writes them. All that is wrong
+with a config is said at once, each with the choices there are.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, get_args, get_type_hints
+
+from annotated_types import Ge
+
+from twotower.bundle.retriever import SearchOptions
+from twotower.data.features import FEATURES
+from twotower.data.schema import ItemSide, PairColumns, QuerySide, Schema
+from twotower.data.splits import SplitOptions
+from twotower.errors import ConfigError, choices
+from twotower.learning.options import EvaluateOptions, TrainOptions
+from twotower.model.options import ModelOptions
+
+VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """Where the data are: paths, globs or lists of them, relative to the config. items: the catalogue, if there is one."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    pairs: str | tuple[str, ...] | None = None
+    items: str | tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineOptions:
+    """What of the machine is used. threads: of the processor, all by default. memory: of the data engine, like "4GB"."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    threads: Annotated[int, Ge(1)] | None = None
+    memory: str | None = None
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Everything that decides a run."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    query: QuerySide
+    item: ItemSide
+    version: Literal[1] = 1
+    data: DataOptions = DataOptions()
+    pairs: PairColumns = PairColumns()
+    split: SplitOptions = SplitOptions()
+    model: ModelOptions = ModelOptions()
+    train: TrainOptions = TrainOptions()
+    evaluate: EvaluateOptions = EvaluateOptions()
+    search: SearchOptions = SearchOptions()
+    machine: MachineOptions = MachineOptions()
+
+    @property
+    def schema(self) -> Schema:
+        """What the columns are."""
+        return Schema(query=self.query, item=self.item, pairs=self.pairs)
+
+    def check(self) -> None:
+        """Raise ConfigError for what no single option can see."""
+        self.schema.check()
+        self.split.check()
+        self.evaluate.check()
+        if self.evaluate.per == "query" and self.pairs.repeats == "keep":
+            raise ConfigError('[evaluate] per = "query" ranks an item once, so it needs [pairs] repeats = "count" or "first"')
+
+
+def read(path: Path, settings: Sequence[str] = ()) -> Config:
+    """Read a config file; settings are overrides like `train.epochs=3`. Raises ConfigError, all faults at once."""
+    try:
+        values = tomllib.loads(path.read_bytes().decode("utf-8"))
+    except FileNotFoundError:
+        near = [p.name for p in path.parent.glob("*.toml")] if path.parent.is_dir() else []
+        hint = f"; {choices(near, path.name)}" if near else ". Write one: twotower init PAIRS -o twotower.toml"
+        raise ConfigError(f"there is no config {path}{hint}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read as a TOML file in UTF-8: {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from None
+    config = from_values(override(values, settings), str(path))
+    return replace(config, data=_absolute(config.data, path.parent))
+
+
+def _absolute(data: DataOptions, folder: Path) -> DataOptions:
+    def one(place: str) -> str:
+        return str((folder / Path(place).expanduser()).absolute())
+
+    def each(places: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+        return one(places) if isinstance(places, str) else places and tuple(map(one, places))
+
+    return DataOptions(pairs=each(data.pairs), items=each(data.items))
+
+
+def override(values: Mapping[str, Any], settings: Iterable[str]) -> dict[str, Any]:
+    """The values with settings like `train.epochs=3` put in; what stands behind = is a TOML value, or else a text."""
+    changed = json.loads(json.dumps(values, default=str))
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        *blocks, last = [part.strip() for part in name.split(".")]
+        if not equals or not last:
+            raise ConfigError(f'"{setting}" sets nothing; write it like train.epochs=3')
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text.strip()
+        target = changed
+        for block in blocks:
+            target = target.setdefault(block, {})
+            if not isinstance(target, dict):
+                raise ConfigError(f'"{setting}": {block} is a value, not a block')
+        target[last] = value
+    return dict(changed)
+
+
+def from_values(values: Mapping[str, Any], where: str = "the config") -> Config:
+    """A Config of plain values. Raises ConfigError naming everything that is wrong."""
+    from pydantic import TypeAdapter, ValidationError
+
+    newer = values.get("version", VERSION)
+    if isinstance(newer, int) and newer > VERSION:
+        raise ConfigError(f"{where} has version = {newer}; this twotower reads up to {VERSION}. Upgrade: pip install -U twotower")
+    faults: list[str] = []
+    values = {**values}
+    for side in ("query", "item"):
+        if isinstance(values.get(side), Mapping) and isinstance(values[side].get("features"), (list, tuple)):
+            features = [_feature(entry, f"{side}.features[{n}]", faults) for n, entry in enumerate(values[side]["features"])]
+            values[side] = {**values[side], "features": tuple(f for f in features if f is not None)}
+    try:
+        config = TypeAdapter(Config).validate_python(values)
+    except ValidationError as error:
+        faults += [_fault(entry, Config) for entry in error.errors()]
+    if faults:
+        listed = "\n".join(f"  {fault}" for fault in faults)
+        raise ConfigError(f"{where} has {len(faults)} fault{'s' if len(faults) > 1 else ''}:\n{listed}")
+    config.check()
+    return config
+
+
+def _feature(entry: Any, where: str, faults: list[str]) -> Any:
+    """A feature of plain values, or None and faults."""
+    from pydantic import TypeAdapter, ValidationError
+
+    if is_dataclass(entry):
+        return entry
+    if not isinstance(entry, Mapping) or entry.get("type") not in FEATURES:
+        kind = entry.get("type") if isinstance(entry, Mapping) else entry
+        faults.append(f"{where}.type: {json.dumps(kind, default=str)} is no type of feature; {choices(FEATURES, str(kind))}")
+        return None
+    try:
+        return TypeAdapter(FEATURES[entry["type"]]).validate_python(dict(entry))
+    except ValidationError as error:
+        faults += [_fault(fault, FEATURES[entry["type"]], where) for fault in error.errors()]
+        return None
+
+
+def _fault(entry: Any, of: type, where: str = "") -> str:
+    """One of pydantic's complaints in our words."""
+    # A step that names a member of a union, such as `str` or `tuple[str, ...]`, is no part of the user's file.
+    place = [step for step in entry["loc"] if isinstance(step, int) or (step.isidentifier() and step not in ("str", "int", "float", "bool", "tuple"))]
+    name = where + "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in place)
+    name = name.lstrip(".")
+    if entry["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        known = _options(of, [step for step in place[:-1] if isinstance(step, str)])
+        return f"{name}: there is no such option; {choices(known, str(place[-1]), most=40)}"
+    if entry["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
+        return f"{name}: it is needed and missing"
+    if entry["type"] == "literal_error":
+        return f"{name}: {json.dumps(entry['input'], default=str)} is none of {entry['ctx']['expected']}"
+    message = entry["msg"][0].lower() + entry["msg"][1:]
+    return f"{name}: {json.dumps(entry['input'], default=str)} - {message}"
+
+
+def _options(of: type, blocks: list[str]) -> list[str]:
+    """The names of the options of a block."""
+    for block in blocks:
+        hint = get_type_hints(of).get(block)
+        of = next((kind for kind in (hint, *get_args(hint)) if isinstance(kind, type) and is_dataclass(kind)), of)
+    return [field.name for field in fields(of)]
+
+
+# --- writing ------------------------------------------------------------------------------------------------------
+
+
+def to_values(config: Config) -> dict[str, Any]:
+    """A config as plain values, what is None left out."""
+    return dict(_filled(asdict(config)))
+
+
+def _filled(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _filled(item) for name, item in value.items() if item is not None}
+    return [_filled(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def to_toml(config: Config, *, locations: bool = True) -> str:
+    """A config as TOML, every option written out; without `locations`, where the data lie is left out."""
+    values = to_values(config)
+    if not locations:
+        values.pop("data")
+    order = ["version", "data", "pairs", "query", "item", "split", "model", "train", "evaluate", "search", "machine"]
+    lines = [f"version = {values.pop('version')}"]
+    for block in sorted(values, key=order.index):
+        if values[block]:
+            lines += ["", f"[{block}]", *(f"{name} = {toml(value)}" for name, value in values[block].items())]
+    return "\n".join(lines) + "\n"
+
+
+def toml(value: Any) -> str:
+    """One value as TOML, on one line but for lists of tables."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{_bare(name)} = {toml(item)}" for name, item in value.items()) + " }"
+    if isinstance(value, (list, tuple)):
+        if value and isinstance(value[0], Mapping):
+            return "[\n" + "".join(f"  {toml(item)},\n" for item in value) + "]"
+        return "[" + ", ".join(map(toml, value)) + "]"
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return repr(value)
+
+
+def _bare(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else toml(name)

@@ -1,0 +1,113 @@
+"""Batches: small bipartite graphs of views and candidates, each a pure function of (seed, epoch, number).
+
+A view is what the query tower encodes; views that share a query row, a key and a cut are one. A batch counts pairs, an epoch
+visits each training pair once. Which items the views are scored against is the sampler's choice (`model/negatives.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from twotower.data.columns import Array, Ragged, group, offsets_of, spans
+from twotower.data.preparation import Log
+
+
+class Positives(NamedTuple):
+    """The matches of each view [b], as positions among the candidates, with what is known of each pair."""
+
+    positions: Array  # int64 [p]  in 0..c
+    offsets: Array  # int64 [b + 1]
+    pair_rows: Array  # int64 [p]  which pair of the training log
+    weights: Array  # float32 [p]
+    labels: Array  # float32 [p]
+
+
+class Batch(NamedTuple):
+    """Views [b], the candidates [c] they are scored against, and how the two are related."""
+
+    query_rows: Array  # int64 [b]  what the query tower encodes; a row may occur twice, with different cuts
+    query_keys: Array  # int64 [b]  whose known positives are masked
+    history_keys: Array | None  # int64 [b]  whose log gives the history
+    cuts: Array | None  # int64 [b]  history = that training log before this position
+    item_rows: Array  # int64 [c]  distinct candidates, in rising order
+    log_prob: Array  # float32 [c]  log of the probability that this item is among the shared candidates
+    positives: Positives
+    negatives: Ragged  # [b] positions of explicit or mined negatives, for this view only; masked for the others
+    masked: Ragged  # [b] positions of other known matches of the key: neither positive nor negative
+
+
+class BatchDraft(NamedTuple):
+    """A batch before it has candidates: its views and their matches by item row."""
+
+    query_rows: Array  # int64 [b]
+    query_keys: Array  # int64 [b]
+    item_rows: Array  # int64 [p]  of each match, in the order of the views
+    offsets: Array  # int64 [b + 1]
+    pair_rows: Array  # int64 [p]
+    weights: Array  # float32 [p]
+
+
+class Epochs(NamedTuple):
+    """The training log in its order of each epoch."""
+
+    log: Log
+    batch_size: int
+    seed: int
+
+    @property
+    def batches(self) -> int:
+        """Batches in an epoch; the last may be smaller."""
+        return -(-len(self.log.query_rows) // self.batch_size)
+
+    def order(self, epoch: int) -> Array:
+        """The order int64 [n] in which an epoch visits the pairs."""
+        return np.random.default_rng([self.seed, epoch]).permutation(len(self.log.query_rows))
+
+    def drafts(self, epoch: int, start: int = 0) -> Iterator[BatchDraft]:
+        """The drafts of an epoch, from the one numbered `start` on."""
+        order = self.order(epoch)
+        for number in range(start, self.batches):
+            yield draft(self.log, order[number * self.batch_size : (number + 1) * self.batch_size])
+
+
+def draft(log: Log, pair_rows: Array) -> BatchDraft:
+    """These pairs [p] as views and their matches."""
+    chosen = log.take(pair_rows)
+    views, view_of = np.unique(np.stack([chosen.query_rows, chosen.query_keys]), axis=1, return_inverse=True)
+    order = np.argsort(view_of, kind="stable")
+    return BatchDraft(
+        query_rows=views[0],
+        query_keys=views[1],
+        item_rows=chosen.item_rows[order],
+        offsets=offsets_of(np.bincount(view_of, minlength=views.shape[1])),
+        pair_rows=pair_rows[order],
+        weights=chosen.weights[order],
+    )
+
+
+def complete(part: BatchDraft, item_rows: Array, log_prob: Array, known: Ragged) -> Batch:
+    """A draft with its candidates.
+
+    item_rows: distinct candidates int64 [c] in rising order, the draft's own matches among them. known: for every key its
+    training matches. Every known match among the candidates that is not a match of the view here is masked.
+    """
+    positions = np.searchsorted(item_rows, part.item_rows)
+    positives = Positives(positions, part.offsets, part.pair_rows, part.weights, np.ones(len(positions), np.float32))
+    none = Ragged(np.empty(0, np.int64), np.zeros(len(part.query_rows) + 1, np.int64))
+    return Batch(part.query_rows, part.query_keys, None, None, item_rows, log_prob, positives, none, _masked(part, item_rows, known))
+
+
+def _masked(part: BatchDraft, item_rows: Array, known: Ragged) -> Ragged:
+    b, c = len(part.query_rows), len(item_rows)
+    lengths = known.offsets[part.query_keys + 1] - known.offsets[part.query_keys]
+    views = np.repeat(np.arange(b), lengths)
+    items = known.values[spans(known.offsets[part.query_keys], lengths)]
+    places = np.minimum(np.searchsorted(item_rows, items), c - 1)
+    here = item_rows[places] == items
+    views, places = views[here], places[here]
+    own = np.repeat(np.arange(b), np.diff(part.offsets)) * c + np.searchsorted(item_rows, part.item_rows)
+    other = ~np.isin(views * c + places, own)
+    return group(views[other], places[other], b)

@@ -1,0 +1,200 @@
+"""Guesses a schema from a look at the data, and says why: what `init` writes and what `train` uses when told nothing."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from twotower.data.columns import Array
+from twotower.data.features import Category, Id, Text
+from twotower.data.schema import FeatureOptions, ItemSide, PairColumns, QuerySide, Schema
+from twotower.data.sources import Source
+from twotower.data.splits import SplitOptions
+from twotower.data.values import to_text
+from twotower.errors import DataError
+
+LOOK = 20_000  # rows
+QUERY_WORDS = ("query", "question", "search", "utterance", "prompt", "claim", "anchor", "task", "text", "q")
+PERSON_WORDS = ("user", "customer", "visitor", "member", "account", "client", "session", "reader", "player")
+ITEM_WORDS = (
+    "item",
+    "product",
+    "answer",
+    "passage",
+    "document",
+    "doc",
+    "page",
+    "book",
+    "movie",
+    "film",
+    "article",
+    "sku",
+    "category",
+    "intent",
+    "positive",
+)
+TIME_WORDS = ("time", "timestamp", "ts", "date", "datetime", "created_at", "event_time")
+FEW_VALUES = 100
+
+
+class Guess(NamedTuple):
+    """A schema, a split, and a reason for each choice."""
+
+    schema: Schema
+    split: SplitOptions
+    correction: bool  # whether the sampling correction suits
+    reasons: dict[str, str]  # by option, such as "query.features"
+
+
+class _Look(NamedTuple):
+    """What a look at one column shows."""
+
+    name: str
+    texts: pa.Array  # canonical, without the missing
+    distinct: int
+    words: float  # mean number of words
+    rows: int
+
+    @property
+    def share_distinct(self) -> float:
+        return self.distinct / max(1, len(self.texts))
+
+    @property
+    def is_text(self) -> bool:
+        return self.words >= 2
+
+
+def infer(pairs: Source, items: Source | None) -> Guess:
+    """Guess from the first rows. Raises DataError where there is nothing to tell the sides apart."""
+    log = _look(pairs)
+    if len(log) < 2:
+        raise DataError(f"{pairs.name} has {len(pairs.columns)} column; pairs need at least two, one for the query and one for the item")
+    catalogue = _look(items) if items is not None else {}
+    reasons: dict[str, str] = {}
+    time = next((name for name in log if _named(name, TIME_WORDS) or _is_time(pairs, name)), None)
+    item_id, item_column = _link(log, catalogue, pairs, items, time, reasons)
+    rest = [name for name in log if name not in (item_column, time) and name not in catalogue]
+    query, key = _query(rest, log, reasons)
+    leftover = [name for name in log if name not in (item_column, time, *(f.column for f in query))]
+    if leftover:
+        reasons["query.features"] += f"; not used: {', '.join(leftover)} (add what is known when the question is asked)"
+    item = _item_features(catalogue or {item_column: log[item_column]}, item_id, query, reasons)
+    payload = tuple(name for name in catalogue if name != item_id)
+    schema = Schema(
+        query=QuerySide(features=query, key=key),
+        item=ItemSide(features=item, id=item_id, payload=payload),
+        pairs=PairColumns(item=item_column if item_id not in (None, item_column) else None, time=time),
+    )
+    text_both = all(any(f.type == "text" for f in side) for side in (query, item))
+    reasons["train.correction"] = (
+        "both sides have words, so what is asked says more than what is popular" if text_both else "ids learn popularity rightly only with it"
+    )
+    return Guess(schema, _split(key, time, reasons), not text_both, reasons)
+
+
+def _look(source: Source) -> dict[str, _Look]:
+    table = source.head(LOOK)
+    found = {}
+    for name in source.columns:
+        try:
+            texts = to_text(table.column(name)).drop_null()
+        except TypeError:
+            continue  # nested columns are of no use here
+        words = pc.mean(pc.list_value_length(pc.split_pattern_regex(texts.slice(0, 1000), r"\s+"))).as_py() if len(texts) else 0
+        found[name] = _Look(name, texts, pc.count_distinct(texts).as_py(), words or 0, table.num_rows)
+    return found
+
+
+def _named(name: str, words: tuple[str, ...]) -> bool:
+    parts = name.lower().replace("-", "_").split("_")
+    return any(word in parts or name.lower() == word for word in words)
+
+
+def _is_time(source: Source, name: str) -> bool:
+    return bool(pa.types.is_temporal(source.head(1).schema.field(name).type))
+
+
+def _link(
+    log: dict[str, _Look], catalogue: dict[str, _Look], pairs: Source, items: Source | None, time: str | None, reasons: dict[str, str]
+) -> tuple[str | None, str]:
+    """(the catalogue's id column, the log's column that holds it); without a catalogue (an id column or None, it)."""
+    if items is None:
+        names = [name for name in log if name != time]
+        column = next((name for name in names if _named(name, ITEM_WORDS)), None)
+        column = column or next(name for name in reversed(names) if name not in names[:1])
+        reasons["item.id"] = f'there is no catalogue: the column "{column}" of the pairs is the item'
+        return (None if log[column].is_text else column), column
+    best: tuple[float, bool, str, str] | None = None
+    for own, listed in catalogue.items():
+        if listed.share_distinct < 0.99 or not listed.distinct:
+            continue
+        known = pc.unique(listed.texts)
+        for name, look in log.items():
+            if name == time or not len(look.texts):
+                continue
+            inside = pc.mean(pc.is_in(look.texts, known).cast(pa.float64())).as_py()
+            candidate = (round(inside, 2), own == name, own, name)
+            if inside >= 0.3 and (best is None or candidate[:2] > best[:2]):
+                best = candidate
+    if best is None:
+        raise DataError(
+            f"no column of {pairs.name} ({', '.join(log)}) holds the ids of {items.name} ({', '.join(catalogue)}). Name them in a config: "
+            '[item] id = "..." and [pairs] item = "..."'
+        )
+    reasons["item.id"] = f'"{best[2]}" differs in every row of the catalogue, and {best[0]:.0%} of "{best[3]}" in the pairs is found there'
+    return best[2], best[3]
+
+
+def _query(names: list[str], log: dict[str, _Look], reasons: dict[str, str]) -> tuple[tuple[FeatureOptions, ...], str | None]:
+    """The query's features and key, out of these columns of the log."""
+    if not names:
+        raise DataError("the pairs have no column left for the query beside the item's")
+    people = [name for name in names if _named(name, PERSON_WORDS) and not log[name].is_text]
+    called = [name for name in names if _named(name, QUERY_WORDS) and name not in people]
+    worded = [name for name in called if log[name].is_text] or called or [name for name in names if log[name].is_text]
+    if worded:
+        reasons["query.features"] = f'"{worded[0]}" holds words: {log[worded[0]].words:.0f} on average'
+        return (Text(column=worded[0]),), None
+    person = (people or names)[0]
+    reasons["query.features"] = f'"{person}" names who chose: {log[person].distinct:,} different in {log[person].rows:,} rows'
+    return (Id(column=person),), person
+
+
+def _item_features(
+    looks: dict[str, _Look], item_id: str | None, query: tuple[FeatureOptions, ...], reasons: dict[str, str]
+) -> tuple[FeatureOptions, ...]:
+    """An id, texts, and columns of few values."""
+    found: list[FeatureOptions] = [] if item_id is None else [Id(column=item_id)]
+    said = [] if item_id is None else [f'"{item_id}" as an id of its own']
+    for name, look in looks.items():
+        if name == item_id or not look.distinct:
+            continue
+        if look.is_text or (look.share_distinct > 0.2 and not _is_number(look.texts)):
+            found.append(Text(column=name))
+            said.append(f'"{name}" as words')
+        elif 2 <= look.distinct <= FEW_VALUES and not _is_number(look.texts):
+            found.append(Category(column=name))
+            said.append(f'"{name}" as one of {look.distinct} values')
+    if not found:
+        found = [Text(column=next(iter(looks)))]
+    reasons["item.features"] = ", ".join(said)
+    return tuple(found)
+
+
+def _is_number(texts: pa.Array) -> bool:
+    try:
+        numbers: Array = np.array([float(text) for text in texts.slice(0, 1000).to_pylist()])
+    except ValueError:
+        return False
+    return bool(len(numbers))
+
+
+def _split(key: str | None, time: str | None, reasons: dict[str, str]) -> SplitOptions:
+    if key is not None:
+        reasons["split.by"] = "each key's last pairs are held out, by " + ("time" if time else "the order of the log")
+        return SplitOptions(by="last")
+    reasons["split.by"] = "whole queries are held out, so that none is trained on and tested"
+    return SplitOptions(by="group")

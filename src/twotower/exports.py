@@ -1,0 +1,154 @@
+"""Writes trained towers in forms that run without torch.
+
+`write_model` puts both towers as ONNX graphs beside one safetensors file: the graphs hold no weights of their own but point
+into that file, so tables that the towers share exist once.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from twotower import files
+from twotower.bundle.graphs import graph_name, open_graph, run_graph
+from twotower.data.columns import Array, Column, Columns, Ragged, row_count, take_rows
+from twotower.data.encoder import Encoder
+from twotower.data.schema import SIDES, Side, feature_name
+from twotower.errors import MissingExtra, TwotowerError
+from twotower.model.towers import Tower, TwoTower, distinct
+
+WEIGHTS = "weights.safetensors"
+SMALL = 1024  # bytes: smaller tensors stay inside the graph
+TOLERANCE = 1e-5  # how far the exported vectors may be from torch's
+
+
+def _need_exporter() -> None:
+    try:
+        import onnx_ir  # noqa: F401
+        import onnxscript  # noqa: F401  the exporter of torch needs both
+    except ImportError:
+        raise MissingExtra("exporting a model", "train") from None
+
+
+class _Exported(nn.Module):
+    """A tower whose columns come as positional arguments, in the order of its features."""
+
+    def __init__(self, tower: Tower) -> None:
+        super().__init__()
+        self.tower = tower
+
+    def forward(self, *columns: Tensor) -> Tensor:
+        return self.tower(dict(zip(self.tower.names, columns, strict=True)))  # type: ignore[no-any-return]
+
+
+def write_model(folder: Path, model: TwoTower, encoder: Encoder) -> None:
+    """Write `weights.safetensors`, `query.onnx` and `item.onnx`, and check them against torch."""
+    _need_exporter()
+    import onnx_ir
+
+    model = model.cpu().eval()
+    tensors, aliases = distinct(model)
+    names = {name: tensor.numpy() for name, tensor in tensors.items()}
+    files.write_tensors(folder / WEIGHTS, names, {"aliases": json.dumps(aliases)})
+    places = files.tensor_places(folder / WEIGHTS)
+    for side in SIDES:
+        known = {name.removeprefix(f"{side}."): aliases.get(name, name) for name in model.state_dict() if name.startswith(f"{side}.")}
+        graph = _graph(model.tower(side), encoder, side)
+        _point(graph, {name: (names[own], *places[own]) for name, own in known.items()})
+        files.write_bytes(folder / graph_name(side), onnx_ir.to_proto(graph).SerializeToString())
+    check_parity(folder, model, encoder)
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """The state dict of a written model."""
+    path = folder / WEIGHTS
+    tensors = {name: torch.from_numpy(array) for name, array in files.read_tensors(path).items()}
+    aliases = json.loads(files.tensor_metadata(path)["aliases"])
+    return tensors | {alias: tensors[name] for alias, name in aliases.items()}
+
+
+def _graph(tower: Tower, encoder: Encoder, side: Side) -> Any:
+    """The graph of a tower, any number of rows and any width of ragged columns."""
+    rows = torch.export.Dim("rows")
+    arguments, shapes = [], []
+    for number, feature in enumerate(encoder.features[side]):
+        ragged = feature.type == "text"
+        # Examples of 2 rows and width 3: the exporter takes sizes 0 and 1 for constants.
+        arguments.append(torch.ones((2, 3) if ragged else 2, dtype=torch.int64))
+        shapes.append({0: rows, 1: torch.export.Dim(f"width{number}")} if ragged else {0: rows})
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            _Exported(tower),
+            tuple(arguments),
+            dynamo=True,
+            dynamic_shapes=(tuple(shapes),),
+            input_names=[f"column{number}" for number in range(len(arguments))],
+            output_names=["vectors"],
+            verbose=False,
+        )
+    if program is None:
+        raise TwotowerError("the tower could not be exported to ONNX")
+    return program.model
+
+
+def _point(model: Any, known: Mapping[str, tuple[Array, int, int]]) -> None:
+    """Replace the weights inside a graph by pointers into the weights file; known: name -> (array, offset, bytes)."""
+    import onnx_ir
+
+    for name, value in model.graph.initializers.items():
+        entry = known.get(name.removeprefix("tower."))
+        if entry is None or entry[2] < SMALL:
+            continue
+        array, offset, size = entry
+        held = value.const_value.numpy()
+        if held.shape == array.shape and np.array_equal(held, array):  # else the exporter changed it, and it stays inside
+            value.const_value = onnx_ir.ExternalTensor(WEIGHTS, offset, size, value.const_value.dtype, shape=value.const_value.shape, name=name)
+
+
+def check_parity(folder: Path, model: TwoTower, encoder: Encoder) -> None:
+    """Compare the written graphs with torch on made rows: one empty row, all empty, one by one, many long ones."""
+    generator = np.random.default_rng(0)
+    for side in SIDES:
+        session = open_graph(folder, side)
+        many = _made(encoder, side, 256, 50, generator)
+        one = _made(encoder, side, 1, 1, generator)
+        some_empty = {name: _emptied(column, 1) for name, column in _made(encoder, side, 8, 5, generator).items()}
+        empty = {name: _emptied(column, 8) for name, column in _made(encoder, side, 8, 5, generator).items()}
+        for columns in (many, one, some_empty, empty, take_rows(one, np.empty(0, np.int64))):
+            expected = model.encode(side, columns).numpy()
+            found = run_graph(session, columns, expected.shape[1])
+            worst = float(np.abs(found - expected).max(initial=0.0))
+            if found.shape != expected.shape or not worst <= TOLERANCE:
+                n = row_count(next(iter(columns.values())))
+                raise TwotowerError(f"the exported {side} tower differs from torch by {worst:.2e} on {n} rows; it was not kept")
+
+
+def _made(encoder: Encoder, side: Side, n: int, length: int, generator: np.random.Generator) -> Columns:
+    """Made rows of every feature: any codes that its table has."""
+    columns: dict[str, Column] = {}
+    for feature in encoder.features[side]:
+        if feature.type == "text":
+            values = generator.integers(1, feature.buckets, n * length).astype(np.int32)
+            columns[feature_name(feature)] = Ragged(values, np.arange(n + 1) * length)
+        else:
+            known = len(encoder.states[side][feature_name(feature)]["hashes"])
+            columns[feature_name(feature)] = generator.integers(0, known + 2, n)
+    return columns
+
+
+def _emptied(column: Column, rows: int) -> Column:
+    """A column whose first rows hold nothing."""
+    if not isinstance(column, Ragged):
+        return np.where(np.arange(len(column)) < rows, 0, column)
+    first = column.offsets[rows]
+    return Ragged(column.values[first:], np.maximum(column.offsets - first, 0))

@@ -1,0 +1,398 @@
+"""The only module that writes.
+
+Everything appears whole or not at all: a file is written beside its place and renamed into it, a folder is built under
+a passing name and renamed. A folder that must be trusted later carries a manifest with the size and sha256 of each of its
+files. Nothing is ever pickled: text is JSON, arrays are `.npy`, weights safetensors, tables Arrow.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+
+from twotower.errors import BundleError, OutputError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from twotower.data.columns import Array
+
+MANIFEST = "manifest.json"
+HASHED_AT_LOAD = 1 << 30  # bytes: past this sum, a load checks sizes and `verify` checks the rest
+
+
+# --- single files -------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A binary file that takes the place of `path` when the block ends well, and vanishes when it does not."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o666 & ~_umask())
+        os.replace(name, path)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _unwritable(path: Path, error: OSError) -> OutputError:
+    return OutputError(f"cannot write {path}: {error.strerror or error}. Choose another place, or make room there.")
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file, atomically."""
+    with replacing(path) as file:
+        file.write(content)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text file, atomically."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON, atomically; a NaN becomes null, since JSON knows none."""
+    write_text(path, json_text(value) + "\n")
+
+
+def json_text(value: Any, indent: int | None = 1) -> str:
+    """JSON of plain values, numpy scalars and named tuples; NaN and infinities become null."""
+    return json.dumps(_plain(value), ensure_ascii=False, indent=indent, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return _plain(value._asdict())
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON; a damaged or missing file raises BundleError."""
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise BundleError(f"{path} is missing") from None
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read: {error.strerror or error}") from None
+    except ValueError as error:
+        raise BundleError(f"{path} is not valid JSON: {error}") from None
+
+
+def append_line(path: Path, value: Any) -> None:
+    """Add one JSON line to a journal; the one kind of file that grows in place."""
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json_text(value, indent=None) + "\n")
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def read_lines(path: Path) -> list[Any]:
+    """The values of a journal; a torn last line, left by a kill, is passed over."""
+    if not path.exists():
+        return []
+    *lines, last = path.read_text(encoding="utf-8").split("\n")
+    values = [json.loads(line) for line in lines if line]
+    with contextlib.suppress(ValueError):
+        values += [json.loads(last)] if last else []
+    return values
+
+
+# --- arrays, tensors, tables --------------------------------------------------------------------------------------
+
+
+def write_array(path: Path, array: Array) -> None:
+    """Write one `.npy`, atomically."""
+    with replacing(path) as file:
+        np.lib.format.write_array(file, np.asarray(array, order="C"), allow_pickle=False)
+
+
+def read_array(path: Path, mapped: bool = True) -> Array:
+    """Read one `.npy`, memory-mapped unless asked otherwise or empty."""
+    try:
+        if mapped and path.stat().st_size > 1 << 16:
+            return np.asanyarray(np.load(path, mmap_mode="r", allow_pickle=False))
+        return np.asarray(np.load(path, allow_pickle=False))
+    except (OSError, ValueError, EOFError) as error:
+        raise BundleError(f"{path} is damaged or missing: {error}") from None
+
+
+class ArrayWriter:
+    """Writes a one-dimensional `.npy` whose length is known only at the end."""
+
+    _header = 128  # bytes, as numpy's own for a short one-dimensional array
+
+    def __init__(self, path: Path, dtype: Any) -> None:
+        self.path, self.dtype, self.count = path, np.dtype(dtype), 0
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("wb")
+        except OSError as error:
+            raise _unwritable(path, error) from error
+        self._file.write(b" " * self._header)
+
+    def append(self, values: Array) -> None:
+        """Add values [n] behind those already written."""
+        try:
+            self._file.write(np.ascontiguousarray(values, self.dtype).tobytes())
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
+        self.count += len(values)
+
+    def close(self) -> None:
+        """Write the header, now that the length is known."""
+        shape = {"descr": np.lib.format.dtype_to_descr(self.dtype), "fortran_order": False, "shape": (self.count,)}
+        text = repr(shape).ljust(self._header - 11) + "\n"
+        self._file.seek(0)
+        self._file.write(b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode("latin1"))
+        self._file.close()
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Array], metadata: Mapping[str, str] | None = None) -> None:
+    """Write named arrays as one safetensors file, atomically.
+
+    The library would first copy all of it into one piece of memory; here each array goes straight to the file.
+    """
+    arrays = {name: np.asarray(array, order="C") for name, array in tensors.items()}
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    end = 0
+    for name, array in arrays.items():
+        start, end = end, end + array.nbytes
+        header[name] = {"dtype": _TENSOR_TYPES[array.dtype.str], "shape": array.shape, "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 64)  # the tensors then begin on a boundary
+    with replacing(path) as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for array in arrays.values():
+            file.write(array.data.cast("B") if array.size else b"")
+
+
+_TENSOR_TYPES = {
+    "<f8": "F64",
+    "<f4": "F32",
+    "<f2": "F16",
+    "<i8": "I64",
+    "<i4": "I32",
+    "<i2": "I16",
+    "|i1": "I8",
+    "|u1": "U8",
+    "<u8": "U64",
+    "|b1": "BOOL",
+}
+
+
+def read_tensors(path: Path) -> dict[str, Array]:
+    """Read a safetensors file; a damaged or missing one raises BundleError."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        return dict(load_file(path))
+    except (OSError, SafetensorError) as error:
+        raise BundleError(f"{path} is damaged or missing: {error}") from None
+
+
+def tensor_places(path: Path) -> dict[str, tuple[int, int]]:
+    """Where each tensor of a safetensors file lies: (offset, bytes) from the start of the file.
+
+    ONNX graphs point at these places, so one copy of the weights serves them and torch alike.
+    """
+    header, start = _tensor_header(path)
+    header.pop("__metadata__", None)
+    places = {name: entry["data_offsets"] for name, entry in header.items()}
+    return {name: (start + first, end - first) for name, (first, end) in places.items()}
+
+
+def tensor_metadata(path: Path) -> dict[str, str]:
+    """The texts that a safetensors file carries beside its tensors."""
+    return dict(_tensor_header(path)[0].get("__metadata__", {}))
+
+
+def _tensor_header(path: Path) -> tuple[dict[str, Any], int]:
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        return json.loads(file.read(size)), 8 + size
+
+
+def write_table(path: Path, batches: pa.Table | Iterable[pa.RecordBatch], schema: pa.Schema | None = None) -> None:
+    """Write an Arrow file from a table or from record batches as they come, atomically."""
+    import pyarrow as pa
+
+    parts = batches.to_batches() if isinstance(batches, pa.Table) else batches
+    schema = batches.schema if isinstance(batches, pa.Table) else schema
+    with replacing(path) as file, pa.ipc.new_file(file, schema) as writer:
+        for batch in parts:
+            writer.write_batch(batch)
+
+
+def read_table(path: Path) -> pa.Table:
+    """Read an Arrow file, memory-mapped."""
+    import pyarrow as pa
+
+    try:
+        with pa.memory_map(str(path)) as source:
+            return pa.ipc.open_file(source).read_all()
+    except (OSError, pa.ArrowInvalid) as error:
+        raise BundleError(f"{path} is damaged or missing: {error}") from None
+
+
+def write_parquet(path: Path, batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> int:
+    """Write a Parquet file from record batches as they come, atomically; returns the number of rows."""
+    import pyarrow.parquet as pq
+
+    rows = 0
+    with replacing(path) as file, pq.ParquetWriter(file, schema) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+            rows += batch.num_rows
+    return rows
+
+
+# --- folders ------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder under a passing name beside `path`; it takes that name when the block ends well."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        building = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part"))
+        os.chmod(building, 0o777 & ~_umask())
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    try:
+        yield building
+        try:
+            os.replace(building, path)
+        except OSError as error:
+            raise _unwritable(path, error) from error
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder that was made here; a missing one is fine."""
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def claim_folder(path: Path, *, overwrite: bool = False, owned_by: str = "config.toml", room: int = 1 << 20) -> None:
+    """Make an output folder, and raise OutputError before any work if it is taken, unwritable or full.
+
+    `overwrite` empties a folder only if it holds `owned_by`, the mark of one of ours: never somebody's documents.
+    `room` is the free space in bytes that must be there.
+    """
+    if path.exists() and not path.is_dir():
+        raise OutputError(f"{path} is a file. Choose a folder with -o.")
+    if path.is_dir() and any(path.iterdir()):
+        if not overwrite:
+            raise OutputError(f"{path} is not empty. Continue it with --resume, replace it with --overwrite, or choose another with -o.")
+        if not (path / owned_by).exists():
+            raise OutputError(f"{path} holds no {owned_by}, so it is not ours to overwrite. Choose another folder with -o.")
+        shutil.rmtree(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            free = shutil.disk_usage(path).free
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    if free < room:
+        raise OutputError(
+            f"{path} has {free / 1e6:,.0f} MB free and this needs about {room / 1e6:,.0f} MB. Make room, or choose another place with -o."
+        )
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_manifest(folder: Path, kind: str, format_number: int, **extra: Any) -> dict[str, Any]:
+    """Write `manifest.json`: the format, the version that made it, and size and sha256 of every file in `folder`."""
+    from twotower import __version__
+
+    names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
+    files = {name: {"bytes": (folder / name).stat().st_size, "sha256": sha256_of(folder / name)} for name in names}
+    content = {"kind": kind, "format": format_number, "made_by": f"twotower {__version__}", **extra, "files": files}
+    write_json(folder / MANIFEST, content)
+    return content
+
+
+def read_manifest(folder: Path, kind: str, newest: int, *, everything: bool = False) -> dict[str, Any]:
+    """Read and check a manifest: its kind, its format, and that its files are all there and unchanged.
+
+    Files are hashed up to HASHED_AT_LOAD bytes in all, `everything` hashes the rest too. Raises BundleError.
+    """
+    content = read_json(folder / MANIFEST)
+    if not isinstance(content, dict) or content.get("kind") != kind or not isinstance(content.get("files"), dict):
+        raise BundleError(f"{folder} is not a {kind}: its {MANIFEST} says otherwise")
+    if not isinstance(content.get("format"), int) or content["format"] > newest:
+        raise BundleError(
+            f"{folder} has format {content.get('format')} and was made by {content.get('made_by')}; this version reads "
+            f"formats up to {newest}. Upgrade: pip install -U twotower"
+        )
+    hashed = 0
+    for name, entry in content["files"].items():
+        path = _inside(folder, name)
+        if not path.is_file():
+            raise BundleError(f"{path} is missing, though {folder / MANIFEST} lists it. Copy the {kind} again, whole.")
+        size = path.stat().st_size
+        if size != entry["bytes"]:
+            raise BundleError(f"{path} has {size} bytes, not {entry['bytes']}: it is truncated or changed. Copy it again.")
+        hashed += size
+        if (everything or hashed <= HASHED_AT_LOAD) and sha256_of(path) != entry["sha256"]:
+            raise BundleError(f"{path} differs from its sha256 in {folder / MANIFEST}: it is damaged or changed. Copy it again.")
+    return content
+
+
+def _inside(folder: Path, name: str) -> Path:
+    path = folder / name
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise BundleError(f"{folder / MANIFEST} names {name!r}, which is outside the folder")
+    return path
+
+
+def rename_folder(source: Path, goal: Path) -> None:
+    """Give a finished folder its name; where an equal one is there already, named by its content, that one stays."""
+    if goal.exists():
+        remove_folder(source)
+        return
+    try:
+        os.replace(source, goal)
+    except OSError as error:
+        raise _unwritable(goal, error) from error

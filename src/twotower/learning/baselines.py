@@ -1,0 +1,77 @@
+"""What a model has to beat, measured in the same table on the same rankings.
+
+To add one: a function from prepared data and the rows of the queries to a scorer, or None where it does not apply, and its
+entry in `BASELINES`. A baseline learns from training pairs and the catalogue alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from twotower.data.columns import Array
+from twotower.data.encoder import Encoder
+from twotower.data.preparation import Prepared
+from twotower.data.schema import Side
+from twotower.data.splits import TRAIN
+from twotower.data.values import to_text
+from twotower.learning.evaluation import Scorer
+from twotower.search.lexical import Lexical
+
+
+def text_columns(encoder: Encoder, side: Side) -> list[str]:
+    """The raw columns that a side reads as text, each once."""
+    return list(dict.fromkeys(feature.column for feature in encoder.features[side] if feature.type == "text"))
+
+
+def texts(prepared: Prepared, side: Side) -> list[str]:
+    """The words of every row of a side: its text columns, joined."""
+    table = prepared.queries if side == "query" else prepared.items
+    parts = [to_text(table.column(name), exact=False).to_pylist() for name in text_columns(prepared.encoder, side)]
+    n = table.num_rows
+    return [" ".join(value for value in values if value) for values in zip(*parts, strict=True)] if parts else [""] * n
+
+
+def documents(prepared: Prepared, with_queries: bool) -> list[str]:
+    """A text for every item: its own words, and the training queries that led to it where asked for."""
+    found = texts(prepared, "item")
+    if with_queries:
+        asked, log = texts(prepared, "query"), prepared.part(TRAIN)
+        more: list[list[str]] = [[] for _ in found]
+        for query, item in np.unique(np.stack([log.query_rows, log.item_rows]), axis=1).T:
+            more[item].append(asked[query])
+        found = [" ".join([own, *queries]) for own, queries in zip(found, more, strict=True)]
+    return found
+
+
+def lexical(prepared: Prepared, with_queries: bool) -> Lexical | None:
+    """BM25 over `documents`, or None where queries have no words or items have none to be found by."""
+    if not text_columns(prepared.encoder, "query") or not (with_queries or text_columns(prepared.encoder, "item")):
+        return None
+    return Lexical.build(documents(prepared, with_queries))
+
+
+def popularity(prepared: Prepared, query_rows: Array) -> Scorer | None:
+    """Every query gets the items with the most training weight."""
+    log = prepared.part(TRAIN)
+    counts = np.bincount(log.item_rows, weights=log.weights, minlength=prepared.n_items).astype(np.float32)
+    return lambda block: np.broadcast_to(counts, (len(query_rows[block]), len(counts)))
+
+
+def _words(with_queries: bool) -> Callable[[Prepared, Array], Scorer | None]:
+    def build(prepared: Prepared, query_rows: Array) -> Scorer | None:
+        index = lexical(prepared, with_queries)
+        if index is None:
+            return None
+        asked = texts(prepared, "query")
+        return lambda block: index.scores([asked[row] for row in query_rows[block]])
+
+    return build
+
+
+BASELINES: dict[str, Callable[[Prepared, Array], Scorer | None]] = {
+    "popularity": popularity,
+    "bm25": _words(with_queries=False),
+    "bm25_queries": _words(with_queries=True),
+}

@@ -1,0 +1,226 @@
+"""Ranks of the relevant items in the whole catalogue, for whatever gives scores: vectors, words, popularity.
+
+A scorer gives the scores of a block of queries for all items. It is asked block by block, so memory stays bounded.
+`cases` says what is asked and what is right, `rank` ranks, `summarise` turns ranks into figures with their intervals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from twotower.data.batches import draft
+from twotower.data.columns import Array, Ragged, lengths_of, row_count, take_ragged
+from twotower.data.preparation import Log
+from twotower.errors import ConfigError, DataError
+from twotower.learning.metrics import METRICS, Ranks, parse
+from twotower.learning.options import EvaluateOptions
+from twotower.learning.statistics import Interval, interval
+
+Scorer = Callable[[slice], Array]  # a block of queries -> float32 [block, n_items]
+
+SCORES_AT_ONCE = 1 << 23  # 32 MB of float32
+FEW = 8  # targets up to which counting beats sorting the row; the crossing lies at 5 to 20, by machine
+
+
+class Cases(NamedTuple):
+    """What is asked, and which items are right."""
+
+    query_rows: Array  # int64 [q]
+    query_keys: Array  # int64 [q]
+    relevant: Ragged  # [q] item rows
+    excluded: Ragged | None  # [q] item rows that are not ranked
+
+    def take(self, which: Array) -> Cases:
+        """The chosen cases."""
+        excluded = None if self.excluded is None else take_ragged(self.excluded, which)
+        return Cases(self.query_rows[which], self.query_keys[which], take_ragged(self.relevant, which), excluded)
+
+
+def cases(log: Log, known: Ragged | None, per: Literal["pair", "query"]) -> Cases:
+    """The pairs of a log as cases, one for each query row and key.
+
+    known: for every key, the items left out of its rankings unless they are the ones asked for; with `per="pair"` these are
+    all its known matches, with `per="query"` those of training, or None to rank everything.
+    """
+    part = draft(log, np.arange(len(log.query_rows)))
+    relevant = Ragged(part.item_rows, part.offsets)
+    if per == "query":
+        n = 1 + int(part.item_rows.max(initial=0))
+        keys = _keys(relevant, 0, row_count(relevant), n)
+        relevant = Ragged(keys % n, np.searchsorted(keys, np.arange(row_count(relevant) + 1) * n))
+    return Cases(part.query_rows, part.query_keys, relevant, None if known is None else take_ragged(known, part.query_keys))
+
+
+def sample(asked: Cases, most: int, seed: int) -> Cases:
+    """At most so many of the cases, the same ones for the same seed."""
+    if len(asked.query_rows) <= most:
+        return asked
+    return asked.take(np.sort(np.random.default_rng(seed).permutation(len(asked.query_rows))[:most]))
+
+
+class Evaluated(NamedTuple):
+    """A model's figures: by metric one value a ranking, and their mean with its interval."""
+
+    values: dict[str, Array]  # float64 [rankings]
+    figures: dict[str, Interval]
+
+
+def list_keys(asked: Cases, per: Literal["pair", "query"]) -> Array:
+    """The key of each ranking: rankings that share one are resampled together."""
+    return np.repeat(asked.query_keys, lengths_of(asked.relevant)) if per == "pair" else asked.query_keys
+
+
+def evaluate(scorer: Scorer, asked: Cases, n_items: int, options: EvaluateOptions) -> Evaluated:
+    """Rank the whole catalogue for every case, and summarise. The scorer is asked by the position of a case, not its row."""
+    ranks = rank(scorer, asked.relevant, asked.excluded, per=options.per, n_items=n_items)
+    return summarise(ranks, list_keys(asked, options.per), options)
+
+
+def summarise(ranks: Ranks, keys: Array, options: EvaluateOptions) -> Evaluated:
+    """Every metric of the options, with 95% intervals from resampling keys."""
+    values = measure(ranks, (*options.metrics, options.select))
+    generator = np.random.default_rng(options.seed)
+    found = interval(np.stack(list(values.values()), axis=1), groups=keys, generator=generator)
+    figures = {name: Interval(*(part[n] for part in found)) for n, name in enumerate(values)}
+    return Evaluated(values, figures)
+
+
+def measure(ranks: Ranks, names: tuple[str, ...]) -> dict[str, Array]:
+    """One value a ranking for each named metric."""
+    measured = {}
+    for full in names:
+        name, k = parse(full)
+        measured[full] = METRICS[name](ranks, k)
+    return measured
+
+
+def dot_scorer(query_vectors: Array, item_vectors: Array) -> Scorer:
+    """Scores by inner product of vectors [q, d] and [n, d].
+
+    BLAS may round the products of equal vectors differently by where they stand in the matrix, so items with the same
+    vector are not sure to tie; their scores then differ in the last bits.
+    """
+    items = np.asarray(item_vectors, np.float32)
+
+    def scores(block: slice) -> Array:
+        return np.asarray(np.asarray(query_vectors[block], np.float32) @ items.T)  # [block, n]
+
+    return scores
+
+
+def rank(
+    scorer: Scorer,
+    relevant: Ragged,
+    excluded: Ragged | None = None,
+    *,
+    per: Literal["pair", "query"] = "pair",
+    n_items: int,
+    block: int | None = None,
+) -> Ranks:
+    """Ranks the relevant items [q] of every query among all items but the excluded ones [q].
+
+    With `per="query"` a query is a row of the result and its relevant items are ranked in one list. With `per="pair"`
+    each entry of `relevant`, in its order, is a row of its own, and the other relevant items of the query are left out
+    of its list. An item that is both relevant and excluded is relevant. Scores tie where the floats are equal.
+    `block`: queries scored at once, by default as many as make 32 MB of scores.
+    """
+    _check(relevant, excluded, per, n_items)
+    block = max(1, SCORES_AT_ONCE // max(1, n_items)) if block is None else block
+    if block < 1:
+        raise ConfigError(f"a block is at least one query, not {block}")
+    q, p = row_count(relevant), len(relevant.values)
+    above, tied = np.empty(p, np.int64), np.empty(p, np.int64)
+    candidates = np.full(p if per == "pair" else q, n_items, np.int64)
+    for start, stop in _blocks(q, block):
+        scores = _scored(scorer, start, stop, n_items)
+        wanted, unwanted = _left_out(relevant, excluded, start, stop, n_items)
+        for query in range(start, stop):
+            mine = slice(relevant.offsets[query], relevant.offsets[query + 1])
+            row = scores[query - start]  # [n]
+            targets = row[relevant.values[mine]]  # [r]
+            others = row[_row(unwanted, query - start)]  # [e]
+            counts = _counts(row, targets) - _counts(others, targets)  # [2, r]
+            lists = mine if per == "pair" else query
+            candidates[lists] -= len(others)
+            if per == "pair":
+                alike = row[_row(wanted, query - start)]
+                counts -= _counts(alike, targets)
+                counts[1] += 1  # the target itself was among them
+                candidates[lists] -= len(alike) - 1
+            above[mine], tied[mine] = counts
+    offsets = np.arange(p + 1) if per == "pair" else np.asarray(relevant.offsets, np.int64)
+    return Ranks(above, tied, offsets, candidates)
+
+
+def _counts(values: Array, targets: Array) -> Array:
+    """For each of the targets [r] how many of the values [n] are higher, and how many equal: int64 [2, r]."""
+    if len(targets) <= FEW:
+        counts = [(np.count_nonzero(values > target), np.count_nonzero(values == target)) for target in targets]
+        return np.array(counts, np.int64).reshape(-1, 2).T
+    ordered = np.sort(values)
+    low, high = np.searchsorted(ordered, targets, "left"), np.searchsorted(ordered, targets, "right")
+    return np.stack([len(values) - high, high - low])
+
+
+def _scored(scorer: Scorer, start: int, stop: int, n_items: int) -> Array:
+    """The scores [block, n_items] of the queries from start to stop, all of them numbers."""
+    scores = scorer(slice(start, stop))
+    if scores.shape != (stop - start, n_items):
+        raise DataError(f"a scorer gave {scores.shape} for {stop - start} queries and {n_items} items")
+    if np.isnan(scores.max(initial=-np.inf)):
+        query, item = np.argwhere(np.isnan(scores))[0]
+        raise DataError(f"the score of query row {start + query} for item row {item} is not a number")
+    return scores
+
+
+def _left_out(relevant: Ragged, excluded: Ragged | None, start: int, stop: int, n_items: int) -> tuple[Ragged, Ragged]:
+    """The relevant and the excluded items of a block of queries, each once, and none of them in both."""
+    wanted = _keys(relevant, start, stop, n_items)
+    unwanted = wanted[:0]
+    if excluded is not None:
+        unwanted = np.setdiff1d(_keys(excluded, start, stop, n_items), wanted, assume_unique=True)
+    edges = np.arange(stop - start + 1) * n_items
+    lists = [Ragged(keys % max(1, n_items), np.searchsorted(keys, edges)) for keys in (wanted, unwanted)]
+    return lists[0], lists[1]
+
+
+def _keys(items: Ragged, start: int, stop: int, n_items: int) -> Array:
+    """The items of a block of queries as query * n_items + item, sorted, each once."""
+    offsets = items.offsets[start : stop + 1]
+    query = np.repeat(np.arange(stop - start), np.diff(offsets))
+    return np.unique(query * n_items + items.values[offsets[0] : offsets[-1]])
+
+
+def _row(items: Ragged, query: int) -> Array:
+    return items.values[items.offsets[query] : items.offsets[query + 1]]
+
+
+def _blocks(q: int, block: int) -> Iterator[tuple[int, int]]:
+    for start in range(0, q, block):
+        yield start, min(start + block, q)
+
+
+def _check(relevant: Ragged, excluded: Ragged | None, per: str, n_items: int) -> None:
+    if per not in ("pair", "query"):
+        raise ConfigError(f'ranks are per "pair" or per "query", not per "{per}"')
+    for name, items in (("relevant", relevant), ("excluded", excluded)):
+        if items is None or len(items.values) == 0:
+            continue
+        if items.values.min() < 0 or items.values.max() >= n_items:
+            raise DataError(f"there are {name} items outside the rows 0 to {n_items - 1} of the catalogue")
+    if excluded is not None and row_count(excluded) != row_count(relevant):
+        raise DataError(f"{row_count(relevant)} queries came with exclusions for {row_count(excluded)}")
+    if per == "query":
+        _check_query_lists(relevant, n_items)
+
+
+def _check_query_lists(relevant: Ragged, n_items: int) -> None:
+    """A list per query needs relevant items, and each once: otherwise no metric has a meaning."""
+    empty = np.flatnonzero(lengths_of(relevant) == 0)
+    if len(empty):
+        raise DataError(f"query row {empty[0]} has no relevant item and cannot be ranked: leave such queries out")
+    if len(_keys(relevant, 0, row_count(relevant), n_items)) < len(relevant.values):
+        raise DataError("a query has the same relevant item more than once: merge such pairs first")

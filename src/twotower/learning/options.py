@@ -1,0 +1,66 @@
+"""The dials of training and evaluation, apart from the modules that read them so that a config can be read without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+from annotated_types import Ge, Gt, Lt
+
+from twotower.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """How the model learns.
+
+    epochs, batch_size: an epoch visits each training pair once; a batch counts pairs. loss, negatives: by name. correction:
+    subtract the log-probability of meeting a candidate in a batch; correct_positive: from the positive's own logit too.
+    learning_rate: of everything but tables; table_learning_rate: of tables. warmup: the share of all steps in which the rates
+    rise; afterwards they fall in a line to a fiftieth. patience: validations without a better metric before it stops, 0 for never.
+    """
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    epochs: Annotated[int, Ge(1)] = 10
+    batch_size: Annotated[int, Ge(2)] = 1024
+    loss: Literal["softmax"] = "softmax"
+    negatives: Literal["in_batch"] = "in_batch"
+    correction: bool = True
+    correct_positive: bool = True
+    learning_rate: Annotated[float, Gt(0)] = 1e-3
+    table_learning_rate: Annotated[float, Gt(0)] = 0.1
+    weight_decay: Annotated[float, Ge(0)] = 0.0
+    warmup: Annotated[float, Ge(0), Lt(1)] = 0.05
+    patience: Annotated[int, Ge(0)] = 2
+    seed: Annotated[int, Ge(0)] = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions:
+    """How models are measured.
+
+    metrics: names like hit@10, each a mean over queries with its interval. select: the metric that picks the best epoch, stops
+    training, and decides whether words are searched beside vectors. per: a `pair` is ranked with the key's other matches left out,
+    or a `query` with all its matches. exclude_seen: leave out what the key is known to have matched in training; by default so
+    where it ranks per query and the key is an id. baselines: by name. queries: how many validation queries are ranked while training.
+    """
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    metrics: tuple[str, ...] = ("hit@1", "hit@10", "ndcg@10", "mrr")
+    select: str = "mrr"
+    per: Literal["pair", "query"] = "pair"
+    exclude_seen: bool | None = None
+    baselines: tuple[Literal["popularity", "bm25", "bm25_queries"], ...] = ("bm25_queries", "bm25", "popularity")
+    queries: Annotated[int, Ge(1)] = 10_000
+    seed: Annotated[int, Ge(0)] = 0
+
+    def check(self) -> None:
+        """Raise ConfigError for a metric that is not known."""
+        from twotower.learning.metrics import parse
+
+        if not self.metrics:
+            raise ConfigError('[evaluate] metrics names none. Name at least one: metrics = ["hit@10", "mrr"]')
+        for name in (*self.metrics, self.select):
+            parse(name)

@@ -1,0 +1,114 @@
+"""Nearest neighbours of vectors by inner product: one protocol, several ways.
+
+A new kind of index is one class with `search` and its entry in `INDEXES`. Rows are positions in the vectors; who wants
+the user's ids back, and vectors of length 1 for a cosine, sees to that outside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from twotower.errors import ConfigError, DataError
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+ITEM_BLOCK = 1 << 16  # items scored at once
+SCORE_BLOCK = 1 << 24  # scores held at once: 64 MB of float32
+
+
+class Hits(NamedTuple):
+    """What a search found, best first; of equal scores the lower row comes first."""
+
+    rows: Array  # int64 [q, k]; pads, where fewer than k were found: -1
+    scores: Array  # float32 [q, k]; pads: -inf
+
+
+class Index(Protocol):
+    """Vectors [n, d] that can be searched."""
+
+    def search(self, queries: Array, k: int, allow: Array | None = None) -> Hits:
+        """The k best of the allowed rows for each of the queries float32 [q, d]; `allow`: bool [n]."""
+        ...
+
+
+class Exact:
+    """Scores every vector [n, d]: nothing to build, nothing to tune, no neighbour missed.
+
+    The vectors may be memory-mapped and of any float type; scores are float32. A search reads them once, front to back,
+    in blocks. The order is a function of the scores alone; the scores themselves may differ in their last bits with the
+    number of queries of a search, since BLAS picks its routine by shape.
+    """
+
+    def __init__(self, vectors: Array, *, item_block: int = ITEM_BLOCK, score_block: int = SCORE_BLOCK) -> None:
+        if vectors.ndim != 2:
+            raise DataError(f"an index takes vectors [n, d], not an array of shape {vectors.shape}")
+        self.vectors = vectors
+        self.item_block = item_block
+        self.query_block = max(1, score_block // max(1, min(item_block, len(vectors))))
+
+    def search(self, queries: Array, k: int, allow: Array | None = None) -> Hits:
+        """The k best of the allowed rows for each of the queries float32 [q, d]; `allow`: bool [n]."""
+        n, d = self.vectors.shape
+        if queries.ndim != 2 or queries.shape[1] != d:
+            raise DataError(f"the index holds vectors of {d} dimensions and takes [q, {d}], not {queries.shape}")
+        check_allow(allow, n)
+        queries = np.asarray(queries, np.float32)
+        hits = no_hits(len(queries), k)
+        # Items are the outer loop, so that a memory-mapped file is read once however many queries there are.
+        for first in range(0, len(self.vectors), self.item_block):
+            items = np.asarray(self.vectors[first : first + self.item_block], np.float32)
+            banned = None if allow is None else ~allow[first : first + self.item_block]
+            for start in range(0, len(queries), self.query_block):
+                rows = slice(start, start + self.query_block)
+                scores = queries[rows] @ items.T  # [query block, item block]
+                if np.isnan(scores.max(initial=-np.inf)):
+                    raise DataError("a search met scores that are not numbers: look for nan or inf in the vectors")
+                if banned is not None:
+                    scores[:, banned] = -np.inf
+                _merge(Hits(hits.rows[rows], hits.scores[rows]), scores, first)
+        return hits
+
+
+def check_allow(allow: Array | None, n: int) -> None:
+    """Raises where `allow` is not one bool a row."""
+    if allow is not None and (allow.dtype != np.bool_ or allow.shape != (n,)):
+        raise DataError(f"allow is bool [{n}], one for each row; it came as {allow.dtype} {allow.shape}")
+
+
+def no_hits(q: int, k: int) -> Hits:
+    """All pads [q, k]."""
+    if k < 1:
+        raise ConfigError(f"k is the number of hits wanted and at least 1, not {k}")
+    return Hits(np.full((q, k), -1, np.int64), np.full((q, k), -np.inf, np.float32))
+
+
+def best(scores: Array, k: int, *, floor: float = -np.inf) -> Array:
+    """The positions of the at most k highest scores above the floor, best first: scores [n] -> int64 [<= k]."""
+    kept = np.flatnonzero(scores > floor)
+    if kept.size > k:
+        values = scores[kept]
+        # All that tie with the k-th stay until the stable sort, so the lowest positions win and not partition's whim.
+        kept = kept[values >= np.partition(values, kept.size - k)[kept.size - k]]
+    return kept[np.argsort(-scores[kept], kind="stable")[:k]]
+
+
+def _merge(hits: Hits, scores: Array, first: int) -> None:
+    """Brings the hits [q, k] so far, in place, up to date with the scores [q, n] of the rows from `first` on."""
+    k = hits.rows.shape[1]
+    for rows, values, row_scores in zip(*hits, scores, strict=True):
+        # A later row has to beat the worst hit: at equal scores the lower row, already there, stays.
+        found = best(row_scores, k, floor=values[-1])
+        if found.size == 0:
+            continue
+        if rows[0] < 0:
+            rows[: found.size], values[: found.size] = found + first, row_scores[found]
+            continue
+        all_values = np.concatenate([values, row_scores[found]])
+        order = np.argsort(-all_values, kind="stable")[:k]
+        rows[:], values[:] = np.concatenate([rows, found + first])[order], all_values[order]
+
+
+INDEXES: dict[str, Callable[[Array], Index]] = {"exact": Exact}

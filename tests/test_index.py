@@ -1,0 +1,107 @@
+"""Exact search: against a full sort, whatever the blocks, ties and filters."""
+
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from twotower.errors import ConfigError, DataError
+from twotower.search.index import INDEXES, Exact
+
+# Whole numbers, so that products are exact in any order of summation and equal scores really tie.
+WHOLE = st.integers(-2, 2)
+
+
+def by_full_sort(vectors, queries, k, allow=None):
+    """Rows and scores by sorting everything: the plain second implementation."""
+    rows, scores = [], []
+    for query in queries.tolist():
+        products = [sum(a * b for a, b in zip(query, vector, strict=True)) for vector in vectors.tolist()]
+        scored = [(-score, row) for row, score in enumerate(products)]
+        kept = sorted(pair for pair in scored if allow is None or allow[pair[1]])[:k]
+        kept += [(np.inf, -1)] * (k - len(kept))
+        rows.append([row for _, row in kept])
+        scores.append([-score for score, _ in kept])
+    return np.array(rows), np.array(scores)
+
+
+@pytest.fixture(params=sorted(INDEXES))
+def make(request):
+    return INDEXES[request.param]
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_equals_a_full_sort_whatever_the_blocks(data):
+    n, d, q = data.draw(st.integers(0, 25)), data.draw(st.integers(1, 3)), data.draw(st.integers(0, 5))
+    numbers = data.draw(st.lists(WHOLE, min_size=(n + q) * d, max_size=(n + q) * d))
+    both = np.array(numbers, np.float32).reshape(n + q, d)
+    flags = data.draw(st.none() | st.lists(st.booleans(), min_size=n, max_size=n))
+    allow = None if flags is None else np.array(flags, bool)
+    k = data.draw(st.integers(1, 30))
+    index = Exact(both[:n], item_block=data.draw(st.integers(1, 30)), score_block=data.draw(st.integers(1, 60)))
+    hits = index.search(both[n:], k, allow)
+    rows, scores = by_full_sort(both[:n], both[n:], k, allow)
+    assert hits.rows.dtype == np.int64 and hits.scores.dtype == np.float32
+    np.testing.assert_array_equal(hits.rows, rows.reshape(q, k))
+    np.testing.assert_array_equal(hits.scores, scores.reshape(q, k))
+
+
+def test_a_hit_worked_by_hand(make):
+    vectors = np.array([[1, 0], [0, 1], [1, 0], [-1, 0]], np.float32)
+    hits = make(vectors).search(np.array([[2, 1]], np.float32), 5)
+    assert hits.rows.tolist() == [[0, 2, 1, 3, -1]]
+    assert hits.scores.tolist() == [[2, 2, 1, -2, -np.inf]]
+
+
+def test_ties_across_the_last_place_go_to_the_lower_rows(make):
+    hits = make(np.ones((1000, 4), np.float32)).search(np.ones((3, 4), np.float32), 7)
+    assert hits.rows.tolist() == [list(range(7))] * 3
+
+
+def test_a_large_search_over_blocks_equals_one_block():
+    generator = np.random.default_rng(0)
+    vectors = generator.integers(-9, 10, (5000, 8)).astype(np.float32)
+    queries = generator.integers(-9, 10, (40, 8)).astype(np.float32)
+    whole = Exact(vectors).search(queries, 50)
+    parts = Exact(vectors, item_block=617, score_block=4000).search(queries, 50)
+    np.testing.assert_array_equal(whole.rows, parts.rows)
+    np.testing.assert_array_equal(whole.scores, parts.scores)
+    np.testing.assert_array_equal(whole.rows, by_full_sort(vectors, queries, 50)[0])
+
+
+def test_vectors_may_be_memory_mapped_and_of_half_precision(make, tmp_path):
+    vectors = np.random.default_rng(0).integers(-3, 4, (50, 4)).astype(np.float16)
+    np.save(tmp_path / "vectors.npy", vectors)
+    queries = vectors[:2].astype(np.float32)
+    mapped = make(np.load(tmp_path / "vectors.npy", mmap_mode="r")).search(queries, 3)
+    assert mapped.scores.dtype == np.float32
+    np.testing.assert_array_equal(mapped.rows, by_full_sort(vectors, queries, 3)[0])
+
+
+def test_what_cannot_be_meant_raises(make):
+    index = make(np.ones((3, 2), np.float32))
+    with pytest.raises(ConfigError, match="at least 1"):
+        index.search(np.ones((1, 2), np.float32), 0)
+    with pytest.raises(DataError, match="2 dimensions"):
+        index.search(np.ones((1, 3), np.float32), 1)
+    with pytest.raises(DataError, match=r"bool \[3\]"):
+        index.search(np.ones((1, 2), np.float32), 1, np.array([0, 1, 1]))
+    with pytest.raises(DataError, match="not numbers"):
+        index.search(np.array([[np.nan, 0]], np.float32), 1)
+    with pytest.raises(DataError, match="not numbers"):
+        make(np.array([[1, 0], [np.nan, 0]], np.float32)).search(np.ones((1, 2), np.float32), 1)
+
+
+def test_one_query_is_quick(make):
+    generator = np.random.default_rng(0)
+    index = make(generator.normal(size=(7424, 128)).astype(np.float32))
+    query = generator.normal(size=(1, 128)).astype(np.float32)
+    seconds = []
+    for _ in range(50):
+        start = time.perf_counter()
+        index.search(query, 10)
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 0.02  # a generous guard against something quadratic; it takes some 0.1 ms

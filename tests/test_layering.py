@@ -1,0 +1,128 @@
+"""The house: a module imports only from floors above its own, and from modules listed before it on its floor."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+import twotower
+
+SOURCE = Path(twotower.__file__).parent
+FLOORS = [
+    ["errors"],
+    ["files"],
+    ["search.index", "search.lexical", "search.fusion"],
+    [
+        "data.columns",
+        "data.values",
+        "data.hashes",
+        "data.features",
+        "data.schema",
+        "data.encoder",
+        "data.sources",
+        "data.splits",
+        "data.inference",
+        "data.preparation",
+        "data.batches",
+        "data.samples",
+    ],
+    ["model.options", "model.layers", "model.towers", "model.losses", "model.negatives", "model.optimizers"],
+    [
+        "learning.options",
+        "learning.metrics",
+        "learning.statistics",
+        "learning.evaluation",
+        "learning.baselines",
+        "learning.training",
+    ],
+    ["bundle.graphs", "bundle.layout", "bundle.retriever", "bundle"],
+    ["config"],
+    ["exports"],
+    ["runs.measuring", "runs.run", "runs"],
+    ["app.reports", "app.progress", "app.bulk", "app.starting", "app.demonstration", "app.cli"],
+]
+ORDER = [name for floor in FLOORS for name in floor]
+PACKAGES = ["", "search", "data", "model", "learning", "app"]  # their __init__ only says what they are for
+TORCH = {"model.layers", "model.towers", "model.losses", "model.optimizers", "learning.training", "exports"}
+LOOK_UP = ["bundle.graphs", "bundle.layout", "bundle.retriever", "bundle", "config", "search.index", "search.lexical", "data.encoder", "app.cli"]
+
+
+def name_of(path: Path) -> str:
+    return ".".join(path.relative_to(SOURCE).with_suffix("").parts).removesuffix("__init__").removesuffix(".")
+
+
+MODULES = {name_of(path): ast.parse(path.read_text()) for path in sorted(SOURCE.rglob("*.py"))}
+
+
+def imported(tree: ast.AST) -> set[str]:
+    """Every module that a tree imports, wherever in it, but for type checking alone."""
+    found: set[str] = set()
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue
+        if isinstance(node, ast.ImportFrom):
+            found.add(node.module or "")
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        found |= imported(node)
+    return found
+
+
+def ours(tree: ast.AST) -> set[str]:
+    names = {name.removeprefix("twotower.") for name in imported(tree) if name.startswith("twotower.")}
+    return names & set(ORDER)
+
+
+def test_every_module_stands_on_a_floor():
+    assert sorted([*ORDER, *PACKAGES]) == sorted(MODULES)
+
+
+@pytest.mark.parametrize("name", ORDER)
+def test_a_module_imports_only_from_before_it(name):
+    allowed = set(ORDER[: ORDER.index(name)])
+    assert ours(MODULES[name]) <= allowed
+
+
+def top_level(tree: ast.Module) -> set[str]:
+    return imported(ast.Module([node for node in tree.body if not isinstance(node, (ast.FunctionDef, ast.ClassDef))], []))
+
+
+def reached(name: str, seen: set[str]) -> set[str]:
+    """All modules that importing one runs."""
+    if name in seen or name not in MODULES:
+        return seen
+    seen.add(name)
+    for other in {n.removeprefix("twotower.") for n in top_level(MODULES[name]) if n.startswith("twotower")}:
+        reached(other, seen)
+    return seen
+
+
+def test_torch_lives_in_the_model_and_below():
+    heavy = {name for name, tree in MODULES.items() if any(n.split(".")[0] == "torch" for n in top_level(tree))}
+    assert heavy <= TORCH
+
+
+@pytest.mark.parametrize("name", LOOK_UP)
+def test_look_up_reaches_no_torch(name):
+    assert not reached(name, set()) & TORCH
+
+
+WRITING = re.compile(r"open\([^)]*[\"'](w|a|x|wb|ab|xb|r\+|r\+b)[\"']|\.write_(text|bytes)\(|np\.save|to_parquet|save_file|\.mkdir\(|os\.replace|rmtree|\.unlink\(")
+
+
+@pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=name_of)
+def test_only_files_writes(path):
+    if name_of(path) == "files":
+        return
+    lines = [line for line in path.read_text().splitlines() if WRITING.search(line) and "files.write" not in line]
+    assert lines == []
+
+
+@pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=name_of)
+def test_nothing_is_pickled_or_run_from_data(path):
+    names = {node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)}
+    assert not names & {"eval", "exec", "__import__"}
+    assert not imported(MODULES[name_of(path)]) & {"pickle", "joblib", "cloudpickle", "dill", "marshal", "shelve"}
+    assert not re.search(r"torch\.(load|save)\(|allow_pickle=True", path.read_text())
