@@ -29,8 +29,8 @@ FLOORS = [
     ],
     ["model.options", "model.layers", "model.towers", "model.losses", "model.negatives", "model.optimizers"],
     [
-        "learning.options",
         "learning.metrics",
+        "learning.options",
         "learning.statistics",
         "learning.evaluation",
         "learning.baselines",

@@ -91,7 +91,7 @@ class TwoTower(nn.Module):
     @property
     def temperature(self) -> float:
         """What similarities are divided by before the loss."""
-        return float((-self.log_scale).exp())
+        return float((-self.log_scale.detach()).exp())
 
     def tower(self, side: Side) -> Tower:
         """The tower of one side."""
