@@ -75,7 +75,10 @@ class Config:
         """Raise ConfigError for what no single option can see."""
         self.schema.check()
         self.split.check()
+        self.model.check()
         self.evaluate.check()
+        if self.train.weight_decay and self.model.body == "none":
+            raise ConfigError('[train] weight_decay decays the matrices of an mlp, and [model] body = "none". Set body = "mlp", or leave it out.')
         if self.evaluate.per == "query" and self.pairs.repeats == "keep":
             raise ConfigError('[evaluate] per = "query" ranks an item once, so it needs [pairs] repeats = "count" or "first"')
 
@@ -93,10 +96,12 @@ def read(path: Path, settings: Sequence[str] = ()) -> Config:
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from None
     config = from_values(override(values, settings), str(path))
-    return replace(config, data=_absolute(config.data, path.parent))
+    return replace(config, data=absolute(config.data, path.parent))
 
 
-def _absolute(data: DataOptions, folder: Path) -> DataOptions:
+def absolute(data: DataOptions, folder: Path) -> DataOptions:
+    """The places with those that are relative taken from a folder."""
+
     def one(place: str) -> str:
         return str((folder / Path(place).expanduser()).absolute())
 
@@ -108,7 +113,7 @@ def _absolute(data: DataOptions, folder: Path) -> DataOptions:
 
 def override(values: Mapping[str, Any], settings: Iterable[str]) -> dict[str, Any]:
     """The values with settings like `train.epochs=3` put in; what stands behind = is a TOML value, or else a text."""
-    changed = json.loads(json.dumps(values, default=str))
+    changed = _copied(values)
     for setting in settings:
         name, equals, text = setting.partition("=")
         *blocks, last = [part.strip() for part in name.split(".")]
@@ -118,13 +123,18 @@ def override(values: Mapping[str, Any], settings: Iterable[str]) -> dict[str, An
             value = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:
             value = text.strip()
-        target = changed
+        target: Any = changed
         for block in blocks:
             target = target.setdefault(block, {})
             if not isinstance(target, dict):
                 raise ConfigError(f'"{setting}": {block} is a value, not a block')
         target[last] = value
-    return dict(changed)
+    return changed
+
+
+def _copied(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The blocks copied, so that they can be changed; what they hold is shared."""
+    return {name: _copied(value) if isinstance(value, Mapping) else value for name, value in values.items()}
 
 
 def from_values(values: Mapping[str, Any], where: str = "the config") -> Config:
@@ -139,9 +149,10 @@ def from_values(values: Mapping[str, Any], where: str = "the config") -> Config:
     for side in ("query", "item"):
         if isinstance(values.get(side), Mapping) and isinstance(values[side].get("features"), (list, tuple)):
             features = [_feature(entry, f"{side}.features[{n}]", faults) for n, entry in enumerate(values[side]["features"])]
-            values[side] = {**values[side], "features": tuple(f for f in features if f is not None)}
+            values[side] = {**values[side], "features": [asdict(f) for f in features if f is not None]}
     try:
-        config = TypeAdapter(Config).validate_python(values)
+        # As JSON, since only there strict types still let a list be a tuple: "3" and true are no numbers of epochs.
+        config = TypeAdapter(Config).validate_json(json.dumps(values, default=_told), strict=True)
     except ValidationError as error:
         faults += [_fault(entry, Config) for entry in error.errors()]
     if faults:
@@ -149,6 +160,11 @@ def from_values(values: Mapping[str, Any], where: str = "the config") -> Config:
         raise ConfigError(f"{where} has {len(faults)} fault{'s' if len(faults) > 1 else ''}:\n{listed}")
     config.check()
     return config
+
+
+def _told(value: Any) -> Any:
+    """A value that JSON does not know: an option object as its values, anything else as its text."""
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else str(value)
 
 
 def _feature(entry: Any, where: str, faults: list[str]) -> Any:
@@ -162,7 +178,7 @@ def _feature(entry: Any, where: str, faults: list[str]) -> Any:
         faults.append(f"{where}.type: {json.dumps(kind, default=str)} is no type of feature; {choices(FEATURES, str(kind))}")
         return None
     try:
-        return TypeAdapter(FEATURES[entry["type"]]).validate_python(dict(entry))
+        return TypeAdapter(FEATURES[entry["type"]]).validate_json(json.dumps(dict(entry), default=_told), strict=True)
     except ValidationError as error:
         faults += [_fault(fault, FEATURES[entry["type"]], where) for fault in error.errors()]
         return None

@@ -21,6 +21,7 @@ from twotower import files
 from twotower.bundle.graphs import graph_name, open_graph, run_graph
 from twotower.data.columns import Array, Column, Columns, Ragged, row_count, take_rows
 from twotower.data.encoder import Encoder
+from twotower.data.features import FIRST_KNOWN
 from twotower.data.schema import SIDES, Side, feature_name
 from twotower.errors import MissingExtra, TwotowerError
 from twotower.model.towers import Tower, TwoTower, distinct
@@ -139,10 +140,12 @@ def _made(encoder: Encoder, side: Side, n: int, length: int, generator: np.rando
     for feature in encoder.features[side]:
         if feature.type == "text":
             values = generator.integers(1, feature.buckets, n * length).astype(np.int32)
+            known = encoder.states[side][feature_name(feature)]["buckets"]
+            values[::2] = generator.choice(known, len(values[::2])) if len(known) else 1  # few others have a row of their own
             columns[feature_name(feature)] = Ragged(values, np.arange(n + 1) * length)
         else:
-            known = len(encoder.states[side][feature_name(feature)]["hashes"])
-            columns[feature_name(feature)] = generator.integers(0, known + 2, n)
+            known = encoder.states[side][feature_name(feature)]["hashes"]
+            columns[feature_name(feature)] = generator.integers(0, len(known) + FIRST_KNOWN, n)
     return columns
 
 

@@ -73,8 +73,8 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 text file, atomically."""
-    write_bytes(path, text.encode())
+    """Write a UTF-8 text file, atomically; a lone surrogate, as in a file name that is no UTF-8, is written as JSON would."""
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -114,22 +114,41 @@ def read_json(path: Path) -> Any:
 
 
 def append_line(path: Path, value: Any) -> None:
-    """Add one JSON line to a journal; the one kind of file that grows in place."""
+    """Add one JSON line to a journal; the one kind of file that grows in place. A torn last line is cut off first."""
     try:
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json_text(value, indent=None) + "\n")
+        with path.open("a+b") as file:
+            _cut_torn(file)
+            file.write(json_text(value, indent=None).encode(errors="backslashreplace") + b"\n")
     except OSError as error:
         raise _unwritable(path, error) from error
 
 
+def _cut_torn(file: IO[bytes]) -> None:
+    """Cut off what stands behind the last line break, reading from the end."""
+    end = file.seek(0, os.SEEK_END)
+    start = end
+    while start:
+        step = min(start, 1 << 16)
+        start = file.seek(start - step)
+        whole = file.read(step).rfind(b"\n") + 1
+        if whole:
+            start += whole
+            break
+    if start < end:
+        file.truncate(start)
+
+
 def read_lines(path: Path) -> list[Any]:
-    """The values of a journal; a torn last line, left by a kill, is passed over."""
+    """The values of a journal. A line counts once its line break is there: what a kill left behind the last is passed over."""
     if not path.exists():
         return []
-    *lines, last = path.read_text(encoding="utf-8").split("\n")
-    values = [json.loads(line) for line in lines if line]
-    with contextlib.suppress(ValueError):
-        values += [json.loads(last)] if last else []
+    *lines, _ = path.read_bytes().split(b"\n")
+    values = []
+    for number, line in enumerate(lines, 1):
+        try:
+            values += [json.loads(line)] if line.strip() else []
+        except ValueError as error:
+            raise BundleError(f"{path} line {number} is damaged: {error}") from None
     return values
 
 
@@ -178,9 +197,12 @@ class ArrayWriter:
         """Write the header, now that the length is known."""
         shape = {"descr": np.lib.format.dtype_to_descr(self.dtype), "fortran_order": False, "shape": (self.count,)}
         text = repr(shape).ljust(self._header - 11) + "\n"
-        self._file.seek(0)
-        self._file.write(b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode("latin1"))
-        self._file.close()
+        try:
+            with self._file as file:
+                file.seek(0)
+                file.write(b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode("latin1"))
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Array], metadata: Mapping[str, str] | None = None) -> None:
@@ -244,9 +266,14 @@ def tensor_metadata(path: Path) -> dict[str, str]:
 
 
 def _tensor_header(path: Path) -> tuple[dict[str, Any], int]:
-    with path.open("rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        return json.loads(file.read(size)), 8 + size
+    try:
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            if size > path.stat().st_size:
+                raise ValueError(f"its header would have {size} bytes")
+            return dict(json.loads(file.read(size))), 8 + size
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{path} is damaged or missing: {error}") from None
 
 
 def write_table(path: Path, batches: pa.Table | Iterable[pa.RecordBatch], schema: pa.Schema | None = None) -> None:
@@ -267,7 +294,7 @@ def read_table(path: Path) -> pa.Table:
     try:
         with pa.memory_map(str(path)) as source:
             return pa.ipc.open_file(source).read_all()
-    except (OSError, pa.ArrowInvalid) as error:
+    except (OSError, pa.ArrowException) as error:
         raise BundleError(f"{path} is damaged or missing: {error}") from None
 
 
@@ -287,8 +314,11 @@ def write_parquet(path: Path, batches: Iterable[pa.RecordBatch], schema: pa.Sche
 
 
 @contextlib.contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
-    """A folder under a passing name beside `path`; it takes that name when the block ends well."""
+def new_folder(path: Path, *, yielding: bool = False) -> Iterator[Path]:
+    """A folder under a passing name beside `path`; it takes that name when the block ends well.
+
+    yielding: whether one that somebody else finished meanwhile stays, being equal.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         building = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part"))
@@ -297,12 +327,17 @@ def new_folder(path: Path) -> Iterator[Path]:
         raise _unwritable(path, error) from error
     try:
         yield building
-        try:
-            os.replace(building, path)
-        except OSError as error:
-            raise _unwritable(path, error) from error
+        _take_name(building, path, yielding)
     finally:
         shutil.rmtree(building, ignore_errors=True)
+
+
+def _take_name(building: Path, path: Path, yielding: bool) -> None:
+    try:
+        os.replace(building, path)
+    except OSError as error:
+        if not (yielding and path.is_dir()):
+            raise _unwritable(path, error) from error
 
 
 def remove_folder(path: Path) -> None:
@@ -316,16 +351,9 @@ def claim_folder(path: Path, *, overwrite: bool = False, owned_by: str = "config
     `overwrite` empties a folder only if it holds `owned_by`, the mark of one of ours: never somebody's documents.
     `room` is the free space in bytes that must be there.
     """
-    if path.exists() and not path.is_dir():
-        raise OutputError(f"{path} is a file. Choose a folder with -o.")
-    if path.is_dir() and any(path.iterdir()):
-        if not overwrite:
-            raise OutputError(f"{path} is not empty. Continue it with --resume, replace it with --overwrite, or choose another with -o.")
-        if not (path / owned_by).exists():
-            raise OutputError(f"{path} holds no {owned_by}, so it is not ours to overwrite. Choose another folder with -o.")
-        shutil.rmtree(path)
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        _vacate(path, overwrite, owned_by)
+        path.resolve().mkdir(parents=True, exist_ok=True)  # where a link points may just have been emptied
         with tempfile.TemporaryFile(dir=path):
             free = shutil.disk_usage(path).free
     except OSError as error:
@@ -334,6 +362,18 @@ def claim_folder(path: Path, *, overwrite: bool = False, owned_by: str = "config
         raise OutputError(
             f"{path} has {free / 1e6:,.0f} MB free and this needs about {room / 1e6:,.0f} MB. Make room, or choose another place with -o."
         )
+
+
+def _vacate(path: Path, overwrite: bool, owned_by: str) -> None:
+    if path.exists() and not path.is_dir():
+        raise OutputError(f"{path} is a file. Choose a folder with -o.")
+    if not path.is_dir() or not any(path.iterdir()):
+        return
+    if not overwrite:
+        raise OutputError(f"{path} is not empty. Continue it with --resume, replace it with --overwrite, or choose another with -o.")
+    if not (path / owned_by).exists():
+        raise OutputError(f"{path} holds no {owned_by}, so it is not ours to overwrite. Choose another folder with -o.")
+    shutil.rmtree(path.resolve())
 
 
 def sha256_of(path: Path) -> str:
@@ -349,8 +389,15 @@ def write_manifest(folder: Path, kind: str, format_number: int, **extra: Any) ->
     names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
     files = {name: {"bytes": (folder / name).stat().st_size, "sha256": sha256_of(folder / name)} for name in names}
     content = {"kind": kind, "format": format_number, "made_by": f"twotower {__version__}", **extra, "files": files}
-    write_json(folder / MANIFEST, content)
+    content = dict(json.loads(json_text(content)))
+    write_json(folder / MANIFEST, content | {"sha256": _digest(content)})
     return content
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    """The sha256 of what a manifest says, its own entry left out."""
+    said = {name: value for name, value in content.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def read_manifest(folder: Path, kind: str, newest: int, *, everything: bool = False) -> dict[str, Any]:
@@ -366,8 +413,12 @@ def read_manifest(folder: Path, kind: str, newest: int, *, everything: bool = Fa
             f"{folder} has format {content.get('format')} and was made by {content.get('made_by')}; this version reads "
             f"formats up to {newest}. Upgrade: pip install -U twotower"
         )
+    if content.get("sha256") != _digest(content):
+        raise BundleError(f"{folder / MANIFEST} differs from its own sha256: it is damaged or changed. Copy the {kind} again, whole.")
     hashed = 0
     for name, entry in content["files"].items():
+        if not isinstance(entry, dict) or not {"bytes", "sha256"} <= entry.keys():
+            raise BundleError(f"{folder / MANIFEST} says nothing of the size and sha256 of {name}: it is damaged. Copy the {kind} again, whole.")
         path = _inside(folder, name)
         if not path.is_file():
             raise BundleError(f"{path} is missing, though {folder / MANIFEST} lists it. Copy the {kind} again, whole.")
@@ -389,10 +440,5 @@ def _inside(folder: Path, name: str) -> Path:
 
 def rename_folder(source: Path, goal: Path) -> None:
     """Give a finished folder its name; where an equal one is there already, named by its content, that one stays."""
-    if goal.exists():
-        remove_folder(source)
-        return
-    try:
-        os.replace(source, goal)
-    except OSError as error:
-        raise _unwritable(goal, error) from error
+    _take_name(source, goal, yielding=True)
+    remove_folder(source)

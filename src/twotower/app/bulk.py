@@ -2,114 +2,177 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from twotower import files
 from twotower.bundle import Retriever
+from twotower.bundle.retriever import MODES
+from twotower.data.columns import Array
 from twotower.data.schema import Side
 from twotower.data.sources import Source, open_source
-from twotower.errors import ConfigError
+from twotower.data.values import to_text
+from twotower.errors import ConfigError, OutputError, choices
 
-ROWS = 8192  # searched at once, and written as one part
+ROWS = 8192  # at once, and of one part
+ANSWERS = 1 << 20  # at once: fewer rows where many items are asked for
 
 
-def search_file(retriever: Retriever, queries: str, output: Path, k: int, mode: str | None, report: Callable[[int], None]) -> int:
-    """Answer every row of a file: the query's columns, `ids` and `scores` as lists, best first. Returns the number of rows.
+class Wrote(NamedTuple):
+    """How many rows were written, and how many of them could not be answered since they are empty."""
+
+    rows: int
+    empty: int
+
+
+def search_file(retriever: Retriever, queries: str, output: Path, k: int, mode: str | None, report: Callable[[int], None]) -> Wrote:
+    """Answer every row of a file: its columns, `ids` and `scores` as lists, best first; an empty query has empty lists.
 
     Parts are kept beside the output until the last is done; the same command after a kill goes on behind them.
     """
     if k < 1:
         raise ConfigError(f"k is {k}; at least one item must be asked for")
-    source = open_source(queries)
-    for column in retriever.encoder.columns("query"):
-        source.require(column, "the query")
+    if mode is not None and mode not in MODES:
+        raise ConfigError(f'there is no search mode "{mode}"; {choices(MODES, mode)}')
+    k = min(k, len(retriever))
+    source = _opened(queries, retriever.encoder.columns("query"), "the query")
+    _check_output(output)
     begun = {"bundle": retriever.bundle.fingerprint, "version": retriever.bundle.version, "queries": source.digest(), "k": k, "mode": mode}
     parts = output.with_name(f".{output.name}.parts")
     if not (parts / "job.json").exists() or files.read_json(parts / "job.json") != begun:
         files.remove_folder(parts)
         files.write_json(parts / "job.json", begun)
-    names = []
-    for number, table in enumerate(_tables(source)):
+    names: list[Path] = []
+    empty = 0
+    for number, table in enumerate(_tables(source, max(1, min(ROWS, ANSWERS // k)))):
         names.append(parts / f"{number:08d}.arrow")
+        asked = _asked(retriever, table)
+        empty += len(asked) - int(asked.sum())
         if not names[-1].exists():
-            found = retriever.search(table, k=k, mode=mode)  # type: ignore[arg-type]
-            files.write_table(names[-1], _answered(retriever, table, found.rows, found.scores))
+            files.write_table(names[-1], _answered(retriever, table, asked, k, mode))
         report(table.num_rows)
-    # A first part without answers would leave the column of ids without a type; every part is cast to the catalogue's.
     schema = files.read_table(names[0]).schema
     rows = files.write_parquet(output, (batch for name in names for batch in files.read_table(name).to_batches()), schema)
     files.remove_folder(parts)
-    return rows
+    return Wrote(rows, empty)
 
 
-def _answered(retriever: Retriever, table: pa.Table, rows: np.ndarray, scores: np.ndarray) -> pa.Table:
+def _answered(retriever: Retriever, table: pa.Table, asked: Array, k: int, mode: str | None) -> pa.Table:
+    """The table with a list of ids and one of scores behind each row."""
+    rows, scores = np.full((len(asked), k), -1, np.int64), np.full((len(asked), k), -np.inf, np.float32)
+    if asked.any():
+        found = retriever.search(table.filter(pa.array(asked)), k=k, mode=mode)  # type: ignore[arg-type]
+        rows[asked], scores[asked] = found.rows, found.scores
     present = rows >= 0
     offsets = pa.array(np.concatenate([[0], np.cumsum(present.sum(axis=1))]), pa.int32())
     ids = retriever.items.column("_id").take(pa.array(rows[present])).combine_chunks()
-    found = {"ids": pa.ListArray.from_arrays(offsets, ids), "scores": pa.ListArray.from_arrays(offsets, pa.array(scores[present]))}
-    for name, column in found.items():
-        table = (
-            table.append_column(name, column) if name not in table.column_names else table.set_column(table.column_names.index(name), name, column)
-        )
-    return table
+    table = _with(table, "ids", pa.ListArray.from_arrays(offsets, ids))
+    return _with(table, "scores", pa.ListArray.from_arrays(offsets, pa.array(scores[present])))
 
 
-def _tables(source: Source) -> Iterator[pa.Table]:
-    for batch in source.batches():
-        for start in range(0, batch.num_rows, ROWS):
-            yield pa.Table.from_batches([batch.slice(start, ROWS)])
+def score_file(retriever: Retriever, pairs: str, output: Path | None, report: Callable[[int], None]) -> Wrote:
+    """Score every pair of a file: its columns and `score`, null where the catalogue lacks the item or the query is empty.
 
-
-def score_file(retriever: Retriever, pairs: str, output: Path | None, report: Callable[[int], None]) -> int:
-    """Score every pair of a file: its columns and `score`, which is null where the catalogue lacks the item."""
-    source = open_source(pairs)
+    Without an output, rows are printed as lines of JSON.
+    """
     facts = retriever.bundle.model["schema"]
     item_column = facts["pairs"]["item"] or facts["item"]["id"]
     columns = [item_column] if item_column else retriever.encoder.columns("item")
-    for column in [*retriever.encoder.columns("query"), *columns]:
-        source.require(column, "the pair")
+    source = _opened(pairs, [*retriever.encoder.columns("query"), *columns], "the pair")
+    empty = 0
 
-    def scored() -> Iterator[pa.RecordBatch]:
-        for table in _tables(source):
-            items = table.column(item_column) if item_column else table.select(columns)
-            scores = retriever.score_known(table, items)
-            report(table.num_rows)
-            yield table.append_column("score", pa.array(scores, from_pandas=True)).combine_chunks().to_batches()[0]
+    def scored(table: pa.Table) -> pa.Table:
+        nonlocal empty
+        asked = _asked(retriever, table)
+        empty += len(asked) - int(asked.sum())
+        scores = np.full(len(asked), np.nan, np.float32)
+        if asked.any():
+            known = table.filter(pa.array(asked))
+            scores[asked] = retriever.score_known(known, known.column(item_column) if item_column else known.select(columns))
+        return _with(table, "score", pa.array(scores, from_pandas=True))
 
     if output is not None:
-        first = next(parts := scored())
-        return files.write_parquet(output, _chained(first, parts), first.schema)
+        return Wrote(_write(output, source, scored, report), empty)
     rows = 0
-    for batch in scored():
-        for row in batch.to_pylist():
+    for table in _tables(source):
+        for row in scored(table).to_pylist():
             sys.stdout.write(files.json_text(row, indent=None) + "\n")
-        rows += batch.num_rows
-    return rows
+        rows += table.num_rows
+        report(table.num_rows)
+    return Wrote(rows, empty)
 
 
-def embed_file(retriever: Retriever, rows: str, side: Side, output: Path, report: Callable[[int], None]) -> int:
-    """Write the columns of a file with a column `vector` of float32 lists. Returns the number of rows."""
-    source = open_source(rows)
-    for column in retriever.encoder.columns(side):
-        source.require(column, f"the {side}")
+def embed_file(retriever: Retriever, rows: str, side: Side, output: Path, report: Callable[[int], None]) -> Wrote:
+    """Write the columns of a file with a column `vector` of float32 lists, null where a query is empty."""
+    source = _opened(rows, retriever.encoder.columns(side), f"the {side}")
     width = retriever.bundle.dimensions
+    empty = 0
 
-    def embedded() -> Iterator[pa.RecordBatch]:
+    def embedded(table: pa.Table) -> pa.Table:
+        nonlocal empty
+        if side == "item":
+            return _with(table, "vector", pa.FixedSizeListArray.from_arrays(pa.array(retriever.embed_items(table).reshape(-1)), width))
+        asked = _asked(retriever, table)
+        empty += len(asked) - int(asked.sum())
+        vectors = np.zeros((len(asked), width), np.float32)
+        if asked.any():
+            vectors[asked] = retriever.embed_queries(table.filter(pa.array(asked)))
+        return _with(table, "vector", pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), width, mask=pa.array(~asked)))
+
+    return Wrote(_write(output, source, embedded, report), empty)
+
+
+# --- streams ------------------------------------------------------------------------------------------------------
+
+
+def _opened(data: str, columns: list[str], role: str) -> Source:
+    source = open_source(data)
+    for column in columns:
+        source.require(column, role)
+    return source
+
+
+def _check_output(output: Path) -> None:
+    """Raise OutputError before any work for a place that cannot take a Parquet file."""
+    if output.is_dir():
+        raise OutputError(f"{output} is a folder. Name the Parquet file to write: -o {output / 'found.parquet'}")
+    if output.suffix.lower() not in (".parquet", ".pq"):
+        raise OutputError(f"{output} would hold Parquet, so its name should end in .parquet: -o {output.with_suffix('.parquet')}")
+
+
+def _tables(source: Source, rows: int = ROWS) -> Iterator[pa.Table]:
+    for batch in source.batches():
+        for start in range(0, batch.num_rows, rows):
+            yield pa.Table.from_batches([batch.slice(start, rows)])
+
+
+def _asked(retriever: Retriever, table: pa.Table) -> Array:
+    """Whether each row [n] holds anything of a query."""
+    valid = [to_text(table.column(name), exact=False).is_valid().to_numpy(zero_copy_only=False) for name in retriever.encoder.columns("query")]
+    return np.asarray(np.logical_or.reduce(valid))
+
+
+def _with(table: pa.Table, name: str, column: pa.Array) -> pa.Table:
+    """The table with a column added, or replaced where it has one of that name."""
+    place = table.schema.get_field_index(name)
+    return table.append_column(name, column) if place < 0 else table.set_column(place, name, column)
+
+
+def _write(output: Path, source: Source, change: Callable[[pa.Table], pa.Table], report: Callable[[int], None]) -> int:
+    """Write what becomes of each part of a source; returns the number of rows."""
+    _check_output(output)
+
+    def changed() -> Iterator[pa.RecordBatch]:
         for table in _tables(source):
-            vectors = retriever.embed_queries(table) if side == "query" else retriever.embed_items(table)
+            yield change(table).combine_chunks().to_batches()[0]
             report(table.num_rows)
-            column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), width)
-            yield table.append_column("vector", column).combine_chunks().to_batches()[0]
 
-    first = next(parts := embedded())
-    return files.write_parquet(output, _chained(first, parts), first.schema)
-
-
-def _chained(first: pa.RecordBatch, rest: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    yield first
-    yield from rest
+    batches = changed()
+    first = next(batches)
+    return files.write_parquet(output, itertools.chain([first], batches), first.schema)

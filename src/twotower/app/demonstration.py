@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,19 +19,16 @@ from twotower.learning.statistics import interval
 from twotower.runs import Run, train
 from twotower.runs.run import Progress
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
 K = 5
 SHOWN = 5  # questions answered in full, the first of the list; and the first miss of all
 
 
 class Answered(NamedTuple):
-    """A question, whether an accepted item was among the first K, and what was found."""
+    """A question with what was found for it, best first, and what of that satisfies; None where nobody has said."""
 
     question: str
-    satisfied: bool
-    found: list[dict[str, Any]]
+    found: list[dict[str, Any]]  # the columns to show
+    accepted: list[bool] | None
 
 
 class Shown(NamedTuple):
@@ -58,16 +56,17 @@ def demonstrate(name: str, output: Path, settings: list[str], progress: Progress
     strangers = {}
     for mode, satisfied in counted.items():
         figure = interval(satisfied.astype(float), generator=np.random.default_rng(0))
-        strangers[mode if mode != "words" else "bm25_queries"] = {"found": int(satisfied.sum()), **{n: float(v) for n, v in figure._asdict().items()}}
+        counts = {"found": int(satisfied.sum()), "asked": len(satisfied)}
+        strangers[mode if mode != "words" else "bm25_queries"] = counts | {name: float(part) for name, part in figure._asdict().items()}
     files.write_json(output / "strangers.json", strangers)
     satisfied = counted[run.metrics["search"]["mode"]]
     picked = list(range(min(SHOWN, len(sample.strangers))))
     missed = np.flatnonzero(~satisfied)
     if satisfied[picked].all() and len(missed):
         picked.append(int(missed[0]))
-    answers = [_answer(retriever, sample.strangers[n].query, bool(satisfied[n])) for n in picked]
-    shown = [column for column in retriever.items.column_names if column in chosen.item.payload and column != "platform"]
-    return Shown(sample, run, strangers, answers, shown, K)
+    columns = [column for column in retriever.items.column_names if column in chosen.item.payload and column != "platform"]
+    answers = [_answer(retriever, sample.strangers[n].query, columns, sample.strangers[n].accepted) for n in picked]
+    return Shown(sample, run, strangers, answers, columns, K)
 
 
 def _satisfied(retriever: Retriever, strangers: tuple[Stranger, ...], mode: str) -> np.ndarray:
@@ -80,22 +79,25 @@ def _satisfied(retriever: Retriever, strangers: tuple[Stranger, ...], mode: str)
     return np.array([bool(set(ids) & set(stranger.accepted)) for ids, stranger in zip(found.ids, strangers, strict=True)])
 
 
-def _answer(retriever: Retriever, question: str, satisfied: bool, k: int = 3) -> Answered:
-    found = retriever.search(question, k=k if satisfied is not True else K)
-    items = [{"id": row["_id"], "item": row} for row in retriever.show(found.rows)]
-    return Answered(question, satisfied, items[:k])
+def _answer(retriever: Retriever, question: str, columns: list[str], accepted: tuple[str, ...] | None = None) -> Answered:
+    """The best three items, or as many of the first K as it takes to come to an accepted one."""
+    rows = retriever.show(retriever.search(question, k=K).rows)
+    right = None if accepted is None else [row["_id"] in accepted for row in rows]
+    most = max(3, right.index(True) + 1) if right and any(right) else 3
+    return Answered(question, [{name: row[name] for name in columns} for row in rows[:most]], right and right[:most])
 
 
-def ask(shown: Shown, out: Console) -> None:
+def ask(shown: Shown) -> None:
     """A prompt for questions of one's own, until an empty line or the end of input."""
-    out.print("\nYour own questions, an empty line ends:")
+    with suppress(ImportError):
+        import readline  # noqa: F401  the arrow keys then edit the line
+    reports.show("\nYour own questions; an empty line ends.")
     while True:
         try:
             question = input("> ").strip()
         except (EOFError, KeyboardInterrupt):
+            reports.show("")
             break
         if not question:
             break
-        found = shown.run.retriever.search(question, k=3)
-        items = [{"id": row["_id"], "item": row} for row in shown.run.retriever.show(found.rows)]
-        out.print(reports.answer(question, None, items, shown.columns))
+        reports.show(reports.answer(_answer(shown.run.retriever, question, shown.columns)))

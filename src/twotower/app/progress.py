@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -24,17 +24,44 @@ def watching() -> Iterator[Told]:
     """Tell of a run's stages and of its training while this lasts."""
     console = Console(stderr=True, highlight=False)
     if not console.is_terminal:
-        yield Told(lambda stage: print(stage, file=sys.stderr, flush=True), _lines())
+        yield Told(_say, _lines())
         return
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[said]}"), TimeRemainingColumn())
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=16), TextColumn("{task.fields[said]}"), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bars:
         yield Told(*_bars(bars))
 
 
+def _say(text: str) -> None:
+    with suppress(OSError):  # a pipe that nobody reads any more is no reason to stop training
+        print(text, file=sys.stderr, flush=True)
+
+
+class _Seen:
+    """What the steps have come to so far."""
+
+    def __init__(self) -> None:
+        self.pairs, self.seconds, self.loss = 0, 0.0, 0.0
+
+    def add(self, step: Step) -> None:
+        self.pairs += step.pairs
+        self.seconds += step.seconds
+        # A step's loss jumps about; a running mean over some twenty shows where it goes.
+        self.loss = step.loss if self.loss == 0 else 0.95 * self.loss + 0.05 * step.loss
+
+    @property
+    def speed(self) -> str:
+        return f"{self.pairs / max(1e-9, self.seconds):,.0f} pairs/s"
+
+
+def _validated(told: Validation, seen: _Seen) -> str:
+    figure = f"validation {told.select} {told.metrics[told.select]:.3f}" + (" (best)" if told.best else "")
+    return f"epoch {told.epoch}  loss {seen.loss:.3f}  {figure}  {seen.speed}"
+
+
 def _bars(bars: Progress) -> tuple[Callable[[str], None], Callable[[Step | Validation], None]]:
     task: list[TaskID] = []
-    seen = {"pairs": 0, "seconds": 0.0}
-    best = [""]
+    seen = _Seen()
+    figure = [""]
 
     def stage(text: str) -> None:
         if task:
@@ -45,38 +72,32 @@ def _bars(bars: Progress) -> tuple[Callable[[str], None], Callable[[Step | Valid
         from twotower.learning.training import Step
 
         if isinstance(told, Step):
-            seen["pairs"] += told.pairs
-            seen["seconds"] += told.seconds
-            speed = seen["pairs"] / max(1e-9, seen["seconds"])
-            said = f"loss {told.loss:.3f}  {best[0]}  {speed:,.0f} pairs/s"
+            seen.add(told)
+            said = f"loss {seen.loss:.3f}  {figure[0]}{seen.speed}"
             done = told.epoch * told.batches + told.batch
             bars.update(task[0], description=f"epoch {told.epoch + 1}/{told.epochs}", completed=done, total=told.epochs * told.batches, said=said)
         else:
-            best[0] = f"validation {told.select} {told.metrics[told.select]:.3f}" + (" (best)" if told.best else "")
+            figure[0] = f"{told.select} {told.metrics[told.select]:.3f}  "
+            bars.console.print(_validated(told, seen))
 
     return stage, training
 
 
 def _lines() -> Callable[[Step | Validation], None]:
     last = [time.monotonic()]
-    seen = {"pairs": 0, "seconds": 0.0, "loss": 0.0}
+    seen = _Seen()
 
     def training(told: Step | Validation) -> None:
         from twotower.learning.training import Step
 
         if isinstance(told, Step):
-            seen["pairs"] += told.pairs
-            seen["seconds"] += told.seconds
-            seen["loss"] = told.loss
+            seen.add(told)
             if time.monotonic() - last[0] < LINE_EVERY:
                 return
-            text = f"epoch {told.epoch + 1}/{told.epochs} batch {told.batch}/{told.batches} loss {told.loss:.3f}"
+            _say(f"epoch {told.epoch + 1}/{told.epochs}  batch {told.batch}/{told.batches}  loss {seen.loss:.3f}  {seen.speed}")
         else:
-            text = f"epoch {told.epoch} loss {seen['loss']:.3f} validation {told.select} {told.metrics[told.select]:.3f}" + (
-                " (best)" if told.best else ""
-            )
+            _say(_validated(told, seen))
         last[0] = time.monotonic()
-        print(f"{text}  {seen['pairs'] / max(1e-9, seen['seconds']):,.0f} pairs/s", file=sys.stderr, flush=True)
 
     return training
 
@@ -85,16 +106,19 @@ def _lines() -> Callable[[Step | Validation], None]:
 def counting(what: str) -> Iterator[Callable[[int], None]]:
     """Tell of rows as they are done; the total is not known, since files are streamed."""
     console = Console(stderr=True, highlight=False)
-    rows, last = [0], [time.monotonic()]
-    columns = (SpinnerColumn(), TextColumn(what), TextColumn("{task.completed:,.0f} rows"))
+    rows, begun = 0, time.monotonic()
+    last = begun
+    columns = (SpinnerColumn(), TextColumn(what), TextColumn("{task.completed:,.0f} rows"), TextColumn("{task.fields[speed]}"))
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        task = bars.add_task(what, total=None)
+        task = bars.add_task(what, total=None, speed="")
 
         def report(done: int) -> None:
-            rows[0] += done
-            bars.update(task, completed=rows[0])
-            if not console.is_terminal and time.monotonic() - last[0] >= LINE_EVERY:
-                print(f"{what}: {rows[0]:,} rows", file=sys.stderr, flush=True)
-                last[0] = time.monotonic()
+            nonlocal rows, last
+            rows += done
+            speed = f"{rows / max(1e-9, time.monotonic() - begun):,.0f} rows/s"
+            bars.update(task, completed=rows, speed=speed)
+            if not console.is_terminal and time.monotonic() - last >= LINE_EVERY:
+                _say(f"{what}: {rows:,} rows, {speed}")
+                last = time.monotonic()
 
         yield report

@@ -1,64 +1,126 @@
 """The one renderer: results of other modules as tables for a terminal or as plain text.
 
-Nothing here computes a figure. What is printed to a person is also there as data, so `--json` needs no renderer.
+Nothing here computes a figure. What is printed to a person is also there as data, so `--json` needs no renderer. Each function
+gives something that rich can draw; `show` draws it, as wide as the terminal is, or in whole lines where there is none.
 """
 
 from __future__ import annotations
 
+import itertools
+import os
+import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from io import StringIO
+from typing import TYPE_CHECKING, Any
 
 from rich import box
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.markup import escape
+from rich.measure import Measurement
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from twotower.runs.measuring import Comparison
+if TYPE_CHECKING:
+    from twotower.app.demonstration import Answered
+    from twotower.runs.measuring import Comparison
 
 NAMES = {
     "vectors": "two towers",
     "words": "words alone",
     "hybrid": "two towers + words",
-    "bm25": "BM25 over the items' words",
-    "bm25_queries": "BM25 over these + training queries",
+    "bm25": "BM25, item words",
+    "bm25_queries": "BM25, training queries too",
     "popularity": "popularity",
 }
+BRIEF = 24  # characters: what may share a line with its neighbours on a narrow page
+UNBOUNDED = 10_000  # columns: the width of a file or a pipe, whose reader wants whole lines
 
 
-def _table(*columns: str, caption: str = "") -> Table:
-    table = Table(box=box.SIMPLE_HEAD, caption=caption or None, caption_justify="left", caption_style="dim", pad_edge=False)
+def show(*parts: RenderableType) -> None:
+    """Print to stdout: fitted and coloured at a terminal, whole lines without trailing spaces elsewhere."""
+    if sys.stdout.isatty():
+        Console(highlight=False).print(*parts, sep="\n")
+        return
+    width = os.environ.get("COLUMNS", "")
+    page = Console(file=StringIO(), width=int(width) if width.isdecimal() and int(width) else UNBOUNDED, highlight=False, color_system=None)
+    page.print(*parts, sep="\n")
+    assert isinstance(page.file, StringIO)
+    sys.stdout.write("".join(line.rstrip() + "\n" for line in page.file.getvalue().splitlines()))
+
+
+class _Fitting:
+    """The first of several renderings that is no wider than the page; the last if none is."""
+
+    def __init__(self, *ways: RenderableType) -> None:
+        self.ways = ways
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        wide = options.update(width=UNBOUNDED)
+        fitting = (way for way in self.ways if Measurement.get(console, wide, way).maximum <= options.max_width)
+        yield next(fitting, self.ways[-1])
+
+
+def _table(*columns: str, texts: int = 1) -> Table:
+    """A table whose first columns hold texts and the others numbers."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number == 0 else "right", overflow="fold")
+        table.add_column(column, justify="left" if number < texts else "right", overflow="fold")
     return table
 
 
+def _caption(text: str) -> RenderableType:
+    return Text(text, style="dim")
+
+
+def plain(text: str) -> RenderableType:
+    """Text as it is: no markup is read in it, and no line break put in, so that a path or a command can be copied."""
+    return Text(text, no_wrap=True, overflow="ignore")
+
+
+# --- figures ------------------------------------------------------------------------------------------------------
+
+
 def figures(metrics: Mapping[str, Any]) -> RenderableType:
-    """The table of a finished run: the model by each search mode, then the baselines."""
-    names = list(metrics["model"])
+    """The table of a finished run: the model by each search mode, then the baselines; and what follows from it."""
     told = metrics["evaluation"]
-    caption = (
-        f"Each of {told['rankings']:,} {told['part']} rankings orders all {told['catalogue']:,} items; {told['left_out']}. "
-        "In brackets: 95% interval of the mean over queries."
-    )
-    table = _table("", *names, caption=caption)
+    of = "rankings of the pairs given" if told["part"] == "given" else f"{told['part']} rankings"
+    caption = f"{told['rankings']:,} {of}, each of all {told['catalogue']:,} items; {told['left_out']}. In brackets: 95% interval."
+    if len(metrics["modes"]) > 1:
+        caption += " ➤: how it searches, chosen on validation pairs."
+    # Intervals of every metric where there is room, else of the one that counts, else of none.
+    ways = [_figures(metrics, intervals) for intervals in (list(metrics["model"]), [told["select"]], [])]
+    return Group("", _Fitting(*ways), "", _caption(caption), "", verdict(metrics))
+
+
+def _figures(metrics: Mapping[str, Any], intervals: Sequence[str]) -> Table:
+    names = list(metrics["model"])
+    table = _table("", *names)
     for mode, row in metrics["modes"].items():
-        if mode == "words":
-            continue  # the same index as the baseline below
+        if mode == "words" and len(metrics["modes"]) > 1 and metrics["search"]["mode"] != mode:
+            continue  # the same index as a baseline below
         chosen = mode == metrics["search"]["mode"]
-        table.add_row(Text(("➤ " if chosen else "  ") + NAMES[mode]), *(_figure(row[name]) for name in names), style="bold" if chosen else "")
+        table.add_row(Text(("➤ " if chosen else "  ") + NAMES[mode]), *_cells(row, names, intervals), style="bold" if chosen else "")
     for name, row in metrics["baselines"].items():
-        table.add_row(Text("  " + NAMES.get(name, name)), *(_figure(row[metric]) for metric in names))
-    return Group(table, verdict(metrics))
+        table.add_row(Text("  " + NAMES.get(name, name)), *_cells(row, names, intervals))
+    return table
+
+
+def _cells(row: Mapping[str, Any], names: Sequence[str], intervals: Sequence[str]) -> list[str]:
+    return [_figure(row[name]) if name in intervals else _number(row[name]["value"]) for name in names]
 
 
 def _figure(figure: Mapping[str, float | None]) -> str:
-    value, low, high = (figure[part] for part in ("value", "low", "high"))
-    return f"{_number(value)} [dim]{escape('[')}{_number(low)} {_number(high)}][/dim]"
+    value, low, high = (_number(figure[part]) for part in ("value", "low", "high"))
+    return f"{value} [dim]{escape('[')}{low}, {high}][/dim]"
 
 
 def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}".replace("0.", ".", 1) if 0 <= value < 1 else f"{value:.3f}"
+    """Three decimals, without the zero in front."""
+    if value is None:
+        return "-"
+    text = f"{value:.3f}"
+    return text[1:] if text.startswith("0.") else text
 
 
 def verdict(metrics: Mapping[str, Any]) -> str:
@@ -73,20 +135,47 @@ def verdict(metrics: Mapping[str, Any]) -> str:
         word = "better than" if test["difference"] > 0 else "WORSE than"
     else:
         word = "not clearly different from"
-    return f"The model is {word} its best baseline, {NAMES.get(best, best)}: {escape(gain)}, paired, p = {test['p_value']:.4f}."
+    return f"The model is {word} its best baseline ({NAMES.get(best, best)}): {escape(gain)}, paired, p = {test['p_value']:.4f}."
 
 
-def dropped(counts: Mapping[str, int]) -> str:
-    """What of a file could not be measured."""
-    told = {"without_query": "rows without a query", "item_not_in_catalogue": "rows whose item the catalogue lacks"}
-    return "; ".join(f"{count:,} {told[name]} were left out" for name, count in counts.items() if count)
+def comparison(compared: Comparison) -> RenderableType:
+    """Two models side by side, metric by metric."""
+    a, b = compared.names
+    long = max(len(a), len(b)) > 14
+    table = _table("", *(("A", "B") if long else (escape(a), escape(b))), "difference", "p")
+    for name, test in compared.tests.items():
+        first, second = (_number(figure) for figure in compared.figures[name])
+        gain = f"{float(test.difference):+.3f} [dim]{escape('[')}{float(test.low):+.3f}, {float(test.high):+.3f}][/dim]"
+        table.add_row(name, first, second, gain, f"{float(test.p_value):.4f}")
+    names = f"A is {a}, B is {b}. " if long else ""
+    told = f"{names}{compared.rankings:,} rankings that both answered, compared one by one. difference: {'A - B' if long else f'{a} - {b}'}, with its 95% interval."
+    return Group("", table, "", _caption(told))
+
+
+def strangers(rows: Mapping[str, Mapping[str, Any]], k: int) -> RenderableType:
+    """How many strangers' questions find an accepted item among the first k."""
+    table = _table("strangers' questions", "found", f"hit@{k}")
+    for name, row in rows.items():
+        table.add_row(Text("  " + NAMES.get(name, name)), f"{row['found']} of {row['asked']}", _figure(row))
+    told = "In words of our own, written before any model was seen; each lists the pages that would satisfy a person."
+    return Group("", table, "", _caption(told))
+
+
+# --- data and facts -----------------------------------------------------------------------------------------------
+
+
+def dropped(counts: Mapping[str, int]) -> list[str]:
+    """What of a file could not be measured: a line, or none if all could."""
+    told = {"without_query": "without a query", "item_not_in_catalogue": "whose item the catalogue lacks"}
+    said = ", ".join(f"{count:,} {told.get(name, name)}" for name, count in counts.items() if count)
+    return [f"Rows left out: {said}."] if said else []
 
 
 def data(report: Mapping[str, Any]) -> str:
-    """What was read and what became of it, in a line or two."""
+    """What was read and what became of it: a line, and one for each thing worth knowing."""
     split = report["split"]
     parts = ", ".join(f"{split[name]:,} {name}" for name in ("train", "validation", "test"))
-    said = [f"{report['pairs']:,} pairs of {report['query_rows']:,} queries and {report['items']:,} items; {parts} (split by {split['by']})"]
+    said = f"{report['pairs']:,} pairs of {report['query_rows']:,} queries and {report['items']:,} items: {parts} (split by {split['by']})"
     told = {
         "pairs_merged": "repeated pairs merged",
         "pairs_without_query": "pairs without a query dropped",
@@ -99,53 +188,67 @@ def data(report: Mapping[str, Any]) -> str:
         "test_pairs_of_item_new_to_train": "test pairs of items that training never shows",
         "test_keys_in_train": "test queries that occur in training too",
     }
-    counted = [f"{report[name]:,} {text}" for name, text in told.items() if report.get(name)]
-    return "; ".join(said + counted) + "."
+    return "\n".join([said, *(f"  {report[name]:,} {text}" for name, text in told.items() if report.get(name))])
 
 
-def found(answers: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> RenderableType:
-    """Items found for one query: rank, score and the columns to show."""
-    table = _table("", "score", "id", *columns)
-    table.columns[2].justify = "left"
-    for column in table.columns[3:]:
-        column.justify = "left"
-    for rank, answer in enumerate(answers, 1):
-        shown = [escape(_short(answer["item"].get(name))) for name in columns]
-        table.add_row(str(rank), f"{answer['score']:.3f}", escape(str(answer["id"])), *shown)
+def facts(told: Mapping[str, Any]) -> RenderableType:
+    """Names and values, one a line."""
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in told.items():
+        if name == "figures":
+            value = ", ".join(f"{metric} {_number(figure['value'])}" for metric, figure in value.items())
+        elif isinstance(value, Mapping):
+            value = ", ".join(f"{column} ({kind})" for column, kind in value.items())
+        elif isinstance(value, bool):
+            value = "yes" if value else "no"
+        elif isinstance(value, (list, tuple)):
+            value = ", ".join(map(str, value))
+        elif isinstance(value, int):
+            value = f"{value:,}"
+        table.add_row(name.replace("_", " "), Text(str(value)))
     return table
+
+
+# --- items found --------------------------------------------------------------------------------------------------
+
+
+def found(answers: Sequence[Mapping[str, Any]], columns: Sequence[str], mode: str) -> RenderableType:
+    """Items found for one query: rank, score, id and the columns to show; below each other where the page is narrow."""
+    table = _table("", "score", "id", *columns, texts=3 + len(columns))
+    table.columns[0].justify = table.columns[1].justify = "right"
+    narrow = Table.grid(padding=(0, 2, 0, 0))
+    for _ in range(2):
+        narrow.add_column(justify="right", no_wrap=True)
+    narrow.add_column(overflow="fold")
+    for rank, answer in enumerate(answers, 1):
+        shown = [_short(answer["item"].get(name)) for name in columns]
+        score, name = f"{answer['score']:.3f}", _short(answer["id"])
+        table.add_row(str(rank), score, Text(name), *map(Text, shown))
+        brief = " · ".join(text for text in shown if 0 < len(text) <= BRIEF and text != name)
+        long = [Text(text, style="dim") for text in shown if len(text) > BRIEF]
+        narrow.add_row(str(rank), score, Group(Text(name, style="bold"), *([Text(brief)] if brief else []), *long))
+    scores = [answer["score"] for answer in answers]
+    if all(a >= b for a, b in itertools.pairwise(scores)):
+        return _Fitting(table, narrow)
+    return Group(_Fitting(table, narrow), "", _caption(f"Ordered by {NAMES[mode]}; the score is the similarity of the vectors alone."))
 
 
 def _short(value: Any, most: int = 160) -> str:
-    text = "" if value is None else " ".join(str(value).split())
+    """One line of text, without what would move a terminal's cursor."""
+    text = "" if value is None else "".join(" " if c < " " or "\x7f" <= c <= "\x9f" else c for c in str(value))
+    text = " ".join(text.split())
     return text if len(text) <= most else text[: most - 3] + "..."
 
 
-def comparison(compared: Comparison) -> RenderableType:
-    """Two models side by side, metric by metric."""
-    a, b = compared.names
-    table = _table("", a, b, "difference", "p", caption=f"{compared.rankings:,} rankings that both answered, compared one by one.")
-    for name, test in compared.tests.items():
-        first, second = compared.figures[name]
-        gain = f"{float(test.difference):+.4f} [dim]{escape('[')}{float(test.low):+.4f} {float(test.high):+.4f}][/dim]"
-        table.add_row(name, f"{first:.4f}", f"{second:.4f}", gain, f"{float(test.p_value):.4f}")
-    return table
-
-
-def strangers(rows: Mapping[str, Mapping[str, Any]], asked: int, k: int) -> RenderableType:
-    """How many strangers' questions find an accepted item among the first k."""
-    caption = f"{asked} questions in words of our own, written before any model was seen; each lists the pages that would satisfy a person."
-    table = _table("strangers' questions", f"found in {k}", f"hit@{k}", caption=caption)
-    for name, row in rows.items():
-        table.add_row(Text("  " + NAMES.get(name, name)), str(row["found"]), _figure(row))
-    return table
-
-
-def answer(question: str, satisfied: bool | None, answers: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> RenderableType:
-    """One question with what was found for it."""
-    mark = {True: "[green]found[/green]", False: "[red]missed[/red]", None: ""}[satisfied]
-    lines = [f"[bold]{escape(question)}[/bold]  {mark}"]
-    for item in answers:
-        first, *rest = (escape(_short(item["item"].get(column), 110)) for column in columns)
-        lines.append(f"  [cyan]{first}[/cyan]  {rest[0] if rest else ''}")
-        lines += [f"      [dim]{text}[/dim]" for text in rest[1:] if text]
-    return "\n".join(lines)
+def answer(told: Answered) -> RenderableType:
+    """What was found for a question, below it where somebody has said what is right: a line, and one for each long column."""
+    mark = "" if told.accepted is None else "[green]found[/green]" if any(told.accepted) else "[red]missed[/red]"
+    parts: list[RenderableType] = ["", f"[bold]{escape(_short(told.question))}[/bold]  {mark}"] if mark else []
+    for number, item in enumerate(told.found):
+        first, *rest = (_short(value, 110) for value in item.values())
+        right = told.accepted is not None and told.accepted[number]
+        parts.append(Padding(Text.assemble("✓ " if right else "  ", (first, "cyan"), "  ", *rest[:1]), (0, 0, 0, 1), expand=False))
+        parts += [Padding(Text(text, style="dim"), (0, 0, 0, 7), expand=False) for text in rest[1:] if text]
+    return Group(*parts)

@@ -20,12 +20,13 @@ def starting_config(pairs: str, items: str | None, output: Path) -> str:
 
 
 def _data(pairs: str, items: str | None, output: Path) -> list[str]:
-    def relative(place: str) -> str:
-        return Path(os.path.relpath(place, output.absolute().parent)).as_posix()
+    def written(place: str) -> str:
+        path = Path(place).expanduser()
+        return path.as_posix() if path.is_absolute() else Path(os.path.relpath(path, output.absolute().parent)).as_posix()
 
     lines = ["# A config of twotower. Paths are relative to this file; every option is in docs/config.md.", "version = 1", "", "[data]"]
-    lines.append(f"pairs = {toml(relative(pairs))}")
-    return [*lines, f"items = {toml(relative(items))}" if items else '# items = "catalogue.parquet"   # a table of the items, if there is one', ""]
+    lines.append(f"pairs = {toml(written(pairs))}")
+    return [*lines, f"items = {toml(written(items))}" if items else '# items = "catalogue.parquet"   # a table of the items, if there is one', ""]
 
 
 def _sides(guess: Guess) -> list[str]:
@@ -43,7 +44,7 @@ def _sides(guess: Guess) -> list[str]:
         lines += [f"# {reasons['item.id']}", f"id = {toml(schema.item.id)}"]
     lines += [f"# {reasons['item.features']}", f"features = {_features(schema.item.features)}"]
     if schema.item.payload:
-        lines.append(f"payload = {toml(schema.item.payload)}   # shown with results, never read by a tower")
+        lines.append(f"payload = {toml(schema.item.payload)}   # shown with results")
     return [*lines, ""]
 
 
@@ -60,7 +61,7 @@ def _split(guess: Guess) -> list[str]:
 
 
 def _rest(guess: Guess) -> list[str]:
-    worded = any(isinstance(feature, Text) for feature in (*guess.schema.query.features, *guess.schema.item.features))
+    worded = any(isinstance(feature, Text) for feature in guess.schema.query.features)
     return [
         "[model]",
         f"dimensions = {256 if worded else 128}   # wider is better and slower, up to a point",

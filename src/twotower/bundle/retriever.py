@@ -19,9 +19,9 @@ from twotower.bundle.graphs import open_graph, run_graph
 from twotower.bundle.layout import Bundle, open_bundle
 from twotower.data.columns import Array
 from twotower.data.encoder import Rows, to_table
-from twotower.data.preparation import ID
+from twotower.data.prepared import ID
 from twotower.data.schema import Side
-from twotower.data.values import printable, to_text
+from twotower.data.values import printable, to_array, to_text
 from twotower.errors import ConfigError, DataError, choices
 from twotower.search.fusion import blend
 from twotower.search.index import Exact, Hits, best, no_hits
@@ -138,10 +138,19 @@ class Retriever:
         query, _ = np.nonzero(present)
         rows = hits.rows[present]
         scores = np.full(hits.rows.shape, -np.inf, np.float32)
-        scores[present] = np.einsum("nd,nd->n", vectors[query], self.vectors[rows])
+        scores[present] = self._similarities(vectors, query, rows)
         ids = np.full(hits.rows.shape, None, object)
         ids[present] = self._ids.take(pa.array(rows)).to_pylist()
         return Found(ids, scores, hits.rows)
+
+    def _similarities(self, vectors: Array, query: Array, rows: Array) -> Array:
+        """The similarity float32 [n] of each of these queries with the catalogue row beside it, in blocks of bounded size."""
+        similarities = np.empty(len(rows), np.float32)
+        block = max(1, SCORES_AT_ONCE // self.bundle.dimensions)
+        for start in range(0, len(rows), block):
+            part = slice(start, start + block)
+            similarities[part] = np.einsum("nd,nd->n", vectors[query[part]], self.vectors[rows[part]])
+        return similarities
 
     def score(self, queries: Any, items: Any) -> Array:
         """The similarity float32 [n] of each query with the item beside it.
@@ -152,7 +161,7 @@ class Retriever:
         if _is_rows(items):
             item_vectors = self.embed_items(items)
         else:
-            item_vectors = np.asarray(self.vectors[self.rows_of([items] if isinstance(items, (str, int)) else list(items))])
+            item_vectors = np.asarray(self.vectors[self.rows_of(items if _is_list(items) else [items])])
         if len(query_vectors) != len(item_vectors):
             raise DataError(f"{len(query_vectors)} queries came with {len(item_vectors)} items; score takes one item for each query")
         return np.asarray(np.einsum("nd,nd->n", query_vectors, item_vectors))
@@ -161,12 +170,12 @@ class Retriever:
         """Like `score`, for an Arrow column of ids or a table of item rows; nan where the catalogue lacks an id."""
         if isinstance(items, pa.Table):
             return self.score(queries, items)
-        rows = self._find(items)
+        rows = self.find(items)
         found = np.flatnonzero(rows >= 0)
         scores = np.full(len(rows), np.nan, np.float32)
         if len(found):
             table = self.query_table(queries).take(pa.array(found))
-            scores[found] = np.einsum("nd,nd->n", self.embed_queries(table), self.vectors[rows[found]])
+            scores[found] = self._similarities(self.embed_queries(table), np.arange(len(found)), rows[found])
         return scores
 
     def similar(self, item_id: Any, k: int = 10) -> Found:
@@ -193,6 +202,8 @@ class Retriever:
     def query_table(self, queries: Any) -> pa.Table:
         """Queries in any accepted form as an Arrow table. Raises DataError for a query with nothing in it."""
         columns = self.encoder.columns("query")
+        if _is_list(queries) and not isinstance(queries, Sequence):
+            queries = _listed(queries)
         if isinstance(queries, str) or (isinstance(queries, Sequence) and queries and all(isinstance(q, str) for q in queries)):
             if len(columns) != 1:
                 raise DataError(f"a query of this model has {len(columns)} columns; name them: {' '.join(f'{name}=...' for name in columns)}")
@@ -217,16 +228,17 @@ class Retriever:
             where = "the query" if table.num_rows == 1 else f"query row {empty[0]}"
             raise DataError(f"{where} is empty: {', '.join(columns)} holds nothing to search for")
 
-    def rows_of(self, ids: Sequence[Any]) -> Array:
+    def rows_of(self, ids: Any) -> Array:
         """The catalogue rows int64 [n] of item ids. Raises DataError for one that is not there."""
-        rows = self._find(to_table([{"id": item_id} for item_id in ids]).column("id")) if len(ids) else np.empty(0, np.int64)
+        ids = _listed(ids)
+        rows = self.find(to_array(ids))
         missing = np.flatnonzero(rows < 0)
         if len(missing):
             unknown = ids[int(missing[0])]
             raise DataError(f"the catalogue has no item {unknown!r}; {choices(list(self._known())[:2000], str(unknown), most=3)}")
         return rows
 
-    def _find(self, ids: pa.Array | pa.ChunkedArray) -> Array:
+    def find(self, ids: pa.Array | pa.ChunkedArray) -> Array:
         """The catalogue rows int64 [n] of ids, -1 where there is none."""
         known = self._known()
         return np.array([known.get(text, -1) for text in to_text(ids).to_pylist()], np.int64)
@@ -254,6 +266,20 @@ def _first(found: Found) -> Found:
 def _columnar(queries: Any) -> bool:
     """Whether a mapping is columns of several rows rather than one row."""
     return isinstance(queries, Mapping) and bool(queries) and all(isinstance(v, (list, tuple, np.ndarray)) for v in queries.values())
+
+
+def _is_list(values: Any) -> bool:
+    """Whether these are several plain values: a list, an array, a column of a data frame."""
+    column = isinstance(values, (np.ndarray, pa.Array, pa.ChunkedArray)) or type(values).__name__ == "Series"
+    return column or (isinstance(values, Sequence) and not isinstance(values, (str, bytes)))
+
+
+def _listed(values: Any) -> list[Any]:
+    """Such values as a list of plain Python ones."""
+    for plain in ("to_pylist", "tolist", "to_list"):
+        if hasattr(values, plain):
+            return list(getattr(values, plain)())
+    return [value.item() if isinstance(value, np.generic) else value for value in values]
 
 
 def _is_rows(items: Any) -> bool:

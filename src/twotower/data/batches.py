@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from twotower.data.columns import Array, Ragged, group, offsets_of, spans
-from twotower.data.preparation import Log
+from twotower.data.columns import Array, Ragged, group, spans
+from twotower.data.prepared import Log
 
 
 class Positives(NamedTuple):
@@ -76,13 +76,15 @@ class Epochs(NamedTuple):
 def draft(log: Log, pair_rows: Array) -> BatchDraft:
     """These pairs [p] as views and their matches."""
     chosen = log.take(pair_rows)
-    views, view_of = np.unique(np.stack([chosen.query_rows, chosen.query_keys]), axis=1, return_inverse=True)
-    order = np.argsort(view_of, kind="stable")
+    order = np.lexsort((chosen.query_keys, chosen.query_rows))
+    rows, keys = chosen.query_rows[order], chosen.query_keys[order]
+    new = np.ones(len(order), bool)
+    new[1:] = (rows[1:] != rows[:-1]) | (keys[1:] != keys[:-1])
     return BatchDraft(
-        query_rows=views[0],
-        query_keys=views[1],
+        query_rows=rows[new],
+        query_keys=keys[new],
         item_rows=chosen.item_rows[order],
-        offsets=offsets_of(np.bincount(view_of, minlength=views.shape[1])),
+        offsets=np.append(np.flatnonzero(new), len(order)),
         pair_rows=pair_rows[order],
         weights=chosen.weights[order],
     )

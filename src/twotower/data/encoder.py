@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import asdict
 from typing import Any
 
@@ -12,7 +13,7 @@ from twotower.data.columns import Array, Columns
 from twotower.data.features import FEATURES, State
 from twotower.data.hashes import HASH
 from twotower.data.schema import SIDES, FeatureOptions, Schema, Side, feature_name
-from twotower.data.values import rows_to_table
+from twotower.data.values import rows_to_table, to_array
 from twotower.errors import BundleError, DataError, choices
 
 Rows = Any  # an Arrow table or record batch, a data frame, or a sequence of dicts
@@ -80,12 +81,14 @@ class Encoder:
             features: dict[Side, list[FeatureOptions]] = {side: [_feature(entry) for entry in description[side]] for side in SIDES}
         except (KeyError, TypeError) as error:
             raise BundleError(f"the encoder's description is damaged: {error}") from None
-        states: dict[Side, dict[str, State]] = {side: {feature_name(f): {} for f in features[side]} for side in SIDES}
-        for place, array in arrays.items():
-            side, number, name = place.split("/")
-            of = states["query" if side == "query" else "item"]
-            feature = feature_name(features["query" if side == "query" else "item"][int(number)])
-            of[feature] = {**of[feature], name: array}
+        states: dict[Side, dict[str, dict[str, Array]]] = {side: {feature_name(f): {} for f in features[side]} for side in SIDES}
+        try:
+            for place, array in arrays.items():
+                side, number, name = place.split("/")
+                known: Side = "query" if side == "query" else "item"
+                states[known][feature_name(features[known][int(number)])] |= {name: array}
+        except (IndexError, ValueError) as error:
+            raise BundleError(f"the encoder's state {place} belongs to none of its features: {error}") from None
         return cls(features, states)
 
 
@@ -101,9 +104,28 @@ def to_table(rows: Rows) -> pa.Table:
     if isinstance(rows, pa.RecordBatch):
         return pa.Table.from_batches([rows])
     if hasattr(rows, "__arrow_c_stream__"):
-        return pa.RecordBatchReader.from_stream(rows).read_all()
+        return _frame(rows)
     if isinstance(rows, Mapping):
-        return rows_to_table([dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)])
+        lengths = {name: len(values) for name, values in rows.items() if isinstance(values, Sized) and not isinstance(values, str)}
+        if len(lengths) < len(rows) or len(set(lengths.values())) > 1:
+            raise DataError(f"the columns must be lists of one length; they have {lengths or 'none'}")
+        return pa.table({str(name): to_array(list(values)) for name, values in rows.items()})
     if isinstance(rows, Sequence) and all(isinstance(row, Mapping) for row in rows):
         return rows_to_table(rows)
     raise DataError(f"rows must be a data frame, an Arrow table or dicts, not {type(rows).__name__}")
+
+
+def _frame(frame: Any) -> pa.Table:
+    """A data frame as an Arrow table, without the nameless index that pandas would add."""
+    names = list(map(str, getattr(frame, "columns", ())))
+    if len(names) != len(set(names)):
+        raise DataError(f"the data frame has the column {next(n for n in names if names.count(n) > 1)!r} twice. Rename one.")
+    try:
+        table = pa.RecordBatchReader.from_stream(frame).read_all()
+    except (pa.ArrowException, ValueError, TypeError) as error:
+        if not hasattr(frame, "notna"):
+            raise DataError(f"the data frame cannot be read: {error}") from None
+        # A column of several types, which Arrow refuses and pandas allows.
+        plain = frame.astype(object).where(frame.notna(), None)
+        table = pa.table({str(name): to_array(plain[name].tolist()) for name in plain.columns})
+    return table.select([name for name in table.column_names if not re.fullmatch(r"__index_level_\d+__", name)])

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from annotated_types import Ge, Le
 
-from twotower.data.columns import Array, Column, Ragged, lengths_of, row_count
+from twotower.data.columns import Array, Column, Ragged, distinct, lengths_of, row_count
 from twotower.data.hashes import hash_texts, hash_words
 from twotower.data.values import to_text
 from twotower.errors import DataError
@@ -72,10 +72,8 @@ class Id:
         return to_text(column)
 
     def fit(self, columns: Iterable[pa.Array]) -> State:
-        known = np.empty(0, np.uint64)
-        for column in columns:
-            known = np.union1d(known, hash_texts(self.normalise(column).drop_null().to_pylist()))
-        return {"hashes": known}
+        found = [distinct(hash_texts(self.normalise(column).drop_null().to_pylist())) for column in columns]
+        return {"hashes": distinct(np.concatenate([np.empty(0, np.uint64), *found]))}
 
     def encode(self, column: pa.Array, state: State) -> Array:
         """Codes int64 [n]: 0 missing, 1 unknown, from 2 the known values in the order of their hashes."""
@@ -136,7 +134,7 @@ class Text:
             encoded = self.encode(column, {})
             n = row_count(encoded)
             rows = np.repeat(np.arange(n), lengths_of(encoded))
-            once = np.unique(rows * self.buckets + encoded.values)
+            once = distinct(rows * self.buckets + encoded.values)
             counts += np.bincount(once % self.buckets, minlength=self.buckets)
             texts += n
         touched = np.flatnonzero(counts)

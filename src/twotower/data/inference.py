@@ -127,7 +127,7 @@ def _link(
         column = column or next(name for name in reversed(names) if name not in names[:1])
         reasons["item.id"] = f'there is no catalogue: the column "{column}" of the pairs is the item'
         return (None if log[column].is_text else column), column
-    best: tuple[float, bool, str, str] | None = None
+    best: tuple[bool, float, bool, bool, str, str] | None = None
     for own, listed in catalogue.items():
         if listed.share_distinct < 0.99 or not listed.distinct:
             continue
@@ -136,16 +136,18 @@ def _link(
             if name == time or not len(look.texts):
                 continue
             inside = pc.mean(pc.is_in(look.texts, known).cast(pa.float64())).as_py()
-            candidate = (round(inside, 2), own == name, own, name)
-            if inside >= 0.3 and (best is None or candidate[:2] > best[:2]):
+            # Numbers that count users from 1 are found among numbers that count items from 1: there the names decide.
+            candidate = (not _named(name, PERSON_WORDS), round(inside, 2), own == name, _named(name, ITEM_WORDS), own, name)
+            if inside >= 0.3 and (best is None or candidate[:4] > best[:4]):
                 best = candidate
     if best is None:
         raise DataError(
             f"no column of {pairs.name} ({', '.join(log)}) holds the ids of {items.name} ({', '.join(catalogue)}). Name them in a config: "
             '[item] id = "..." and [pairs] item = "..."'
         )
-    reasons["item.id"] = f'"{best[2]}" differs in every row of the catalogue, and {best[0]:.0%} of "{best[3]}" in the pairs is found there'
-    return best[2], best[3]
+    _, inside, _, _, own, name = best
+    reasons["item.id"] = f'"{own}" differs in every row of the catalogue, and {inside:.0%} of "{name}" in the pairs is found there'
+    return own, name
 
 
 def _query(names: list[str], log: dict[str, _Look], reasons: dict[str, str]) -> tuple[tuple[FeatureOptions, ...], str | None]:

@@ -1,10 +1,4 @@
-"""From sources to a prepared folder: joined, counted, split, encoded once, memory-mapped ever after.
-
-    prepared/<key>/   manifest.json   counts of all that was met, and of what became of it
-                      encoder.json    declarations; states/ holds what was learnt
-                      queries.arrow   query rows as raw values; query/ holds them encoded
-                      items.arrow     the catalogue: `_id` and the columns to show; item/ holds it encoded
-                      log/            one array a property of a pair
+"""From sources to a prepared folder (`prepared.py` says what that is).
 
 The key is a hash of the sources, the schema, the split and the versions of our own code that shape the result. Joins,
 counts and sorts run in DuckDB, which spills to disk, over record batches.
@@ -12,77 +6,37 @@ counts and sorts run in DuckDB, which spills to disk, over record batches.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from twotower import files
-from twotower.data.columns import Array, Column, Columns, Ragged, group
+from twotower.data.columns import Array, distinct
 from twotower.data.encoder import Encoder
+from twotower.data.formats import BATCH
 from twotower.data.hashes import HASH, fold, hash_texts
-from twotower.data.schema import SIDES, Schema, Side, feature_name
-from twotower.data.sources import BATCH, Source
+from twotower.data.prepared import FORMAT, ID, Log, Prepared, SideWriter, open_prepared
+from twotower.data.quantities import numbers, times
+from twotower.data.schema import SIDES, Schema, Side
+from twotower.data.sources import Source
 from twotower.data.splits import PARTS, TEST, TRAIN, SplitLog, SplitOptions, split
-from twotower.data.values import to_text
-from twotower.errors import DataError, MissingExtra
+from twotower.data.values import as_texts, change_wide, has_text, to_text
+from twotower.errors import BundleError, ConfigError, DataError, MissingExtra
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
 logger = logging.getLogger("twotower")
 
-FORMAT = 1
 FEWEST_PAIRS = 10
-ID = "_id"  # the catalogue's own name for an item, in its own type
-
-
-class Log(NamedTuple):
-    """The pairs: one entry each, in the order they were logged."""
-
-    query_rows: Array  # int64 [n]
-    query_keys: Array  # int64 [n]  whose known matches are masked
-    item_rows: Array  # int64 [n]
-    weights: Array  # float32 [n]
-
-    def take(self, which: Array) -> Log:
-        """The chosen pairs."""
-        return Log(*(np.asarray(part[which]) for part in self))
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """An opened prepared folder."""
-
-    folder: Path
-    report: dict[str, Any]
-    encoder: Encoder
-    queries: pa.Table  # raw feature values of every query row
-    items: pa.Table  # `_id` and the columns to show
-    columns: dict[Side, Columns]
-    log: Log
-    parts: Array  # int8 [n]
-
-    @property
-    def n_items(self) -> int:
-        """Rows of the catalogue."""
-        return int(self.items.num_rows)
-
-    def part(self, part: int) -> Log:
-        """The pairs of one part of the split."""
-        return self.log.take(np.flatnonzero(self.parts == part))
-
-    def known(self, *parts: int) -> Ragged:
-        """For every key, the items it is paired with in these parts, each once, in rising order."""
-        which = np.isin(self.parts, parts)
-        pairs = np.unique(np.stack([self.log.query_keys[which], self.log.item_rows[which]]), axis=1)
-        return group(pairs[0], pairs[1], int(self.report["keys"]))
 
 
 def prepare(
@@ -102,12 +56,15 @@ def prepare(
     _require(pairs, items, schema, options)
     progress("reading the data")
     folder = cache / _key(pairs, items, schema, options)
-    if (folder / files.MANIFEST).exists():
+    if not folder.exists():
+        # Another process may finish the same folder first; its name stands for its content, so either will do.
+        with files.new_folder(folder, yielding=True) as building:
+            report = _Preparation(pairs, items, schema, options, building, threads, memory, progress).run()
+            files.write_manifest(building, "prepared folder", FORMAT, report=report)
+    try:
         return open_prepared(folder)
-    with files.new_folder(folder) as building:
-        report = _Preparation(pairs, items, schema, options, building, threads, memory, progress).run()
-        files.write_manifest(building, "prepared folder", FORMAT, report=report)
-    return open_prepared(folder)
+    except BundleError as error:
+        raise BundleError(f"{error} Or delete {folder}: the next run makes it anew.") from None
 
 
 def _key(pairs: Source, items: Source | None, schema: Schema, options: SplitOptions) -> str:
@@ -133,7 +90,7 @@ def _require(pairs: Source, items: Source | None, schema: Schema, options: Split
             feature.column if items or feature.column != schema.item.id else schema.pairs.item or feature.column, "a feature of [item]"
         )
     for column in schema.item.payload:
-        (items or pairs).require(column, "item.payload")
+        (items or pairs).require(column, "item.payload", shown=True)
     if items is not None and schema.item.id is None:
         raise DataError(f"{items.name} is a catalogue, so [item] id must name the column that identifies an item")
 
@@ -205,11 +162,15 @@ class _Preparation:
         columns: dict[str, pa.Array] = {"row": pa.array(np.arange(start, start + batch.num_rows))}
         normalised = [feature.normalise(raw(feature.column)) for feature in schema.item.features]
         columns["id"] = to_text(raw(schema.item.id)) if schema.item.id is not None else _digests(normalised)
-        for feature, values in zip(schema.item.features, normalised, strict=True):
-            columns[self.raw["item"][feature.column]] = values
+        columns |= self._raw("item", raw)
         for name, place in self.shown.items():
             columns[place] = _plain(raw(name)) if name != ID else _plain(raw(schema.item.id)) if schema.item.id is not None else columns["id"]
         return pa.record_batch(columns)
+
+    def _raw(self, side: Side, column: Callable[[str], pa.Array]) -> dict[str, pa.Array]:
+        """The raw values of a side's features by their place. Where one column is read in two ways, text keeps more of it."""
+        features = sorted(self.schema.features(side), key=lambda feature: feature.type == "text")
+        return {self.raw[side][feature.column]: feature.normalise(column(feature.column)) for feature in features}
 
     def read_pairs(self) -> None:
         """The table `pairs`: every usable row of the log."""
@@ -227,36 +188,33 @@ class _Preparation:
     def _pair_batch(self, batch: pa.RecordBatch, start: int) -> pa.RecordBatch:
         schema = self.schema
         columns: dict[str, pa.Array] = {"row": pa.array(np.arange(start, start + batch.num_rows))}
-        for feature in schema.query.features:
-            columns[self.raw["query"][feature.column]] = feature.normalise(batch.column(feature.column))
+        columns |= self._raw("query", batch.column)
         columns["key"] = self._keys(batch, columns)
         if schema.item.id is not None:
             columns["item"] = to_text(batch.column(schema.pairs.item or schema.item.id))
         else:
             columns["item"] = _digests([feature.normalise(batch.column(feature.column)) for feature in schema.item.features])
         columns["weight"] = self._weights(batch, start)
-        columns["time"] = _times(batch, schema.pairs.time, self.pairs.name, start)
+        columns["time"] = times(batch, schema.pairs.time, self.pairs.name, start)
         named = self.options.column
         columns["part"] = to_text(batch.column(named)) if named else pa.nulls(batch.num_rows, pa.string())
         return pa.record_batch(columns)
 
     def _keys(self, batch: pa.RecordBatch, columns: dict[str, pa.Array]) -> pa.Array:
         """Whose known matches are shared: the declared key, or the feature values with their case folded."""
-        parts = [columns[place] for place in self.raw["query"].values()]
-        own = pa.array(
-            ["r" + "\x1f".join(fold(v or "") for v in values) for values in zip(*(p.to_pylist() for p in parts), strict=True)], pa.string()
-        )
-        if self.schema.query.key is None:
-            return own
-        keys = to_text(batch.column(self.schema.query.key))
-        return pc.coalesce(pc.binary_join_element_wise(pa.scalar("k"), keys, ""), own)
+        declared = self.schema.query.key
+        keys = pa.nulls(batch.num_rows, pa.string()) if declared is None else to_text(batch.column(declared))
+        if declared is not None and not keys.null_count:
+            return pc.binary_join_element_wise("k", keys, "")
+        own = _joined([_folded(columns[place]) for place in self.raw["query"].values()])
+        return pc.coalesce(pc.binary_join_element_wise("k", keys, ""), pc.binary_join_element_wise("r", own, ""))
 
     def _weights(self, batch: pa.RecordBatch, start: int) -> pa.Array:
         """Null where the kind of event is not listed."""
         weights = np.ones(batch.num_rows)
         options = self.schema.pairs
         if options.weight is not None:
-            weights = _numbers(batch.column(options.weight), options.weight, self.pairs.name, start)
+            weights = numbers(batch.column(options.weight), options.weight, self.pairs.name, start)
             bad = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
             if len(bad):
                 value = batch.column(options.weight)[int(bad[0])].as_py()
@@ -264,26 +222,20 @@ class _Preparation:
                     f'{self.pairs.name} row {start + bad[0] + 1}: the weight "{options.weight}" is {value!r}; it must be a number of 0 or more'
                 )
         if options.event is not None and options.event_weights is not None:
-            listed = {to_text(pa.array([name]))[0].as_py(): weight for name, weight in options.event_weights.items()}
-            factors = [listed.get(event) for event in to_text(batch.column(options.event)).to_pylist()]
-            return pa.array([None if f is None else w * f for w, f in zip(weights.tolist(), factors, strict=True)], pa.float64())
+            names = to_text(pa.array(list(options.event_weights), pa.string()))
+            place = pc.index_in(to_text(batch.column(options.event)), names, skip_nulls=True)
+            return pc.multiply(pa.array(weights), pa.array(options.event_weights.values(), pa.float64()).take(place))
         return pa.array(weights)
 
     # Joining, counting, splitting.
 
     def join(self) -> None:
         """Find each pair's item, number the query rows and keys, and merge repeats: the table `log`."""
+        self._count_unlisted()
         if self.schema.item.unlisted == "keep":
-            kind = self.sql.execute("SELECT column_type FROM (DESCRIBE items) WHERE column_name = ?", [self.shown[ID]]).fetchall()[0][0]
-            self.sql.execute(
-                f"""INSERT INTO items BY NAME SELECT id, TRY_CAST(id AS {kind}) AS {self.shown[ID]}, first AS row,
-                (SELECT count(*) FROM items) + row_number() OVER (ORDER BY first) - 1 AS item_row
-                FROM (SELECT item AS id, min(row) AS first FROM pairs WHERE item NOT IN (SELECT id FROM items) GROUP BY item)"""
-            )
-            if self.schema.item.id in self.raw["item"]:
-                place = self.raw["item"][self.schema.item.id]
-                self.sql.execute(f"UPDATE items SET {place} = id WHERE {place} IS NULL")
-        self._report_unlisted()
+            self._keep_unlisted()
+        if self._count("items") < 2:
+            raise DataError(f"{(self.items or self.pairs).name} holds one item, so there is nothing to choose between. Check [item] id.")
         raw = ", ".join(self.raw["query"].values())
         same = " AND ".join(f"p.{place} IS NOT DISTINCT FROM q.{place}" for place in self.raw["query"].values())
         self.sql.execute(f"""
@@ -295,7 +247,7 @@ class _Preparation:
                 FROM used p JOIN queries q ON {same} JOIN keys k ON p.key = k.key;
             DROP TABLE used;
         """)
-        self.sql.execute(f"CREATE TABLE log AS {_REPEATS[self.schema.pairs.repeats]} ORDER BY row")
+        self.sql.execute(f"CREATE TABLE log AS {_REPEATS[self.schema.pairs.repeats]} ORDER BY time, row")
         self.report["pairs"] = self._count("log")
         self.report["pairs_merged"] = self._count("placed") - self.report["pairs"]
         self.report |= {"query_rows": self._count("queries"), "keys": self._count("keys"), "items": self._count("items")}
@@ -305,14 +257,21 @@ class _Preparation:
                 f"{self.pairs.name} gives {self.report['pairs']} different pairs; training needs at least {FEWEST_PAIRS}, and some thousands to be useful"
             )
 
-    def _report_unlisted(self) -> None:
-        """Count the pairs whose item the catalogue lacks; when that is most of them, the join is surely wrong."""
-        missing, examples = self.sql.execute(
-            "SELECT count(*), list(DISTINCT item)[:3] FROM pairs WHERE item NOT IN (SELECT id FROM items)"
-        ).fetchall()[0]
+    def _count_unlisted(self) -> None:
+        """Count the pairs whose item the catalogue lacks; when most of them are to be dropped for it, the join is surely wrong."""
+        self.sql.execute(
+            "CREATE TABLE unlisted AS SELECT item AS id, min(row) AS row, count(*) AS pairs FROM pairs WHERE item NOT IN (SELECT id FROM items) GROUP BY item"
+        )
+        missing = self._scalar("SELECT coalesce(sum(pairs), 0) FROM unlisted")
+        examples = [row[0] for row in self.sql.execute("SELECT id FROM unlisted ORDER BY row LIMIT 3").fetchall()]
+        kept = self.schema.item.unlisted == "keep"
         total = self._count("pairs")
-        self.report |= {"pairs_of_unlisted_item": missing, "unlisted_examples": sorted(examples or [])}
-        if total and missing > total / 2:
+        self.report |= {
+            "pairs_of_unlisted_item": missing,
+            "unlisted_examples": examples,
+            "unlisted_items_kept": self._count("unlisted") if kept else 0,
+        }
+        if not kept and missing > total / 2:
             there = [row[0] for row in self.sql.execute("SELECT id FROM items ORDER BY item_row LIMIT 3").fetchall()]
             listed = self.items.name if self.items else "the catalogue"
             raise DataError(
@@ -320,11 +279,33 @@ class _Preparation:
                 f'like {", ".join(map(repr, there))}. Check [pairs] item and [item] id, or set [item] unlisted = "keep".'
             )
         if not total:
-            raise DataError(f"{self.pairs.name} has no usable pair: in every row the query or the item is missing")
+            raise DataError(f"{self.pairs.name} has no usable pair: in every row the query, the item or a listed event is missing")
+
+    def _keep_unlisted(self) -> None:
+        """Items that only the pairs name join the catalogue with nothing but their id, in the type that ids have there."""
+        kind = self.sql.execute("SELECT column_type FROM (DESCRIBE items) WHERE column_name = ?", [self.shown[ID]]).fetchall()[0][0]
+        cast = self.sql.cursor().sql(f"SELECT id, TRY_CAST(id AS {kind}) AS own FROM unlisted ORDER BY row").to_arrow_table()
+        # A cast may fail, and it may round: what comes back must be the same id.
+        same = pc.fill_null(pc.equal(to_text(cast.column("own")), to_text(cast.column("id"))), False)
+        if not pc.all(same, min_count=0).as_py():
+            other = cast.column("id").filter(pc.invert(same))[0].as_py()
+            raise DataError(
+                f"{self.pairs.name} names the item {other!r}, and the ids of {self.items.name if self.items else 'the items'} are {kind}, which "
+                'cannot hold it. Write the ids of the catalogue as text, or set [item] unlisted = "drop".'
+            )
+        columns = {self.shown[ID]: f"TRY_CAST(id AS {kind})"}
+        for shown in (self.shown, self.raw["item"]):
+            if self.schema.item.id in shown:
+                place = shown[self.schema.item.id]
+                columns[place] = columns[self.shown[ID]] if shown is self.shown else "id"
+        self.sql.execute(
+            f"""INSERT INTO items BY NAME SELECT id, row, {", ".join(f"{value} AS {place}" for place, value in columns.items())},
+            (SELECT count(*) FROM items) + row_number() OVER (ORDER BY row) - 1 AS item_row FROM unlisted"""
+        )
 
     def write_log(self) -> None:
         """Split, and write one array a property."""
-        arrays = self.sql.cursor().sql("SELECT query_row, query_key, item_row, weight, time, part FROM log ORDER BY row").to_arrow_table()
+        arrays = self.sql.cursor().sql("SELECT query_row, query_key, item_row, weight, time, part FROM log ORDER BY time, row").to_arrow_table()
 
         def column(name: str, dtype: Any) -> Array:
             return np.asarray(arrays.column(name).to_numpy(), dtype=dtype)
@@ -333,13 +314,17 @@ class _Preparation:
         times = column("time", np.float64) if self.schema.pairs.time else None
         named = arrays.column("part").to_pylist() if self.options.column else None
         parts = split(SplitLog(keys, times, named), self.options)
-        log = Log(column("query_row", np.int64), keys, column("item_row", np.int64), column("weight", np.float32))
+        with np.errstate(over="ignore"):  # said below
+            weights = column("weight", np.float32)
+        log = Log(column("query_row", np.int64), keys, column("item_row", np.int64), weights)
         for name, array in {**log._asdict(), "parts": parts}.items():
             files.write_array(self.folder / "log" / f"{name}.npy", array)
         train = log.take(np.flatnonzero(parts == TRAIN))
+        if not (column("weight", np.float64) < 1e38).all():
+            raise DataError(f"{self.pairs.name}: a weight is too large for float32; keep weights, and sums of those of one pair, below 1e38")
         if not float(train.weights.sum()):
             raise DataError(f"{self.pairs.name}: the weights of the training pairs sum to 0, so there is nothing to learn from")
-        self.train_queries = np.unique(train.query_rows)
+        self.train_queries = distinct(train.query_rows)
         held_out = parts == TEST
         counts = np.bincount(parts, minlength=3)
         self.report["split"] = {"by": self.options.by} | {name: int(n) for name, n in zip(PARTS, counts, strict=True)}
@@ -357,7 +342,7 @@ class _Preparation:
         files.write_tensors(self.folder / "states.safetensors", encoder.arrays())
         unknown: dict[str, dict[str, int]] = {}
         for side in SIDES:
-            writer = _SideWriter(self.folder / side, encoder, side)
+            writer = SideWriter(self.folder / side, encoder, side)
             for batch in self._rows(side, ""):
                 writer.append(batch)
             writer.close()
@@ -383,70 +368,13 @@ class _Preparation:
         return int(self.sql.execute(query).fetchall()[0][0])
 
 
+# Counted pairs stand where the last of them was: what is held out as late is then later than all that is trained on.
 _REPEATS = {
     "keep": "SELECT * FROM placed",
-    "first": "SELECT * FROM placed QUALIFY row_number() OVER (PARTITION BY query_row, query_key, item_row, part ORDER BY row) = 1",
-    "count": """SELECT min(row) AS row, query_row, query_key, item_row, sum(weight) AS weight, max(time) AS time, part
+    "first": "SELECT * FROM placed QUALIFY row_number() OVER (PARTITION BY query_row, query_key, item_row, part ORDER BY time, row) = 1",
+    "count": """SELECT max(row) AS row, query_row, query_key, item_row, sum(weight) AS weight, max(time) AS time, part
         FROM placed GROUP BY query_row, query_key, item_row, part""",
 }
-
-
-class _SideWriter:
-    """Writes the encoded columns of one side as they come, and counts unknown values."""
-
-    def __init__(self, folder: Path, encoder: Encoder, side: Side) -> None:
-        self.folder, self.encoder, self.side = folder, encoder, side
-        self.names = [feature_name(feature) for feature in encoder.features[side]]
-        self.unknown: dict[str, int] = dict.fromkeys(self.names, 0)
-        self.parts: dict[str, list[Column]] = {name: [] for name in self.names}
-        self.writers: dict[str, files.ArrayWriter] = {}
-        self.offsets: dict[str, list[Array]] = {name: [np.zeros(1, np.int64)] for name in self.names}
-
-    def append(self, batch: pa.RecordBatch) -> None:
-        columns = self.encoder.encode(self.side, batch)
-        for number, name in enumerate(self.names):
-            column = columns[name]
-            values = column.values if isinstance(column, Ragged) else column
-            if name not in self.writers:
-                self.writers[name] = files.ArrayWriter(self.folder / f"{number}.values.npy", values.dtype)
-            if isinstance(column, Ragged):
-                self.offsets[name].append(column.offsets[1:] + self.offsets[name][-1][-1])
-            self.writers[name].append(values)
-        for name, count in self.encoder.unknown(self.side, columns).items():
-            self.unknown[name] += count
-
-    def close(self) -> None:
-        for number, name in enumerate(self.names):
-            self.writers[name].close()
-            if len(self.offsets[name]) > 1:
-                files.write_array(self.folder / f"{number}.offsets.npy", np.concatenate(self.offsets[name]))
-        files.write_json(self.folder / "names.json", self.names)
-
-
-def open_prepared(folder: Path) -> Prepared:
-    """Open a prepared folder, memory-mapped. Raises BundleError if it is damaged."""
-    manifest = files.read_manifest(folder, "prepared folder", FORMAT)
-    encoder = Encoder.restore(files.read_json(folder / "encoder.json"), files.read_tensors(folder / "states.safetensors"))
-    arrays = {name: files.read_array(folder / "log" / f"{name}.npy") for name in (*Log._fields, "parts")}
-    return Prepared(
-        folder=folder,
-        report=manifest["report"],
-        encoder=encoder,
-        queries=files.read_table(folder / "queries.arrow"),
-        items=files.read_table(folder / "items.arrow"),
-        columns={side: _open_columns(folder / side) for side in SIDES},
-        log=Log(*(arrays[name] for name in Log._fields)),
-        parts=arrays["parts"],
-    )
-
-
-def _open_columns(folder: Path) -> Columns:
-    columns: dict[str, Column] = {}
-    for number, name in enumerate(files.read_json(folder / "names.json")):
-        values = files.read_array(folder / f"{number}.values.npy")
-        offsets = folder / f"{number}.offsets.npy"
-        columns[name] = Ragged(values, files.read_array(offsets)) if offsets.exists() else values
-    return columns
 
 
 # --- small steps --------------------------------------------------------------------------------------------------
@@ -462,7 +390,10 @@ def _connect(spill: Path, threads: int | None, memory: str | None) -> DuckDBPyCo
         settings["threads"] = threads
     if memory:
         settings["memory_limit"] = memory
-    return duckdb.connect(config=settings)
+    try:
+        return duckdb.connect(config=settings)
+    except duckdb.Error as error:
+        raise ConfigError(f'[machine] threads = {threads}, memory = "{memory}" cannot be used: {error}. Write memory like "4GB".') from None
 
 
 def _insert(sql: DuckDBPyConnection, table: str, batches: Iterable[pa.RecordBatch]) -> None:
@@ -485,51 +416,32 @@ def _numbered(source: Source) -> Iterator[tuple[pa.RecordBatch, int]]:
 
 def _digests(columns: list[pa.Array]) -> pa.Array:
     """A short name for each row of values: 16 hexadecimal digits, null where every value is missing."""
-    rows = list(zip(*(column.to_pylist() for column in columns), strict=True))
-    hashes = hash_texts(["\x1f".join(value or "" for value in row) for row in rows])
-    return pa.array([f"{int(h):016x}" if any(v is not None for v in row) else None for h, row in zip(hashes, rows, strict=True)], pa.string())
+    digits = hash_texts(_joined(columns).to_pylist()).astype(">u8").tobytes().hex().encode()
+    places = np.arange(len(columns[0]) + 1, dtype=np.int32) * 16
+    texts = pa.StringArray.from_buffers(len(columns[0]), pa.py_buffer(places), pa.py_buffer(digits))
+    present = functools.reduce(pc.or_, [column.is_valid() for column in columns])
+    return pc.if_else(present, texts, None)
+
+
+def _joined(columns: list[pa.Array]) -> pa.Array:
+    """One text for each row of values. A separator inside a value is escaped, so that different rows stay apart."""
+    if len(columns) == 1:
+        return pc.fill_null(columns[0], "")
+    plain = [pc.replace_substring(column, "\x1f", "\x1f\x1e") for column in columns]
+    return pc.binary_join_element_wise(*plain, "\x1f\x1f", null_handling="replace", null_replacement="")
+
+
+def _folded(texts: pa.Array) -> pa.Array:
+    return pc.ascii_lower(change_wide(texts, fold))
 
 
 def _plain(column: pa.Array) -> pa.Array:
-    """A column to show, in a type that every engine knows."""
-    if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
-    return column.cast(pa.string()) if pa.types.is_null(column.type) or pa.types.is_string_view(column.type) else column
-
-
-def _numbers(column: pa.Array, name: str, source: str, start: int) -> Array:
-    """Values as float64, nan where missing. Raises DataError naming the first row that is no number."""
-    try:
-        return np.asarray(pc.fill_null(column.cast(pa.float64()), float("nan")).to_numpy(zero_copy_only=False))
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        for number, text in enumerate(to_text(column).to_pylist()):
-            try:
-                float(text or "nan")
-            except ValueError:
-                raise DataError(f'{source} row {start + number + 1}: "{name}" is {text!r}, and a number is needed') from None
-        return np.array([float(text or "nan") for text in to_text(column).to_pylist()])
-
-
-def _times(batch: pa.RecordBatch, name: str | None, source: str, start: int) -> pa.Array:
-    """Times as float64: numbers as they are, dates and times as seconds since 1970 (UTC where no zone is named)."""
-    if name is None:
-        return pa.nulls(batch.num_rows, pa.float64())
-    column = batch.column(name)
-    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-        try:
-            column = column.cast(pa.float64())
-        except pa.ArrowInvalid:
-            try:
-                column = column.cast(pa.timestamp("us", "UTC" if any((t or "")[-1:] == "Z" for t in column.to_pylist()) else None))
-            except pa.ArrowInvalid as error:
-                raise DataError(
-                    f'{source}, rows from {start + 1}: the time "{name}" is neither a number nor a date like 2024-05-01 17:30:00: {error}'
-                ) from None
-    if pa.types.is_temporal(column.type):
-        times = pc.divide(column.cast(pa.timestamp("us")).cast(pa.int64()).cast(pa.float64()), 1e6)
-    else:
-        times = pa.array(_numbers(column, name, source, start))
-    missing = np.flatnonzero(~np.isfinite(np.asarray(pc.fill_null(times, float("nan")).to_numpy(zero_copy_only=False))))
-    if len(missing):
-        raise DataError(f'{source} row {start + missing[0] + 1}: the time "{name}" is missing. Drop such rows, or leave [pairs] time out.')
-    return times
+    """A column to show, in a type that the engine knows."""
+    kind = column.type
+    if pa.types.is_null(kind):
+        return column.cast(pa.string())
+    if pa.types.is_float16(kind):
+        return column.cast(pa.float32())
+    if pa.types.is_decimal256(kind) or not (has_text(kind) or pa.types.is_nested(kind) or pa.types.is_binary(kind)):
+        return as_texts(column.to_pylist())
+    return column

@@ -1,32 +1,27 @@
-"""Opens what people have - CSV, TSV, JSONL, Parquet, Arrow, compressed or not, data frames - as record batches.
+"""Opens what people have - files, globs, folders, lists of them, data frames - as record batches that can be read again.
 
-Nothing else in the package opens the user's data. CSV is read as text, typed later by the schema; JSONL by a parser that
-keeps 7, "7" and 7.0 apart and does not guess. To add a format: a reader here and its entry in `READERS`.
+Nothing else in the package opens the user's data; how each kind of file is read is in `formats.py`.
 """
 
 from __future__ import annotations
 
-import bz2
-import csv
 import glob
-import gzip
 import hashlib
-import io
 import json
-import lzma
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from twotower import files
 from twotower.data.encoder import to_table
-from twotower.data.values import EXACT_FLOAT, to_array
+from twotower.data.formats import BATCH, BROKEN, NESTED, READERS, endings, endings_of, format_of, not_utf8, schema_of, short
+from twotower.data.values import as_texts, has_text, to_text
 from twotower.errors import DataError, choices
 
-BATCH = 1 << 16  # rows
 _CONTENT_HASHED = 1 << 28  # bytes: larger files are known by size and time of change
 
 
@@ -34,18 +29,25 @@ _CONTENT_HASHED = 1 << 28  # bytes: larger files are known by size and time of c
 class Source:
     """Rows that can be read again and again.
 
-    name: for messages. columns: their names, in order. batches: starts reading. digest: changes when the content does.
+    name: for messages. columns: their names, in order. batches: starts reading; every batch has the same types. digest:
+    changes when the content does. unfit: what the columns hold that have no canonical text, such as lists.
     """
 
     name: str
     columns: tuple[str, ...]
     batches: Callable[[], Iterator[pa.RecordBatch]]
     digest: Callable[[], str]
+    unfit: Mapping[str, str] = field(default_factory=dict)
 
-    def require(self, column: str, role: str) -> str:
-        """The column's name, or DataError naming the nearest one that is there."""
+    def require(self, column: str, role: str, *, shown: bool = False) -> str:
+        """The column's name, or DataError naming the nearest one that is there. A column that is only `shown` may hold anything."""
         if column not in self.columns:
             raise DataError(f'{self.name} has no column "{column}" ({role}); {choices(self.columns, column)}')
+        if column in self.unfit and not shown:
+            raise DataError(
+                f'{self.name}: the column "{column}" ({role}) holds {self.unfit[column]}; plain values are needed there: text, numbers, '
+                "truth values, dates. Flatten it into columns of its own, or name another."
+            )
         return column
 
     def head(self, rows: int = 10_000) -> pa.Table:
@@ -77,17 +79,47 @@ def _table(data: Any, name: str) -> Source:
     _distinct(table.column_names, name)
     if not table.num_rows:
         raise DataError(f"{name} has no rows")
+    table = table.cast(pa.schema([(column.name, _decoded(column.type)) for column in table.schema]))
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        # Cut where we say, not where the chunks happen to end, so that equal tables give equal batches.
+        for start in range(0, table.num_rows, BATCH):
+            yield table.slice(start, BATCH).combine_chunks().to_batches()[0]
 
     def digest() -> str:
-        sink = hashlib.sha256(str(table.schema.remove_metadata()).encode())
-        for batch in table.to_batches():
+        sink = hashlib.sha256(json.dumps([(column.name, str(column.type)) for column in table.schema]).encode())
+        for batch in batches():
             for column in batch.columns:
-                # Taking all rows copies a slice into buffers of its own: equal content then hashes alike.
-                for buffer in column.take(pa.array(range(len(column)))).buffers():
-                    sink.update(buffer or b"-")
+                for part in _content(column):
+                    sink.update(part)
         return sink.hexdigest()
 
-    return Source(name, tuple(table.column_names), lambda: iter(table.to_batches(max_chunksize=BATCH)), digest)
+    return Source(name, tuple(table.column_names), batches, digest, _unfit(table.schema))
+
+
+def _content(column: pa.Array) -> Iterator[Any]:
+    """The bytes of an array's values: what lies under a null or outside a slice is no content."""
+    yield len(column).to_bytes(8, "little")
+    yield np.packbits(column.is_valid().to_numpy(zero_copy_only=False)).tobytes()
+    present = column.drop_null()
+    if pa.types.is_nested(column.type):
+        yield json.dumps(present.to_pylist(), default=str).encode()
+    elif pa.types.is_boolean(column.type):
+        yield np.packbits(present.to_numpy(zero_copy_only=False)).tobytes()
+    else:
+        # Taking all rows copies a slice into buffers of its own.
+        for buffer in present.take(pa.array(np.arange(len(present)))).buffers()[1:]:
+            yield buffer or b"-"
+
+
+def _decoded(kind: pa.DataType) -> pa.DataType:
+    """The type of a column once it stands for itself: a dictionary's values, a view as plain text."""
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return pa.string() if pa.types.is_string_view(kind) else pa.binary() if pa.types.is_binary_view(kind) else kind
+
+
+def _unfit(schema: pa.Schema) -> dict[str, str]:
+    return {column.name: f"values of type {column.type}" for column in schema if not has_text(column.type)}
 
 
 def _paths(pattern: str) -> list[Path]:
@@ -95,9 +127,9 @@ def _paths(pattern: str) -> list[Path]:
     if path.is_file():
         return [path]
     if path.is_dir():
-        found = sorted(p for p in path.iterdir() if p.is_file() and _format(p) in READERS)
+        found = sorted(p for p in path.iterdir() if p.is_file() and format_of(p) in READERS)
         if not found:
-            raise DataError(f"the folder {pattern} holds no data file; a name ends in {_endings()}")
+            raise DataError(f"the folder {pattern} holds no data file; a name ends in {endings()}")
         return found
     found = sorted(Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file())
     if not found:
@@ -108,19 +140,20 @@ def _paths(pattern: str) -> list[Path]:
 
 
 def _files(paths: list[Path]) -> Source:
-    formats = {_format(path) for path in paths}
+    formats = {format_of(path) for path in paths}
     if not formats <= READERS.keys():
-        bad = next(path for path in paths if _format(path) not in READERS)
-        raise DataError(f"{bad}: cannot tell its format; a name ends in {_endings()}")
+        bad = next(path for path in paths if format_of(path) not in READERS)
+        raise DataError(f"{bad}: cannot tell its format; a name ends in {endings()}")
     for path in paths:
         if not path.stat().st_size:
             raise DataError(f"{path} is empty")
-    columns = _agreed_columns(paths)
+    schemas = [schema_of(path) for path in paths]
+    agreed = _agree(paths, schemas)
 
     def batches() -> Iterator[pa.RecordBatch]:
         rows = 0
-        for path in paths:
-            for batch in _guarded(path, columns):
+        for path, schema in zip(paths, schemas, strict=True):
+            for batch in _guarded(path, schema, agreed):
                 rows += batch.num_rows
                 yield batch
         if not rows:
@@ -130,24 +163,42 @@ def _files(paths: list[Path]) -> Source:
         sink = hashlib.sha256()
         for path in paths:
             stat = path.stat()
-            if stat.st_size <= _CONTENT_HASHED:
-                sink.update(hashlib.sha256(path.read_bytes()).digest())
-            else:
-                sink.update(f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode())
+            known = files.sha256_of(path) if stat.st_size <= _CONTENT_HASHED else f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}"
+            sink.update(f"{''.join(endings_of(path))} {known}\n".encode(errors="replace"))
         return sink.hexdigest()
 
     name = str(paths[0]) if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
-    return Source(name, tuple(columns), batches, digest)
+    unfit = {n: what for schema in schemas for n, what in (_unfit(schema) | {f.name: NESTED for f in schema if f.metadata}).items()}
+    return Source(name, tuple(agreed.names), batches, digest, unfit)
 
 
-def _agreed_columns(paths: list[Path]) -> list[str]:
-    columns = [_columns(path) for path in paths]
-    for path, names in zip(paths, columns, strict=True):
-        _distinct(names, str(path))
-        if set(names) != set(columns[0]):
-            first = ", ".join(columns[0])
-            raise DataError(f"{path} has the columns {', '.join(names)} and {paths[0]} has {first}; read together they must agree")
-    return columns[0]
+def _agree(paths: list[Path], schemas: list[pa.Schema]) -> pa.Schema:
+    """One type for each column of files that are read together."""
+    names = schemas[0].names
+    for path, schema in zip(paths, schemas, strict=True):
+        _distinct(schema.names, str(path))
+        if set(schema.names) != set(names):
+            raise DataError(f"{path} has the columns {', '.join(schema.names)} and {paths[0]} has {', '.join(names)}; read together they must agree")
+    return pa.schema([(name, _common([_decoded(schema.field(name).type) for schema in schemas])) for name in names])
+
+
+def _common(kinds: list[pa.DataType]) -> pa.DataType:
+    """The type that holds all of these, text where nothing else does."""
+    if all(kind == kinds[0] for kind in kinds):
+        return kinds[0]
+    try:
+        return pa.unify_schemas([pa.schema([("", kind)]) for kind in kinds], promote_options="permissive").field(0).type
+    except pa.ArrowTypeError:
+        return pa.string()
+
+
+def _fit(column: pa.Array, kind: pa.DataType) -> pa.Array:
+    """A column in the type that was agreed on."""
+    if column.type == kind:
+        return column
+    if pa.types.is_string(kind) and not pa.types.is_string(_decoded(column.type)):
+        return to_text(column) if has_text(column.type) else as_texts(column.to_pylist())
+    return column.cast(kind)
 
 
 def _distinct(names: list[str], where: str) -> None:
@@ -156,220 +207,17 @@ def _distinct(names: list[str], where: str) -> None:
         raise DataError(f"{where} has the column {twice[0]!r} twice. Rename one.")
 
 
-def _guarded(path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
-    """The batches of one file in the given order of columns, its reader's complaints as one clear error."""
+def _guarded(path: Path, schema: pa.Schema, agreed: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """The batches of one file with the columns and types agreed on, its reader's complaints as one clear error."""
     try:
-        for batch in READERS[_format(path)](path):
-            if batch.num_rows:
-                yield batch.select(columns)
+        for batch in READERS[format_of(path)](path, schema):
+            columns = [_fit(batch.column(column.name), column.type) for column in agreed]
+            for start in range(0, batch.num_rows, BATCH):
+                yield pa.record_batch([column.slice(start, BATCH) for column in columns], schema=agreed)
     except UnicodeDecodeError as error:
-        raise DataError(_not_utf8(path) or f"{path} is not UTF-8: {error}") from None
-    except (pa.ArrowException, OSError, EOFError, lzma.LZMAError, ValueError) as error:
-        if isinstance(error, DataError):
-            raise
+        raise DataError(not_utf8(path) or f"{path} is not UTF-8: {error}") from None
+    except BROKEN as error:
         text = str(error)
         if "invalid UTF8" in text or "codec can't decode" in text:
-            raise DataError(_not_utf8(path) or f"{path} is not UTF-8") from None
-        raise DataError(f"{path} cannot be read as {_format(path)}; it is damaged, truncated or of another format: {_short(text)}") from None
-
-
-def _not_utf8(path: Path) -> str | None:
-    with _open(path) as file:
-        for number, line in enumerate(file, 1):
-            try:
-                line.decode("utf-8")
-            except UnicodeDecodeError as error:
-                byte = line[error.start]
-                return f"{path} line {number} is not UTF-8: byte 0x{byte:02x}. Save it as UTF-8, for example: iconv -f latin1 -t utf-8 {path.name} > utf8.csv"
-    return None
-
-
-def _short(text: str, most: int = 300) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= most else line[:most] + " ..."
-
-
-# --- formats ------------------------------------------------------------------------------------------------------
-
-_COMPRESSED = (".gz", ".zst", ".bz2", ".xz")
-
-
-def _format(path: Path) -> str:
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    if suffixes and suffixes[-1] in _COMPRESSED:
-        suffixes.pop()
-    return suffixes[-1] if suffixes else ""
-
-
-def _endings() -> str:
-    return f"{', '.join(READERS)}, and {', '.join(_COMPRESSED)} behind any but .parquet and .arrow"
-
-
-def _open(path: Path) -> IO[bytes]:
-    """The bytes of a file, decompressed."""
-    match path.suffix.lower():
-        case ".gz":
-            return gzip.open(path)  # type: ignore[return-value]
-        case ".bz2":
-            return bz2.open(path)
-        case ".xz":
-            return lzma.open(path)
-        case ".zst":
-            return io.BufferedReader(pa.CompressedInputStream(pa.OSFile(str(path)), "zstd"))
-        case _:
-            return path.open("rb")
-
-
-def _columns(path: Path) -> list[str]:
-    """The names of the columns of a file."""
-    kind = _format(path)
-    try:
-        if kind in (".csv", ".tsv"):
-            return _csv_header(path)
-        if kind in (".jsonl", ".ndjson"):
-            return list(_json_kinds(path))
-        if kind == ".parquet":
-            import pyarrow.parquet as pq
-
-            return list(pq.read_schema(path).names)
-        with pa.memory_map(str(path)) as file:
-            return list(pa.ipc.open_file(file).schema.names)
-    except UnicodeDecodeError:
-        raise DataError(_not_utf8(path) or f"{path} is not UTF-8") from None
-    except (pa.ArrowException, OSError, EOFError, lzma.LZMAError) as error:
-        raise DataError(f"{path} cannot be read as {kind}; it is damaged, truncated or of another format: {_short(str(error))}") from None
-
-
-def _csv_header(path: Path) -> list[str]:
-    with io.TextIOWrapper(_open(path), encoding="utf-8-sig", newline="") as file:
-        header = next(csv.reader(file, delimiter=_delimiter(path)), None)
-    if not header:
-        raise DataError(f"{path} has no header line; the first line names the columns")
-    return header
-
-
-def _delimiter(path: Path) -> str:
-    return "\t" if _format(path) == ".tsv" else ","
-
-
-def _read_csv(path: Path) -> Iterator[pa.RecordBatch]:
-    from pyarrow import csv as arrow_csv
-
-    names = _csv_header(path)
-    convert = arrow_csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=True, null_values=[""])
-    parse = arrow_csv.ParseOptions(delimiter=_delimiter(path), newlines_in_values=True)
-    with _open(path) as file:
-        try:
-            yield from arrow_csv.open_csv(file, parse_options=parse, convert_options=convert)
-        except pa.ArrowInvalid as error:
-            if "invalid UTF8" in str(error):
-                raise
-            raise DataError(_uneven(path) or f"{path} cannot be read as CSV: {_short(str(error))}") from None
-
-
-def _uneven(path: Path) -> str | None:
-    """Which row of a CSV file has another number of columns than its header."""
-    with io.TextIOWrapper(_open(path), encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, delimiter=_delimiter(path))
-        wanted = len(next(reader))
-        for number, row in enumerate(reader, 1):
-            if row and len(row) != wanted:
-                what = f"{path} row {number} (line {reader.line_num}) has {len(row)} columns and the header has {wanted}"
-                return f"{what}; a text with a comma or a line break needs quotes around it"
-    return None
-
-
-def _read_parquet(path: Path) -> Iterator[pa.RecordBatch]:
-    import pyarrow.parquet as pq
-
-    with pq.ParquetFile(path) as file:
-        yield from file.iter_batches(batch_size=BATCH)
-
-
-def _read_arrow(path: Path) -> Iterator[pa.RecordBatch]:
-    with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as file:
-        for number in range(file.num_record_batches):
-            yield file.get_batch(number)
-
-
-def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    with _open(path) as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except UnicodeDecodeError:
-                raise DataError(_not_utf8(path) or f"{path} line {number} is not UTF-8") from None
-            except (ValueError, RecursionError) as error:
-                raise DataError(f"{path} line {number} is not JSON: {_short(str(error), 120)}") from None
-            if not isinstance(row, dict):
-                raise DataError(f"{path} line {number} is not a JSON object: one {{...}} a line is needed")
-            yield number, row
-
-
-def _json_kinds(path: Path) -> dict[str, set[str]]:
-    """The columns of a JSONL file and the kinds of value that each holds anywhere in it.
-
-    One pass before the real one: batches of one column must share a type, and a column may change its mind late.
-    """
-    kinds: dict[str, set[str]] = {}
-    for _, row in _json_rows(path):
-        for name, value in row.items():
-            seen = kinds.setdefault(name, set())
-            if value is not None:
-                seen.add(_json_kind(value))
-    if not kinds:
-        raise DataError(f"{path} has no rows")
-    return kinds
-
-
-def _json_kind(value: Any) -> str:
-    if isinstance(value, int) and abs(value) > EXACT_FLOAT:
-        return "big" if -(1 << 63) <= value < 1 << 63 else "huge"
-    return type(value).__name__
-
-
-def _json_type(kinds: set[str]) -> pa.DataType:
-    match sorted(kinds):
-        case ["int"] | ["big"] | ["big", "int"]:
-            return pa.int64()
-        case ["float"] | ["float", "int"]:
-            return pa.float64()
-        case ["bool"]:
-            return pa.bool_()
-        case _:
-            return pa.string()
-
-
-def _read_json(path: Path) -> Iterator[pa.RecordBatch]:
-    types = {name: _json_type(kinds) for name, kinds in _json_kinds(path).items()}
-    rows: list[dict[str, Any]] = []
-
-    def batch() -> pa.RecordBatch:
-        columns = {}
-        for name, kind in types.items():
-            values = to_array([row.get(name) for row in rows])
-            if kind == pa.string() and not pa.types.is_string(values.type):
-                values = to_array([*(row.get(name) for row in rows), "", []]).slice(0, len(rows))
-            columns[name] = pc.cast(values, kind)
-        return pa.record_batch(columns)
-
-    for _, row in _json_rows(path):
-        rows.append(row)
-        if len(rows) == BATCH:
-            yield batch()
-            rows.clear()
-    if rows:
-        yield batch()
-
-
-READERS: dict[str, Callable[[Path], Iterator[pa.RecordBatch]]] = {
-    ".csv": _read_csv,
-    ".tsv": _read_csv,
-    ".jsonl": _read_json,
-    ".ndjson": _read_json,
-    ".parquet": _read_parquet,
-    ".arrow": _read_arrow,
-    ".feather": _read_arrow,
-}
+            raise DataError(not_utf8(path) or f"{path} is not UTF-8") from None
+        raise DataError(f"{path} cannot be read as {format_of(path)}; it is damaged, truncated or of another format: {short(text)}") from None

@@ -42,9 +42,11 @@ class SplitOptions:
         """Raise ConfigError for what no single option can see."""
         if (self.by == "column") != (self.column is not None):
             raise ConfigError('[split] column = "..." goes with by = "column", and only with it')
+        if self.by == "column" and self.test is not None:
+            raise ConfigError('[split] test = ... says nothing with by = "column": the column names the test pairs. Leave it out.')
         if self.by == "last":
             whole = [share for share in (self.test, self.validation) if share is not None]
-            if any(share != int(share) for share in whole) or self.validation == 0:
+            if not all(float(share).is_integer() for share in whole) or self.validation == 0:
                 raise ConfigError('[split] by = "last" takes whole numbers of pairs: test = 1, validation = 1 (at least 1 for validation)')
         elif self.shares()[0] + self.shares()[1] >= 1 or self.shares()[1] == 0:
             raise ConfigError("[split] test and validation are shares whose sum is below 1, and validation is above 0: test = 0.1, validation = 0.1")

@@ -11,41 +11,97 @@ import decimal
 import json
 import math
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from twotower.data.columns import Array
+
 WHOLE = r"^(-?(?:0|[1-9][0-9]*))\.0+$"
-TRUTHS = {"True": "true", "TRUE": "true", "False": "false", "FALSE": "false"}
+FRACTION_ZEROS = r"(\.[0-9]*[1-9])0+$"  # what comes after the last digit that counts
+TRUTHS = {"-0": "0", "True": "true", "TRUE": "true", "False": "false", "FALSE": "false"}
 EXACT_FLOAT = 2.0**53  # past this, neighbouring whole numbers share one float
+
+
+def has_text(kind: pa.DataType) -> bool:
+    """Whether values of this type have a canonical text."""
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    if pa.types.is_duration(kind) or pa.types.is_interval(kind):
+        return False
+    return _is_string(kind) or any(
+        test(kind)
+        for test in (
+            pa.types.is_null,
+            pa.types.is_boolean,
+            pa.types.is_integer,
+            pa.types.is_floating,
+            pa.types.is_temporal,
+            pa.types.is_decimal,
+        )
+    )
+
+
+def _is_string(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def to_text(array: pa.Array, *, exact: bool = True) -> pa.Array:
     """Canonical texts (Arrow string, null where the value is missing) of an array of any plain type.
 
     `exact` folds the spellings of one number or truth value together, as ids and categories need; texts for reading
-    keep theirs. Raises TypeError for nested or binary types.
+    keep theirs. Raises TypeError for nested or binary types and for spans of time.
     """
     if isinstance(array, pa.ChunkedArray):
         array = array.combine_chunks()
     if pa.types.is_dictionary(array.type):
         array = array.dictionary_decode()
     kind = array.type
-    if pa.types.is_null(kind):
-        return pa.nulls(len(array), pa.string())
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+    if not has_text(kind):
+        raise TypeError(f"values of type {kind} have no canonical text")
+    if _is_string(kind):
         return _clean(array.cast(pa.string()), exact)
-    if pa.types.is_boolean(kind) or pa.types.is_integer(kind):
-        return array.cast(pa.string())
-    if pa.types.is_floating(kind) or pa.types.is_temporal(kind) or pa.types.is_decimal(kind):
+    if pa.types.is_floating(kind):
+        return _float_texts(array)
+    if pa.types.is_decimal(kind):
         return pa.array([value_text(value) for value in array.to_pylist()], pa.string())
-    raise TypeError(f"values of type {kind} have no canonical text")
+    if pa.types.is_timestamp(kind) and kind.tz is not None:
+        return pc.binary_join_element_wise(_clock_texts(array.cast(pa.timestamp(kind.unit))), "Z", "")
+    return _clock_texts(array) if pa.types.is_temporal(kind) else array.cast(pa.string())
+
+
+def _clock_texts(array: pa.Array) -> pa.Array:
+    """Dates and times without the zeros behind their last fraction of a second that counts, whatever their unit."""
+    texts = pc.replace_substring_regex(array.cast(pa.string()), FRACTION_ZEROS, r"\1")
+    return pc.replace_substring_regex(texts, r"\.0+$", "")
+
+
+def _float_texts(array: pa.Array) -> pa.Array:
+    """Whole numbers without a point; the rest in the fewest digits that mean the same in the array's own width."""
+    narrow = array.to_numpy(zero_copy_only=False)
+    values = narrow.astype(np.float64)
+    whole = np.isfinite(values) & (values == np.trunc(values)) & (np.abs(values) < EXACT_FLOAT)
+    texts = pc.if_else(pa.array(whole), pa.array(np.where(whole, values, 0).astype(np.int64)).cast(pa.string()), None)
+    rest = np.flatnonzero(~whole & ~np.isnan(values))
+    if len(rest):
+        spelled = narrow[rest].astype(str) if narrow.dtype != np.float64 else values[rest]
+        texts = pc.replace_with_mask(texts, pa.array(_mask(rest, len(values))), pa.array([value_text(float(v)) for v in spelled], pa.string()))
+    return texts
+
+
+def _mask(rows: Array, n: int) -> Array:
+    mask = np.zeros(n, bool)
+    mask[rows] = True
+    return mask
 
 
 def value_text(value: Any) -> str | None:
     """The canonical text of one Python value, or None where it is missing."""
+    if isinstance(value, np.generic):
+        value = value.item()
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
     if isinstance(value, bool):
@@ -53,16 +109,26 @@ def value_text(value: Any) -> str | None:
     if isinstance(value, float):
         return str(int(value)) if value.is_integer() else repr(value)
     if isinstance(value, decimal.Decimal):
-        return str(int(value)) if value == value.to_integral_value() else f"{value.normalize():f}"
+        return _decimal_text(value)
     if isinstance(value, datetime.datetime):
         if value.tzinfo is not None:
             value = value.astimezone(datetime.UTC)
-        text: str = value.strftime("%Y-%m-%d %H:%M:%S") + (f".{value.microsecond:06d}".rstrip("0") if value.microsecond else "")
+        text: str = value.replace(tzinfo=None, microsecond=0).isoformat(" ") + (f".{value.microsecond:06d}".rstrip("0") if value.microsecond else "")
         return text + ("Z" if value.tzinfo is not None else "")
+    if isinstance(value, datetime.time):
+        return value.replace(microsecond=0).isoformat() + (f".{value.microsecond:06d}".rstrip("0") if value.microsecond else "")
     if isinstance(value, str):
         cleaned: str | None = _clean(pa.array([printable(value)]), True)[0].as_py()
         return cleaned
     return str(value)
+
+
+def _decimal_text(value: decimal.Decimal) -> str | None:
+    if not value.is_finite():
+        return None if value.is_nan() else str(float(value))
+    text = f"{value:f}"
+    text = text.rstrip("0").rstrip(".") if "." in text else text
+    return "0" if text == "-0" else text
 
 
 def printable(text: str) -> str:
@@ -70,17 +136,24 @@ def printable(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
+def change_wide(texts: pa.Array, change: Callable[[str], str]) -> pa.Array:
+    """The texts with those that are not plain ASCII changed; the rest is not touched, which is most of the time saved."""
+    narrow = pc.string_is_ascii(texts)
+    if pc.all(narrow, min_count=0).as_py():
+        return texts
+    wide = pc.invert(pc.fill_null(narrow, True))
+    return pc.replace_with_mask(texts, wide, pa.array([change(text) for text in texts.filter(wide).to_pylist()], pa.string()))
+
+
 def _clean(texts: pa.Array, exact: bool) -> pa.Array:
-    """NFC, no surrounding space, empty as null; with `exact`, "7.0" as "7" and "True" as "true"."""
-    if not pc.all(pc.string_is_ascii(texts), min_count=0).as_py():
-        texts = pa.array([None if t is None else unicodedata.normalize("NFC", t) for t in texts.to_pylist()], pa.string())
-    texts = pc.utf8_trim_whitespace(texts)
+    """NFC, NUL as a space, no surrounding space, empty as null; with `exact`, "7.0" as "7" and "True" as "true"."""
+    texts = change_wide(texts, lambda text: unicodedata.normalize("NFC", text))
+    texts = pc.utf8_trim_whitespace(pc.replace_substring(texts, "\0", " "))
     texts = pc.if_else(pc.equal(texts, ""), pa.scalar(None, pa.string()), texts)
     if not exact:
         return texts
     if pc.any(pc.match_substring(texts, ".0"), min_count=0).as_py():
         texts = pc.replace_substring_regex(texts, WHOLE, r"\1")
-        texts = pc.if_else(pc.equal(texts, "-0"), "0", texts)
     for spelled, canonical in TRUTHS.items():
         texts = pc.if_else(pc.equal(texts, spelled), canonical, texts)
     return texts
@@ -96,7 +169,7 @@ def to_array(values: Sequence[Any]) -> pa.Array:
         blurred = any(isinstance(value, int) and abs(value) > EXACT_FLOAT for value in values)
         kinds = {str, int} if blurred else {float}
     if kinds == {str}:
-        return pa.array([None if value is None else printable(value) for value in values], pa.string())
+        return as_texts(values)
     if kinds <= {float}:
         return pa.array(values, pa.float64() if kinds else pa.null())
     if len(kinds) == 1:
@@ -104,13 +177,18 @@ def to_array(values: Sequence[Any]) -> pa.Array:
             return pa.array(values)
         except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
             pass
+    return as_texts(values)
+
+
+def as_texts(values: Sequence[Any]) -> pa.Array:
+    """Python values of any types as one Arrow array of texts; what is text already stays as it is spelled."""
     return pa.array([_any_text(value) for value in values], pa.string())
 
 
 def _any_text(value: Any) -> str | None:
     if isinstance(value, (dict, list, tuple)):
-        return printable(json.dumps(value, ensure_ascii=False))
-    return value_text(value)
+        return printable(json.dumps(value, ensure_ascii=False, default=str))
+    return printable(value) if isinstance(value, str) else value_text(value)
 
 
 def rows_to_table(rows: Iterable[Any]) -> pa.Table:

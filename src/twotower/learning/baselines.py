@@ -12,7 +12,7 @@ import numpy as np
 
 from twotower.data.columns import Array
 from twotower.data.encoder import Encoder
-from twotower.data.preparation import Prepared
+from twotower.data.prepared import Prepared
 from twotower.data.schema import Side
 from twotower.data.splits import TRAIN
 from twotower.data.values import to_text
@@ -39,7 +39,8 @@ def documents(prepared: Prepared, with_queries: bool) -> list[str]:
     if with_queries:
         asked, log = texts(prepared, "query"), prepared.part(TRAIN)
         more: list[list[str]] = [[] for _ in found]
-        for query, item in np.unique(np.stack([log.query_rows, log.item_rows]), axis=1).T:
+        pairs = np.unique(log.query_rows * len(found) + log.item_rows)
+        for query, item in zip((pairs // len(found)).tolist(), (pairs % len(found)).tolist(), strict=True):
             more[item].append(asked[query])
         found = [" ".join([own, *queries]) for own, queries in zip(found, more, strict=True)]
     return found

@@ -13,7 +13,8 @@ import numpy as np
 
 from twotower.data.batches import draft
 from twotower.data.columns import Array, Ragged, lengths_of, row_count, take_ragged
-from twotower.data.preparation import Log
+from twotower.data.prepared import Log
+from twotower.data.splits import TEST, TRAIN, VALIDATION
 from twotower.errors import ConfigError, DataError
 from twotower.learning.metrics import METRICS, Ranks, parse
 from twotower.learning.options import EvaluateOptions
@@ -42,8 +43,8 @@ class Cases(NamedTuple):
 def cases(log: Log, known: Ragged | None, per: Literal["pair", "query"]) -> Cases:
     """The pairs of a log as cases, one for each query row and key.
 
-    known: for every key, the items left out of its rankings unless they are the ones asked for; with `per="pair"` these are
-    all its known matches, with `per="query"` those of training, or None to rank everything.
+    known: for every key, the items left out of its rankings unless they are the ones asked for, or None to rank everything;
+    `left_out` says which parts of a log they come from.
     """
     part = draft(log, np.arange(len(log.query_rows)))
     relevant = Ragged(part.item_rows, part.offsets)
@@ -52,6 +53,13 @@ def cases(log: Log, known: Ragged | None, per: Literal["pair", "query"]) -> Case
         keys = _keys(relevant, 0, row_count(relevant), n)
         relevant = Ragged(keys % n, np.searchsorted(keys, np.arange(row_count(relevant) + 1) * n))
     return Cases(part.query_rows, part.query_keys, relevant, None if known is None else take_ragged(known, part.query_keys))
+
+
+def left_out(options: EvaluateOptions, part: int) -> tuple[int, ...]:
+    """The parts of the log whose matches of a key are no candidates when it is ranked for this part, but for those asked for."""
+    if options.per == "query":
+        return (TRAIN,) if options.exclude_seen else ()
+    return tuple(each for each in (TRAIN, VALIDATION, TEST) if each <= part and (each != TRAIN or options.exclude_seen is not False))
 
 
 def sample(asked: Cases, most: int, seed: int) -> Cases:

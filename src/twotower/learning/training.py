@@ -21,11 +21,11 @@ from torch import Tensor
 from twotower import files
 from twotower.data.batches import Batch, Epochs, complete
 from twotower.data.columns import Array, Columns, Ragged, take_rows
-from twotower.data.preparation import Prepared
+from twotower.data.prepared import Prepared
 from twotower.data.schema import Side
 from twotower.data.splits import TRAIN, VALIDATION
 from twotower.errors import BundleError, DataError
-from twotower.learning.evaluation import Cases, cases, dot_scorer, measure, rank, sample
+from twotower.learning.evaluation import Cases, cases, dot_scorer, left_out, measure, rank, sample
 from twotower.learning.options import EvaluateOptions, TrainOptions
 from twotower.model.layers import Table, tensors
 from twotower.model.losses import LOSSES, relation
@@ -56,6 +56,7 @@ class TrainState:
     best_epoch: int = 0
     best_weights: dict[str, Tensor] = field(default_factory=dict)
     since_best: int = 0  # validations
+    losses: float = 0.0  # summed over the batches of this epoch
     seconds: float = 0.0  # of training, validation left out
     done: bool = False
 
@@ -97,8 +98,8 @@ class Validation(NamedTuple):
 def data_of(prepared: Prepared, train: TrainOptions, options: EvaluateOptions) -> Data:
     """The loop's view of a prepared folder."""
     log = prepared.part(TRAIN)
-    known = prepared.known(TRAIN, VALIDATION) if options.per == "pair" else prepared.known(TRAIN)
-    validation = sample(cases(prepared.part(VALIDATION), known, options.per), options.queries, options.seed)
+    asked = cases(prepared.part(VALIDATION), prepared.known(*left_out(options, VALIDATION)), options.per)
+    validation = sample(asked, options.queries, options.seed)
     # A step encodes and differentiates both sides, about six times the work of encoding once. Counting rows, not seconds,
     # keeps the choice the same on every machine.
     work = 6 * len(log.query_rows) * SHARE_OF_VALIDATION
@@ -110,7 +111,7 @@ def start(model: TwoTower, data: Data, options: TrainOptions) -> TrainState:
     """The state before the first step."""
     accumulators = {name: torch.zeros(len(table.weight), device=model.device) for name, table in tables(model).items()}
     optimizer = dense_optimizer(model, options.learning_rate, options.weight_decay)
-    return TrainState(model, optimizer, accumulators, sampler_state(data.epochs.log.item_rows, data.n_items, options.batch_size))
+    return TrainState(model, optimizer, accumulators, sampler_state(data.epochs.log.item_rows, data.n_items))
 
 
 def tables(model: TwoTower) -> dict[str, Table]:
@@ -127,9 +128,10 @@ def steps(state: TrainState, data: Data, options: TrainOptions) -> Iterator[Step
         generator = np.random.default_rng([options.seed, state.epoch, state.batch])
         candidates, state.sampler = sampler(part, state.sampler, generator)
         batch = complete(part, candidates.item_rows, candidates.log_prob, data.known)
-        torch.manual_seed(int(generator.integers(1 << 62)))  # dropout, too, is a function of the step
-        loss = _learn(state, batch, data.columns, options, _rate(state.step, options, batches))
-        state.step, state.batch = state.step + 1, state.batch + 1
+        with torch.random.fork_rng([state.model.device] if state.model.device.type == "cuda" else []):
+            torch.manual_seed(int(generator.integers(1 << 62)))  # dropout, too, is a function of the step
+            loss = _learn(state, batch, data.columns, options, _rate(state.step, options, batches))
+        state.step, state.batch, state.losses = state.step + 1, state.batch + 1, state.losses + loss
         seconds = time.perf_counter() - begun
         state.seconds += seconds
         yield Step(state.step, state.epoch, state.batch, batches, options.epochs, loss, len(part.item_rows), seconds)
@@ -137,10 +139,10 @@ def steps(state: TrainState, data: Data, options: TrainOptions) -> Iterator[Step
 
 
 def _rate(step: int, options: TrainOptions, batches: int) -> float:
-    """What the learning rates are multiplied by: a rise, then a fall in a line."""
+    """What the learning rates are multiplied by: a rise to 1, then a fall in a line."""
     total = options.epochs * batches
     warm = options.warmup * total
-    return min(1.0, (step + 1) / (warm + 1)) * max(FLOOR, 1 - step / total)
+    return (step + 1) / (warm + 1) if step < warm else 1 - (1 - FLOOR) * (step - warm) / (total - warm)
 
 
 def _learn(state: TrainState, batch: Batch, columns: dict[Side, Columns], options: TrainOptions, rate: float) -> float:
@@ -150,25 +152,33 @@ def _learn(state: TrainState, batch: Batch, columns: dict[Side, Columns], option
     query = {name: tensors(c, model.device) for name, c in take_rows(columns["query"], batch.query_rows).items()}
     item = {name: tensors(c, model.device) for name, c in take_rows(columns["item"], batch.item_rows).items()}
     gathered = model.gather(query, item)
-    logits = model.logits(Vectors(model.query(query), model.item(item)))
-    related = relation(batch, model.device)
-    losses = LOSSES[options.loss](logits, related, correction=options.correction, correct_positive=options.correct_positive)
-    loss = (losses * related.weights).sum() / related.weights.sum().clamp(min=1e-12)
-    if not torch.isfinite(loss):
-        raise DataError(
-            f"the loss is {float(loss)} at step {state.step + 1}, first pair {int(batch.positives.pair_rows[0])} of the training log; nothing was "
-            "changed by this step. Lower [train] learning_rate and table_learning_rate, or raise [model] temperature."
-        )
-    state.optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
+    try:
+        logits = model.logits(Vectors(model.query(query), model.item(item)))
+        related = relation(batch, model.device)
+        losses = LOSSES[options.loss](logits, related, correction=options.correction, correct_positive=options.correct_positive)
+        loss = (losses * related.weights).sum() / related.weights.sum().clamp(min=1e-12)
+        if not torch.isfinite(loss):
+            raise DataError(
+                f"the loss is {loss.item()} at step {state.step + 1}, first pair {int(batch.positives.pair_rows[0])} of the training log; nothing "
+                "was changed by this step. Lower [train] learning_rate and table_learning_rate, or raise [model] temperature."
+            )
+        state.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        _move(state, gathered, options, rate)
+        return loss.item()
+    finally:
+        for table in gathered:
+            table.release()
+
+
+def _move(state: TrainState, gathered: list[Table], options: TrainOptions, rate: float) -> None:
+    """Change the weights by their gradients."""
     for group in state.optimizer.param_groups:
         group["lr"] = options.learning_rate * rate
     state.optimizer.step()
-    names = {table: name for name, table in tables(model).items()}
+    names = {table: name for name, table in tables(state.model).items()}
     for table in gathered:
         rowwise_adagrad(table, state.accumulators[names[table]], options.table_learning_rate * rate)
-        table.release()
-    return float(loss.detach())
 
 
 def validate(model: TwoTower, data: Data, options: EvaluateOptions) -> dict[str, float]:
@@ -197,21 +207,20 @@ def fit(
     """
     saved = time.monotonic()
     while not state.done:
-        losses: list[float] = []
         for step in steps(state, data, train):
-            losses.append(step.loss)
             report(step)
             if stop():
                 if folder is not None:
                     save(state, folder)
                 return False
+        loss, state.losses = state.losses / data.epochs.batches, 0.0
         last = state.epoch >= train.epochs
         if last or state.epoch % data.validate_every == 0:
             seen = _look(state, data, options)
             state.done = last or (train.patience > 0 and state.since_best >= train.patience)
             if folder is not None:
-                line = {"epoch": seen.epoch, "step": state.step, "loss": float(np.mean(losses)) if losses else None, **seen.metrics}
-                files.append_line(folder / "history.jsonl", line | {"temperature": state.model.temperature, "seconds": round(state.seconds, 3)})
+                line = {"epoch": seen.epoch, "step": state.step, "loss": loss, **seen.metrics}
+                files.append_line(folder / HISTORY, line | {"temperature": state.model.temperature, "seconds": round(state.seconds, 3)})
             report(seen)
         if folder is not None and not state.done and time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS:
             save(state, folder)
@@ -238,8 +247,9 @@ def _look(state: TrainState, data: Data, options: EvaluateOptions) -> Validation
 
 # --- checkpoints --------------------------------------------------------------------------------------------------
 
-_NUMBERS = ("epoch", "batch", "step", "best", "best_epoch", "since_best", "seconds", "done")
+_NUMBERS = ("epoch", "batch", "step", "best", "best_epoch", "since_best", "losses", "seconds", "done")
 CHECKPOINT = "checkpoint.safetensors"
+HISTORY = "history.jsonl"
 
 
 def save(state: TrainState, folder: Path) -> None:
@@ -265,24 +275,36 @@ def resume(state: TrainState, folder: Path) -> None:
     if not path.exists():
         raise BundleError(f"{folder} holds no {CHECKPOINT}, so there is nothing to resume. Start anew with --overwrite.")
     arrays, metadata = files.read_tensors(path), files.tensor_metadata(path)
-    if int(metadata.get("format", 0)) > FORMAT:
+    number = metadata.get("format", "")
+    if not number.isdecimal() or "state" not in metadata:
+        raise BundleError(f"{path} is no checkpoint of ours. Start anew with --overwrite.")
+    if int(number) > FORMAT:
         raise BundleError(f"{path} was written by a newer version. Upgrade: pip install -U twotower")
-
-    def under(prefix: str) -> dict[str, Tensor]:
-        return {name.removeprefix(prefix): torch.from_numpy(a).to(state.model.device) for name, a in arrays.items() if name.startswith(prefix)}
-
     try:
-        restore(state.model, under("model/"))
-        state.accumulators = under("accumulator/")
-        loaded: dict[int, dict[str, Tensor]] = {}
-        for place, tensor in under("optimizer/").items():
-            number, name = place.split("/")
-            loaded.setdefault(int(number), {})[name] = tensor
-        state.optimizer.load_state_dict({**state.optimizer.state_dict(), "state": loaded})
+        _restore(state, {name: torch.from_numpy(array).to(state.model.device) for name, array in arrays.items()}, json.loads(metadata["state"]))
     except (RuntimeError, ValueError, KeyError) as error:
         raise BundleError(f"{path} does not fit this config: {error}") from None
-    state.best_weights = under("best/")
-    numbers: dict[str, Any] = json.loads(metadata["state"])
-    numbers["best"] = -np.inf if numbers["best"] is None else numbers["best"]
-    for name, value in numbers.items():
-        setattr(state, name, value)
+    # What was learnt after the checkpoint is learnt again, and told again.
+    kept = [line for line in files.read_lines(folder / HISTORY) if line["epoch"] <= state.epoch]
+    files.write_text(folder / HISTORY, "".join(files.json_text(line, indent=None) + "\n" for line in kept))
+
+
+def _restore(state: TrainState, arrays: dict[str, Tensor], numbers: dict[str, Any]) -> None:
+    """Put the arrays and numbers of a checkpoint into a fresh state. Raises RuntimeError, ValueError or KeyError if they do not fit."""
+
+    def under(prefix: str) -> dict[str, Tensor]:
+        return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+
+    restore(state.model, under("model/"))
+    accumulators = under("accumulator/")
+    if {name: a.shape for name, a in accumulators.items()} != {name: a.shape for name, a in state.accumulators.items()}:
+        raise ValueError("its tables are others")
+    loaded: dict[int, dict[str, Tensor]] = {}
+    for place, tensor in under("optimizer/").items():
+        number, name = place.split("/")
+        loaded.setdefault(int(number), {})[name] = tensor
+    state.optimizer.load_state_dict({**state.optimizer.state_dict(), "state": loaded})
+    state.accumulators, state.best_weights = accumulators, under("best/")
+    for name in _NUMBERS:
+        setattr(state, name, numbers[name])
+    state.best = -np.inf if numbers["best"] is None else numbers["best"]

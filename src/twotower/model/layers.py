@@ -1,8 +1,8 @@
 """One layer per feature type: encoded column -> vectors [n, d].
 
-To add one: a module here under the feature's key in `LAYERS`, built by `build(feature, state, dimensions, tables)`. A layer
-takes its column in two forms: as batches hold it (`[n]`, or a `Bag` of values and offsets) and, for export, padded `[n, l]`
-with 0 as padding.
+To add one: a module here under the feature's key in `LAYERS`, built by a function of the feature, its state, the
+dimensions, the tables of texts, and whether words stand on its side. A layer takes its column in two forms: as batches hold it
+(`[n]`, or a `Bag` of values and offsets) and, for export, padded `[n, l]` with 0 as padding.
 """
 
 from __future__ import annotations
@@ -133,14 +133,13 @@ class HashedText(nn.Module):
 
     def ids(self, column: Input) -> Tensor:
         """The table's rows of buckets in any shape."""
-        buckets = column.values if isinstance(column, Bag) else column
-        return self.table.row_of.index_select(0, buckets.reshape(-1)).reshape(buckets.shape)
+        return _chosen(self.table.row_of, column.values if isinstance(column, Bag) else column)
 
     def forward(self, column: Input) -> Tensor:
         """A Bag of n rows, or padded buckets [n, l] -> [n, d]"""
         ids = self.ids(column)
         if not isinstance(column, Bag):
-            weights = functional.embedding(ids, self.table.scale.unsqueeze(1)).squeeze(-1)  # [n, l]; the scale of padding is 0
+            weights = _chosen(self.table.scale, ids)  # [n, l]; the scale of padding is 0
             summed = (functional.embedding(ids, self.table.weight) * weights.unsqueeze(-1)).sum(1)
             return summed * torch.rsqrt(weights.square().sum(1, keepdim=True).clamp(min=1e-12))
         rows, positions = self.table.rows(ids)
@@ -148,6 +147,11 @@ class HashedText(nn.Module):
         scale = self.table.scale if self.table.touched is None else self.table.scale[self.table.touched]
         summed = _sums(positions, rows * scale.unsqueeze(1), column.offsets)
         return summed * torch.rsqrt(_sums(positions, scale.square().unsqueeze(1), column.offsets).clamp(min=1e-12))
+
+
+def _chosen(values: Tensor, places: Tensor) -> Tensor:
+    """The values [t] at places of any shape; the exporter takes this as it is, where indexing makes it copy all the values."""
+    return values.index_select(0, places.reshape(-1)).reshape(places.shape)
 
 
 def _sums(positions: Tensor, rows: Tensor, offsets: Tensor) -> Tensor:
@@ -159,12 +163,12 @@ Tables = dict[str, Table]
 Layer = Embedding | HashedText
 
 
-def _embedding(feature: FeatureOptions, state: State, dimensions: int, tables: Mapping[str, Table], alone: bool) -> Layer:
-    # Beside other features an id starts at zero: it then adds what they cannot tell, and an item without pairs adds no noise.
-    return Embedding(Table(len(state["hashes"]) + FIRST_KNOWN, dimensions), dimensions**-0.5 if alone else 0.0)
+def _embedding(feature: FeatureOptions, state: State, dimensions: int, tables: Mapping[str, Table], worded: bool) -> Layer:
+    # Beside words an id starts at zero: it then adds what they cannot tell, and an item without pairs adds no noise.
+    return Embedding(Table(len(state["hashes"]) + FIRST_KNOWN, dimensions), 0.0 if worded else dimensions**-0.5)
 
 
-def _hashed_text(feature: FeatureOptions, state: State, dimensions: int, tables: Mapping[str, Table], alone: bool) -> Layer:
+def _hashed_text(feature: FeatureOptions, state: State, dimensions: int, tables: Mapping[str, Table], worded: bool) -> Layer:
     table = tables[table_name(feature)]
     assert isinstance(table, TextTable)
     return HashedText(table)

@@ -26,12 +26,11 @@ class SamplerState(NamedTuple):
     """What the samplers know of the training log."""
 
     share: Array  # float64 [items]  the share of the training pairs that each item has
-    batch_size: int  # pairs
 
 
-def sampler_state(item_rows: Array, n_items: int, batch_size: int) -> SamplerState:
+def sampler_state(item_rows: Array, n_items: int) -> SamplerState:
     """The state for a training log with these items [n], one a pair."""
-    return SamplerState(np.bincount(item_rows, minlength=n_items) / max(1, len(item_rows)), batch_size)
+    return SamplerState(np.bincount(item_rows, minlength=n_items) / max(1, len(item_rows)))
 
 
 def in_batch(part: BatchDraft, state: SamplerState, generator: np.random.Generator) -> tuple[Candidates, SamplerState]:
@@ -40,7 +39,7 @@ def in_batch(part: BatchDraft, state: SamplerState, generator: np.random.Generat
     An item with a share s of the log is among n drawn pairs with probability 1 - (1 - s)^n.
     """
     item_rows = np.unique(part.item_rows)
-    absent = state.batch_size * np.log1p(-np.minimum(state.share[item_rows], 1 - 1e-12))
+    absent = len(part.item_rows) * np.log1p(-np.minimum(state.share[item_rows], 1 - 1e-12))
     return Candidates(item_rows, np.log(-np.expm1(absent)).astype(np.float32)), state
 
 

@@ -7,6 +7,8 @@ from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 
+from twotower.errors import ConfigError
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions:
@@ -29,3 +31,10 @@ class ModelOptions:
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
     shared_tables: bool = True
     shared_body: bool = False
+
+    def check(self) -> None:
+        """Raise ConfigError for an option that would have no effect."""
+        if self.body == "none":
+            idle = [name for name in ("hidden", "dropout", "shared_body") if getattr(self, name) != getattr(ModelOptions, name)]
+            if idle:
+                raise ConfigError(f'[model] {", ".join(idle)} belong to the mlp, and body = "none". Set body = "mlp", or leave them out.')

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -40,6 +41,21 @@ class Residual(nn.Module):
         return x + changed
 
 
+NEAR_ZERO = 0.5  # the length below which a vector's gradient no longer grows
+
+
+def unit(vectors: Tensor) -> Tensor:
+    """[n, d] -> [n, d], each of length 1, a vector of zeros left as it is.
+
+    The gradient of a direction grows as one over the length. An id beside an empty text starts at zero, and there it would be
+    so large that an optimiser which adapts its rates to what it has seen would never move that row again.
+    """
+    if vectors.requires_grad:
+        lengths = vectors.detach().norm(dim=-1, keepdim=True).clamp(min=1e-12)
+        vectors.register_hook(lambda gradient: gradient * (lengths / NEAR_ZERO).clamp(max=1.0))  # type: ignore[no-untyped-call]
+    return functional.normalize(vectors, dim=-1)
+
+
 BODIES: dict[str, Callable[[ModelOptions], nn.Module]] = {"none": lambda _: nn.Identity(), "mlp": Residual}
 
 
@@ -58,7 +74,7 @@ class Tower(nn.Module):
         """Columns by name -> [n, d]; of unit length where the similarity is cosine."""
         parts = [layer(columns[name]) * gain for name, layer, gain in zip(self.names, self.layers, self.gains, strict=True)]
         vectors: Tensor = self.body(torch.stack(parts).sum(0))
-        return functional.normalize(vectors, dim=-1) if self.similarity == "cosine" else vectors
+        return unit(vectors) if self.similarity == "cosine" else vectors
 
     def lookups(self, columns: Mapping[str, Input]) -> Iterator[tuple[Table, Tensor]]:
         """Each table of this tower and the ids that these columns will ask it for."""
@@ -118,7 +134,7 @@ class TwoTower(nn.Module):
         n = row_count(next(iter(columns.values())))
         parts = []
         for start in range(0, n, block):
-            rows = torch.arange(start, min(n, start + block)).numpy()
+            rows = np.arange(start, min(n, start + block))
             part = {name: tensors(column, self.device) for name, column in take_rows(columns, rows).items()}
             parts.append(self.tower(side)(part).float().cpu())
         self.train(was_training)
@@ -156,9 +172,9 @@ def build(encoder: Encoder, options: ModelOptions, seed: int = 0) -> TwoTower:
         towers = {}
         for side in SIDES:
             features = encoder.features[side]
+            worded = any(f.type == "text" for f in features)
             layers = {
-                feature_name(f): LAYERS[f.type](f, encoder.states[side][feature_name(f)], options.dimensions, tables[side], len(features) == 1)
-                for f in features
+                feature_name(f): LAYERS[f.type](f, encoder.states[side][feature_name(f)], options.dimensions, tables[side], worded) for f in features
             }
             towers[side] = Tower(layers, bodies[side], options.similarity)
         return TwoTower(towers["query"], towers["item"], options)

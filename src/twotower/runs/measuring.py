@@ -14,8 +14,9 @@ from twotower import files
 from twotower.bundle.retriever import Mode, Retriever, SearchOptions, query_text
 from twotower.config import from_values
 from twotower.data.columns import Array, group, lengths_of
-from twotower.data.preparation import ID, Log
-from twotower.data.sources import Source
+from twotower.data.hashes import fold
+from twotower.data.prepared import ID, Log
+from twotower.data.sources import Source, open_source
 from twotower.data.values import to_text
 from twotower.errors import ConfigError, DataError, choices
 from twotower.learning.evaluation import Cases, Evaluated, Scorer, cases, dot_scorer, list_keys, measure, rank
@@ -97,15 +98,20 @@ def read_pairs(retriever: Retriever, source: Source, per: Literal["pair", "query
         source.require(column, "the query")
     table = pa.concat_tables([pa.Table.from_batches([batch]) for batch in source.batches()])
     queries = table.select(list(dict.fromkeys([*columns, *([key] if key else [])])))
-    known = {text: row for row, text in enumerate(to_text(retriever.items.column(ID)).to_pylist())}
-    rows = np.array([known.get(text, -1) for text in to_text(table.column(item_column)).to_pylist()], np.int64)
+    rows = retriever.find(table.column(item_column))
     texts = [to_text(queries.column(name)).to_pylist() for name in columns]
     empty = np.array([not any(values) for values in zip(*texts, strict=True)])
     kept = np.flatnonzero((rows >= 0) & ~empty)
     dropped = {"without_query": int(empty.sum()), "item_not_in_catalogue": int(((rows < 0) & ~empty).sum())}
     if not len(kept):
-        raise DataError(f"{source.name}: none of its {len(rows):,} pairs names an item of the catalogue and a query; is {item_column} the column of ids?")
-    keys = [(key_text,) for key_text in to_text(queries.column(key)).to_pylist()] if key else list(zip(*texts, strict=True))
+        raise DataError(
+            f"{source.name}: none of its {len(rows):,} pairs names an item of the catalogue and a query; is {item_column} the column of ids?"
+        )
+    keys = (
+        [(key_text,) for key_text in to_text(queries.column(key)).to_pylist()]
+        if key
+        else [tuple(fold(v or "") for v in values) for values in zip(*texts, strict=True)]
+    )
     _, key_codes = np.unique([repr(keys[row]) for row in kept], return_inverse=True)
     # Equal queries of one key are one view: the first row of each stands for all.
     _, first, query_codes = np.unique([repr([column[row] for column in texts]) for row in kept], return_index=True, return_inverse=True)
@@ -115,10 +121,18 @@ def read_pairs(retriever: Retriever, source: Source, per: Literal["pair", "query
     return NewPairs(queries.take(pa.array(kept)), asked, retriever.items.column(ID).take(pa.array(asked.relevant.values)).to_pylist(), dropped)
 
 
-def evaluate(retriever: Retriever, source: Source, options: EvaluateOptions, mode: Mode | None = None) -> tuple[Evaluated, NewPairs]:
-    """Rank the whole catalogue for every pair of a source."""
-    pairs = read_pairs(retriever, source, options.per)
-    return _answer(retriever, pairs, options, mode), pairs
+def evaluate(retriever: Retriever, pairs: Any, options: EvaluateOptions | None = None, mode: Mode | None = None) -> tuple[Evaluated, NewPairs]:
+    """Rank the whole catalogue for every one of some new pairs: files, a data frame or a source.
+
+    options: by default those that the bundle's own figures were made with. mode: by default the bundle's own.
+    """
+    options = evaluation_options(retriever) if options is None else options
+    read = read_pairs(retriever, _source(pairs), options.per)
+    return _answer(retriever, read, options, mode), read
+
+
+def _source(pairs: Any) -> Source:
+    return pairs if isinstance(pairs, Source) else open_source(pairs, "pairs")
 
 
 def _answer(retriever: Retriever, pairs: NewPairs, options: EvaluateOptions, mode: Mode | None = None) -> Evaluated:
@@ -151,7 +165,13 @@ def facts_of(retriever: Retriever, evaluated: Evaluated, pairs: NewPairs, option
         "left_out": left_out,
     }
     return {
-        "model": figures, "modes": {mode: figures}, "baselines": {}, "against": {}, "search": {"mode": mode}, "evaluation": told, "dropped": pairs.dropped
+        "model": figures,
+        "modes": {mode: figures},
+        "baselines": {},
+        "against": {},
+        "search": {"mode": mode},
+        "evaluation": told,
+        "dropped": pairs.dropped,
     }
 
 
@@ -183,8 +203,9 @@ def compare_values(names: tuple[str, str], a: Mapping[str, Array], b: Mapping[st
     return Comparison(names, tests, {name: (float(a[name].mean()), float(b[name].mean())) for name in metrics}, len(keys))
 
 
-def compare_on(retrievers: Sequence[Retriever], names: tuple[str, str], source: Source, options: EvaluateOptions) -> Comparison:
-    """Two bundles on the pairs of a source whose items both hold."""
+def compare_on(retrievers: Sequence[Retriever], names: tuple[str, str], pairs: Any, options: EvaluateOptions) -> Comparison:
+    """Two bundles on those of some new pairs whose items both hold."""
+    source = _source(pairs)
     both = [read_pairs(retriever, source, "pair") for retriever in retrievers]
     options = replace(options, per="pair")
     evaluated = [_answer(retriever, pairs, options) for retriever, pairs in zip(retrievers, both, strict=True)]
@@ -211,7 +232,9 @@ def compare_tables(names: tuple[str, str], a: pa.Table, b: pa.Table) -> Comparis
     match = [places.get(pair, -1) for pair in zip(a.column("query").to_pylist(), a.column("item").to_pylist(), strict=True)]
     left = np.flatnonzero(np.array(match) >= 0)
     if not len(left):
-        raise DataError(f"{names[0]} and {names[1]} were measured on different pairs: none is in both. Evaluate both on one file: --pairs FILE --against OTHER")
+        raise DataError(
+            f"{names[0]} and {names[1]} were measured on different pairs: none is in both. Evaluate both on one file: --pairs FILE --against OTHER"
+        )
     right = np.array(match)[left]
 
     def values(table: pa.Table, rows: Array) -> dict[str, Array]:
@@ -220,12 +243,12 @@ def compare_tables(names: tuple[str, str], a: pa.Table, b: pa.Table) -> Comparis
     return compare_values(names, values(a, left), values(b, right), a.column("key").to_numpy()[left])
 
 
-def compare(a: Path, b: Path) -> Comparison:
+def compare(a: Path | str, b: Path | str) -> Comparison:
     """Two runs, ranking by ranking, on the test pairs that both held out."""
     import pyarrow.parquet as pq
 
     tables = []
-    for folder in (a, b):
+    for folder in map(Path, (a, b)):
         path = folder / "rankings.parquet"
         if not path.exists():
             near = [p.name for p in folder.parent.iterdir()] if folder.parent.is_dir() else []

@@ -24,13 +24,14 @@ from twotower.bundle.retriever import Retriever, load, query_text
 from twotower.config import Config
 from twotower.data import inference
 from twotower.data.columns import Array, take_rows
-from twotower.data.preparation import ID, Prepared, prepare
+from twotower.data.preparation import prepare
+from twotower.data.prepared import ID, Prepared
 from twotower.data.schema import Side
 from twotower.data.sources import Source, open_source
-from twotower.data.splits import PARTS, TEST, TRAIN, VALIDATION
+from twotower.data.splits import PARTS, TEST, VALIDATION
 from twotower.errors import BundleError, ConfigError, MissingExtra, TwotowerError
 from twotower.learning.baselines import BASELINES, lexical, text_columns
-from twotower.learning.evaluation import Cases, Evaluated, cases, list_keys, sample
+from twotower.learning.evaluation import Evaluated, cases, left_out, list_keys, sample
 from twotower.learning.evaluation import evaluate as evaluate_scorer
 from twotower.learning.statistics import Interval
 from twotower.runs.measuring import Asked, Comparison, choose_mode, compare_values, ranking_table, scorer
@@ -103,14 +104,16 @@ def train(
     folder, by default a new one under `runs/`. Raises ConfigError, DataError, OutputError or MissingExtra before any training.
     """
     _need_torch()
+    if resume and config is None and output is not None and (Path(output) / "config.toml").exists():
+        config = Path(output) / "config.toml"
     chosen = _resolve(pairs, items, config, settings)
+    chosen = _located(chosen, pairs, items)
     sources = _sources(pairs, items, chosen)
     folder = Path(output) if output is not None else _new_name(Path("runs"))
     if resume:
         _same_config(folder, chosen)
     else:
         files.claim_folder(folder, overwrite=overwrite, room=200 << 20)
-        files.write_text(folder / "config.toml", configs.to_toml(chosen))
     logger.info("writing %s", folder)
     return _train(sources, chosen, folder, resume, progress)
 
@@ -130,9 +133,14 @@ def _train(sources: tuple[Source, Source | None], chosen: Config, folder: Path, 
     prepared = prepare(
         *sources, chosen.schema, chosen.split, folder.parent / "prepared", threads=machine.threads, memory=machine.memory, progress=progress.stage
     )
+    if resume and files.read_json(folder / "prepared.json")["folder"] != prepared.folder.name:
+        raise BundleError(f"the data of {folder} have changed since it was begun, so it cannot be continued. Start anew with --overwrite.")
+    # Only now, so that a folder whose data were refused stays empty, and free to be tried again.
+    files.write_text(folder / "config.toml", configs.to_toml(chosen))
     files.write_json(folder / "prepared.json", prepared.report | {"folder": prepared.folder.name})
     progress.stage("training")
     model = build(prepared.encoder, chosen.model, chosen.train.seed).to(device)
+    chosen = replace(chosen, evaluate=replace(chosen.evaluate, exclude_seen=_exclude_seen(chosen)))
     data = training.data_of(prepared, chosen.train, chosen.evaluate)
     state = training.start(model, data, chosen.train)
     if resume:
@@ -172,11 +180,25 @@ def infer_config(guess: inference.Guess) -> Config:
     return replace(given, train=replace(given.train, correction=guess.correction))
 
 
+def _located(chosen: Config, pairs: Any, items: Any) -> Config:
+    """The config with the places of data that were given as paths, all absolute: the run is continued by it from anywhere."""
+
+    def place(given: Any, named: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+        if given is None:
+            return named
+        one = (given,) if isinstance(given, (str, Path)) else given
+        paths = isinstance(one, (list, tuple)) and all(isinstance(each, (str, Path)) for each in one)
+        return tuple(map(str, one)) if paths else None
+
+    data = configs.DataOptions(pairs=place(pairs, chosen.data.pairs), items=place(items, chosen.data.items))
+    return replace(chosen, data=configs.absolute(data, Path()))
+
+
 def _sources(pairs: Any, items: Any, chosen: Config) -> tuple[Source, Source | None]:
     pairs = chosen.data.pairs if pairs is None else pairs
     items = chosen.data.items if items is None else items
     if pairs is None:
-        raise ConfigError('[data] pairs is missing: name the file of pairs, or pass them from Python')
+        raise ConfigError("[data] pairs is missing: name the file of pairs, or pass them from Python")
     return open_source(pairs, "pairs"), None if items is None else open_source(items, "items")
 
 
@@ -195,7 +217,9 @@ def _same_config(folder: Path, chosen: Config) -> None:
     begun, now = ((configs.read(folder / "config.toml")), chosen)
     different = [name for name in asdict(begun) if name not in ("data", "machine") and getattr(begun, name) != getattr(now, name)]
     if different:
-        raise ConfigError(f"{folder} was begun with another config: [{'], ['.join(different)}] differ. Resume with {folder / 'config.toml'}, or start anew with --overwrite.")
+        raise ConfigError(
+            f"{folder} was begun with another config: [{'], ['.join(different)}] differ. Resume with {folder / 'config.toml'}, or start anew with --overwrite."
+        )
 
 
 @contextmanager
@@ -236,6 +260,7 @@ def _finish(folder: Path, prepared: Prepared, model: TwoTower, chosen: Config, f
     from twotower.exports import write_model
 
     progress.stage("exporting")
+    files.remove_folder(folder / "bundle")  # of a run that was broken off between here and its metrics
     with files.new_folder(folder / "bundle") as building:
         write_model(building / "model", model, prepared.encoder)
         item_vectors = _encode(building / "model", "item", prepared, None, chosen)
@@ -265,26 +290,26 @@ def _measure(folder: Path, prepared: Prepared, item_vectors: Array, words: Any, 
     """Choose the search mode on validation pairs, then open the test pairs, once."""
     options = chosen.evaluate
 
-    def ask(part: int, known: Sequence[int], most: int | None) -> Asked:
-        found = cases(prepared.part(part), prepared.known(*known), options.per)
+    def ask(part: int, most: int | None) -> Asked:
+        found = cases(prepared.part(part), prepared.known(*left_out(options, part)), options.per)
         found = found if most is None else sample(found, most, options.seed)
         texts = query_text(prepared.queries.take(pa.array(found.query_rows)), text_columns(prepared.encoder, "query"))
         return Asked(found, _encode(folder, "query", prepared, found.query_rows, chosen), texts)
 
     progress.stage("choosing how to search, on validation pairs")
-    everything = (TRAIN, VALIDATION, TEST)
-    search = choose_mode(ask(VALIDATION, (TRAIN, VALIDATION) if options.per == "pair" else (TRAIN,), options.queries), item_vectors, words, chosen.search, options)
+    search = choose_mode(ask(VALIDATION, options.queries), item_vectors, words, chosen.search, options)
     part = TEST if (prepared.parts == TEST).any() else VALIDATION
     progress.stage(f"ranking {prepared.n_items:,} items for {int((prepared.parts == part).sum()):,} {PARTS[part]} pairs")
-    seen = everything if options.per == "pair" else (TRAIN,) if _exclude_seen(chosen) else ()
-    asked = ask(part, seen, None)
+    asked = ask(part, None)
     modes = ["vectors"] if words is None else ["vectors", "words", "hybrid"]
     by_mode = {
-        mode: evaluate_scorer(scorer(asked, item_vectors, words, search | {"mode": mode}), asked.cases, prepared.n_items, options)
-        for mode in modes
+        mode: evaluate_scorer(scorer(asked, item_vectors, words, search | {"mode": mode}), asked.cases, prepared.n_items, options) for mode in modes
     }
     baselines: dict[str, Evaluated] = {}
     for name in options.baselines:
+        if name == "bm25_queries" and words is not None:
+            baselines[name] = by_mode["words"]  # the very same words, ranked already
+            continue
         baseline = BASELINES[name](prepared, asked.cases.query_rows)
         if baseline is not None:
             baselines[name] = evaluate_scorer(baseline, asked.cases, prepared.n_items, options)
@@ -292,8 +317,9 @@ def _measure(folder: Path, prepared: Prepared, item_vectors: Array, words: Any, 
 
 
 def _exclude_seen(chosen: Config) -> bool:
-    """On for keys that are ids, off for texts, unless the config says."""
-    return chosen.evaluate.exclude_seen if chosen.evaluate.exclude_seen is not None else chosen.query.key is not None
+    """As the config says; else on, but where it ranks per query and the key is no id."""
+    options = chosen.evaluate
+    return options.per == "pair" or chosen.query.key is not None if options.exclude_seen is None else options.exclude_seen
 
 
 def _metrics(measured: _Measured, prepared: Prepared, chosen: Config, facts: dict[str, Any]) -> dict[str, Any]:
@@ -325,8 +351,9 @@ def _metrics(measured: _Measured, prepared: Prepared, chosen: Config, facts: dic
 
 def _left_out(chosen: Config) -> str:
     if chosen.evaluate.per == "pair":
-        return "other known matches of the same key, training ones included, are left out of a pair's ranking"
-    return "what the key matched in training is left out" if _exclude_seen(chosen) else "nothing is left out"
+        training = "training ones included" if chosen.evaluate.exclude_seen else "but not those of training"
+        return f"other known matches of the same key, {training}, are left out of a pair's ranking"
+    return "what the key matched in training is left out" if chosen.evaluate.exclude_seen else "nothing is left out"
 
 
 def _figures(evaluated: Evaluated) -> dict[str, dict[str, float]]:
@@ -336,7 +363,9 @@ def _figures(evaluated: Evaluated) -> dict[str, dict[str, float]]:
     return {name: plain(figure) for name, figure in evaluated.figures.items()}
 
 
-def _write_bundle(folder: Path, prepared: Prepared, item_vectors: Array, words: Any, measured: _Measured, metrics: dict[str, Any], chosen: Config) -> None:
+def _write_bundle(
+    folder: Path, prepared: Prepared, item_vectors: Array, words: Any, measured: _Measured, metrics: dict[str, Any], chosen: Config
+) -> None:
     model = folder / "model"
     layout.write_encoder(model, prepared.encoder)
     files.write_text(model / "config.toml", configs.to_toml(chosen, locations=False))

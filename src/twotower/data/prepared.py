@@ -1,0 +1,125 @@
+"""What a prepared folder is: the data of a run, joined, split and encoded once, memory-mapped ever after.
+
+prepared/<key>/   manifest.json   counts of all that was met, and of what became of it
+                  encoder.json    declarations; states/ holds what was learnt
+                  queries.arrow   query rows as raw values; query/ holds them encoded
+                  items.arrow     the catalogue: `_id` and the columns to show; item/ holds it encoded
+                  log/            one array a property of a pair
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from twotower import files
+from twotower.data.columns import Array, Column, Columns, Ragged, distinct, group
+from twotower.data.encoder import Encoder
+from twotower.data.schema import SIDES, Side, feature_name
+
+FORMAT = 1
+ID = "_id"  # the catalogue's own name for an item, in its own type
+
+
+class Log(NamedTuple):
+    """The pairs: one entry each, in the order of their time and then of the log."""
+
+    query_rows: Array  # int64 [n]
+    query_keys: Array  # int64 [n]  whose known matches are masked
+    item_rows: Array  # int64 [n]
+    weights: Array  # float32 [n]
+
+    def take(self, which: Array) -> Log:
+        """The chosen pairs."""
+        return Log(*(np.asarray(part[which]) for part in self))
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An opened prepared folder."""
+
+    folder: Path
+    report: dict[str, Any]
+    encoder: Encoder
+    queries: pa.Table  # raw feature values of every query row
+    items: pa.Table  # `_id` and the columns to show
+    columns: dict[Side, Columns]
+    log: Log
+    parts: Array  # int8 [n]
+
+    @property
+    def n_items(self) -> int:
+        """Rows of the catalogue."""
+        return int(self.items.num_rows)
+
+    def part(self, part: int) -> Log:
+        """The pairs of one part of the split."""
+        return self.log.take(np.flatnonzero(self.parts == part))
+
+    def known(self, *parts: int) -> Ragged:
+        """For every key, the items it is paired with in these parts, each once, in rising order."""
+        which = np.isin(self.parts, parts)
+        pairs = distinct(self.log.query_keys[which] * self.n_items + self.log.item_rows[which])
+        return group(pairs // self.n_items, pairs % self.n_items, int(self.report["keys"]))
+
+
+def open_prepared(folder: Path) -> Prepared:
+    """Open a prepared folder, memory-mapped. Raises BundleError if it is damaged."""
+    manifest = files.read_manifest(folder, "prepared folder", FORMAT)
+    encoder = Encoder.restore(files.read_json(folder / "encoder.json"), files.read_tensors(folder / "states.safetensors"))
+    arrays = {name: files.read_array(folder / "log" / f"{name}.npy") for name in (*Log._fields, "parts")}
+    return Prepared(
+        folder=folder,
+        report=manifest["report"],
+        encoder=encoder,
+        queries=files.read_table(folder / "queries.arrow"),
+        items=files.read_table(folder / "items.arrow"),
+        columns={side: _open_columns(folder / side) for side in SIDES},
+        log=Log(*(arrays[name] for name in Log._fields)),
+        parts=arrays["parts"],
+    )
+
+
+def _open_columns(folder: Path) -> Columns:
+    columns: dict[str, Column] = {}
+    for number, name in enumerate(files.read_json(folder / "names.json")):
+        values = files.read_array(folder / f"{number}.values.npy")
+        offsets = folder / f"{number}.offsets.npy"
+        columns[name] = Ragged(values, files.read_array(offsets)) if offsets.exists() else values
+    return columns
+
+
+class SideWriter:
+    """Writes the encoded columns of one side as they come, and counts unknown values."""
+
+    def __init__(self, folder: Path, encoder: Encoder, side: Side) -> None:
+        self.folder, self.encoder, self.side = folder, encoder, side
+        self.names = [feature_name(feature) for feature in encoder.features[side]]
+        self.unknown: dict[str, int] = dict.fromkeys(self.names, 0)
+        self.parts: dict[str, list[Column]] = {name: [] for name in self.names}
+        self.writers: dict[str, files.ArrayWriter] = {}
+        self.offsets: dict[str, list[Array]] = {name: [np.zeros(1, np.int64)] for name in self.names}
+
+    def append(self, batch: pa.RecordBatch) -> None:
+        columns = self.encoder.encode(self.side, batch)
+        for number, name in enumerate(self.names):
+            column = columns[name]
+            values = column.values if isinstance(column, Ragged) else column
+            if name not in self.writers:
+                self.writers[name] = files.ArrayWriter(self.folder / f"{number}.values.npy", values.dtype)
+            if isinstance(column, Ragged):
+                self.offsets[name].append(column.offsets[1:] + self.offsets[name][-1][-1])
+            self.writers[name].append(values)
+        for name, count in self.encoder.unknown(self.side, columns).items():
+            self.unknown[name] += count
+
+    def close(self) -> None:
+        for number, name in enumerate(self.names):
+            self.writers[name].close()
+            if len(self.offsets[name]) > 1:
+                files.write_array(self.folder / f"{number}.offsets.npy", np.concatenate(self.offsets[name]))
+        files.write_json(self.folder / "names.json", self.names)

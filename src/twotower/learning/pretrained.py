@@ -1,0 +1,37 @@
+"""A sentence encoder that somebody else trained, as it is: what training has to beat where both sides have words.
+
+Needs the extra `text`. The encoder is a folder in the form of sentence-transformers; nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from twotower.data.columns import Array
+from twotower.errors import DataError, MissingExtra
+
+Embed = Callable[[Sequence[str]], Array]  # texts [n] -> unit vectors float32 [n, d]
+
+
+def open_encoder(folder: str | Path) -> Embed:
+    """The encoder in a folder. Raises DataError if there is none, MissingExtra if the extra `text` is not installed."""
+    if not (Path(folder) / "config.json").exists():
+        raise DataError(f"{folder} holds no sentence encoder: it has no config.json")
+    try:
+        from sentence_transformers import SentenceTransformer
+    except ImportError:
+        raise MissingExtra("a pretrained encoder", "text") from None
+    model = SentenceTransformer(str(folder), local_files_only=True)
+    # The tokeniser file may pad every text to the model's window, which costs several times the work.
+    backend = getattr(model.tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        backend.no_padding()
+
+    def embed(texts: Sequence[str]) -> Array:
+        vectors = model.encode(list(texts), batch_size=64, normalize_embeddings=True, show_progress_bar=False)
+        return np.asarray(vectors, np.float32)
+
+    return embed

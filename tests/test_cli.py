@@ -1,0 +1,469 @@
+"""The command line: what it answers, what it refuses and how, and that nothing but the answer is on stdout."""
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+import pytest
+import typer
+
+import twotower
+from twotower.app import bulk, cli, progress
+
+VERBS = ["demo", "init", "train", "evaluate", "compare", "info", "search", "score", "embed"]
+CONFIG = """
+version = 1
+[data]
+pairs = "pairs.csv"
+items = "things.parquet"
+[pairs]
+item = "thing"
+[query]
+features = [ { column = "asked", type = "text", buckets = 4096 } ]
+[item]
+id = "name"
+features = [ { column = "title", type = "text", buckets = 4096 } ]
+payload = ["title", "price"]
+[model]
+dimensions = 4
+[train]
+epochs = 1
+batch_size = 64
+[search]
+mode = "vectors"
+"""
+
+
+class Outcome(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Tt = Callable[..., Outcome]
+
+
+@pytest.fixture
+def tt(monkeypatch, capsys) -> Tt:
+    """Types a command, in this process."""
+
+    def typed(*arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["twotower", *map(str, arguments)])
+        capsys.readouterr()
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = stop.code
+        return Outcome(code, *capsys.readouterr())
+
+    return typed
+
+
+@pytest.fixture
+def desk(world, tmp_path, monkeypatch) -> Path:
+    """A folder to work in, with the planted world as files and a config."""
+    pa.csv.write_csv(world[0], tmp_path / "pairs.csv")
+    pa.parquet.write_table(world[1], tmp_path / "things.parquet")
+    (tmp_path / "twotower.toml").write_text(CONFIG)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def typed_apart(*arguments: object, **options) -> subprocess.Popen:
+    """Types a command, in a process of its own."""
+    environment = os.environ | {"PYTHONPATH": str(Path(twotower.__file__).parents[1])}
+    return subprocess.Popen([sys.executable, "-m", "twotower.app.cli", *map(str, arguments)], env=environment, text=True, **options)
+
+
+# --- help ---------------------------------------------------------------------------------------------------------
+
+
+def test_no_words_at_all_are_a_question_for_help(tt):
+    outcome = tt()
+    assert outcome.code == 0 and outcome.err == ""
+    assert all(re.search(rf"^  {verb} ", outcome.out, re.M) for verb in VERBS)
+    assert "..." not in outcome.out.partition("Commands:")[2]  # no summary is cut off at 80 columns
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_explains_itself_with_examples_that_parse(tt, verb):
+    outcome = tt(verb, "--help")
+    assert outcome.code == 0 and outcome.err == ""
+    examples = [shlex.split(line)[1:] for line in outcome.out.splitlines() if line.startswith("  ") and line.strip().startswith("twotower ")]
+    assert examples
+    for first, *rest in examples:
+        typer.main.get_command(cli.app).commands[first].make_context(first, rest)
+
+
+def test_the_version(tt):
+    assert tt("--version") == Outcome(0, f"twotower {twotower.__version__}\n", "")
+
+
+def test_help_and_import_load_nothing_heavy():
+    heavy = "{'numpy', 'pyarrow', 'torch', 'onnxruntime', 'rich'}"
+    check = f"import sys, twotower, twotower.app.cli; print(sorted({heavy} & set(sys.modules)))"
+    environment = os.environ | {"PYTHONPATH": str(Path(twotower.__file__).parents[1])}
+    assert subprocess.run([sys.executable, "-c", check], env=environment, capture_output=True, text=True).stdout.strip() == "[]"
+
+
+# --- search -------------------------------------------------------------------------------------------------------
+
+
+def test_search_as_json(tt, world_folder):
+    outcome = tt("search", world_folder, "subject3 sort1", "-k", 3, "--json")
+    answers = json.loads(outcome.out)
+    assert outcome.code == 0 and outcome.err == "" and len(answers) == 3
+    assert set(answers[0]) == {"id", "score", "item"}
+    assert answers[0]["item"]["title"].startswith("tovar3")
+    planted = {1000 + n: f"tovar{n // 3} vid{n % 3}" for n in range(36)}
+    assert all(answer["item"]["title"] == planted[answer["id"]] for answer in answers)
+
+
+def test_search_as_a_table_is_plain_where_no_terminal_is(tt, world_folder):
+    answers = json.loads(tt("search", world_folder, "subject3 sort1", "-k", 3, "--json").out)
+    lines = tt("search", world_folder, "subject3", "sort1", "-k", 3).out.splitlines()
+    shown = lines[2:5]
+    assert [line.split()[2] for line in shown] == [str(answer["id"]) for answer in answers]
+    assert all(answer["item"]["title"] in line for answer, line in zip(answers, shown, strict=True))
+    assert all(line == line.rstrip() and "\x1b" not in line for line in lines)
+
+
+def test_a_column_may_be_named(tt, world_folder):
+    named, plain = (json.loads(tt("search", world_folder, query, "--json").out) for query in ("asked=subject3 sort1", "subject3 sort1"))
+    assert named == plain
+
+
+@pytest.mark.parametrize("width", [80, 40])
+def test_tables_fit_a_narrow_page(tt, world_folder, desk, monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    for command in (["search", world_folder, "subject3"], ["evaluate", world_folder], ["compare", world_folder, world_folder]):
+        lines = tt(*command).out.splitlines()
+        assert lines and max(map(len, lines)) <= width
+
+
+def test_a_row_of_figures_stays_in_one_line(tt, world_folder, desk, monkeypatch):
+    metrics = json.loads(tt("evaluate", world_folder, "--json").out)
+    for width, intervals in ((200, 4), (80, 1)):
+        monkeypatch.setenv("COLUMNS", str(width))
+        row = next(line for line in tt("evaluate", world_folder).out.splitlines() if line.startswith("➤"))
+        figures = [float(number) for number in re.findall(r"(?<![\[\d])(?:1\.000|\.\d{3})(?= |$)", re.sub(r"\[.*?\]", "", row))]
+        assert figures == [pytest.approx(figure["value"], abs=6e-4) for figure in metrics["model"].values()]
+        assert row.count("[") == intervals
+
+
+def test_more_items_than_there_are_gives_them_all(tt, world_folder):
+    answers = json.loads(tt("search", world_folder, "subject3", "-k", 500, "--json").out)
+    assert sorted(answer["id"] for answer in answers) == list(range(1000, 1036))
+
+
+@pytest.mark.parametrize("query", ["a\x00b", "\x1b[31mred", "🙃 naïve 東京", "\udcff", "disk " * 200_000, "-k", "]["])
+def test_odd_questions_are_answered(tt, world_folder, query):
+    outcome = tt("search", world_folder, "-k", 2, "--", query)
+    assert outcome.code == 0 and outcome.err == "" and len(outcome.out.splitlines()) >= 4
+
+
+def test_what_is_shown_cannot_move_the_cursor():
+    from twotower.app.reports import _short
+
+    assert _short("\x1b[2Ja\tb\r\nc\x9b") == "[2Ja b c"
+
+
+# --- files of queries ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def asked(world, desk) -> pa.Table:
+    """A file of queries, `queries.csv`: fifty, of which the fourth is empty."""
+    texts = world[0].column("asked").to_pylist()[:50]
+    table = pa.table({"asked": [*texts[:3], None, *texts[4:]], "n": list(range(50))})
+    pa.csv.write_csv(table, desk / "queries.csv")
+    return table
+
+
+def test_a_file_of_queries_is_answered_row_by_row(tt, world_run, world_folder, asked, desk, monkeypatch):
+    monkeypatch.setattr(bulk, "ROWS", 7)
+    outcome = tt("search", world_folder, "--queries", "queries.csv", "-k", 4, "-o", "found.parquet")
+    assert outcome.code == 0 and outcome.out == "" and "50 answers" in outcome.err and "1 of them empty" in outcome.err
+    found = pa.parquet.read_table("found.parquet")
+    assert found.column_names == ["asked", "n", "ids", "scores"]
+    for n, query in enumerate(asked.column("asked").to_pylist()):
+        one = None if query is None else world_run.retriever.search(query, k=4)
+        assert found["ids"][n].as_py() == ([] if one is None else one.ids.tolist())
+        assert found["scores"][n].as_py() == ([] if one is None else pytest.approx(one.scores.tolist(), abs=1e-5))
+    assert sorted(p.name for p in desk.iterdir()) == ["found.parquet", "pairs.csv", "queries.csv", "things.parquet", "twotower.toml"]
+
+
+def test_a_killed_job_goes_on_where_it_was(tt, world_folder, asked, monkeypatch):
+    from twotower.bundle import Retriever
+
+    monkeypatch.setattr(bulk, "ROWS", 10)
+    command = ("search", world_folder, "--queries", "queries.csv", "-k", 4, "-o", "found.parquet")
+    tt(*command)
+    whole = pa.parquet.read_table("found.parquet")
+    os.remove("found.parquet")
+    search, calls = Retriever.search, []
+
+    def dying(self, *arguments, **options):
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return search(self, *arguments, **options)
+
+    monkeypatch.setattr(Retriever, "search", dying)
+    assert tt(*command).code == 130
+    assert not Path("found.parquet").exists()
+    assert tt(*command).code == 0
+    assert len(calls) == 4 + 2  # three parts of five were kept
+    assert pa.parquet.read_table("found.parquet") == whole
+    # Another k is another job: nothing of one that was killed is used for it.
+    calls.clear()
+    assert tt(*command).code == 130
+    assert tt(*command[:4], "-k", 2, "-o", "found.parquet").code == 0
+    assert all(len(ids) <= 2 for ids in pa.parquet.read_table("found.parquet")["ids"].to_pylist())
+
+
+def test_scores_are_the_retrievers(tt, world_run, world_folder, desk):
+    Path("some.jsonl").write_text(
+        '{"asked": "subject3 sort1", "thing": 1010}\n{"asked": "subject3", "thing": 7}\n{"asked": null, "thing": 1010}\n', encoding="utf-8"
+    )
+    outcome = tt("score", world_folder, "--pairs", "some.jsonl")
+    rows = [json.loads(line) for line in outcome.out.splitlines()]
+    assert outcome.code == 0 and [row["thing"] for row in rows] == [1010, 7, 1010]
+    assert rows[0]["score"] == pytest.approx(float(world_run.retriever.score("subject3 sort1", 1010)[0]), abs=1e-5)
+    assert rows[1]["score"] is None and rows[2]["score"] is None
+    written = tt("score", world_folder, "--pairs", "some.jsonl", "-o", "scores.parquet")
+    assert written.out == "" and "3 scores" in written.err
+    assert pa.parquet.read_table("scores.parquet")["score"].to_pylist() == [pytest.approx(rows[0]["score"]), None, None]
+
+
+def test_vectors_are_the_retrievers(tt, world, world_run, world_folder, desk):
+    assert tt("embed", world_folder, "things.parquet", "-o", "vectors.parquet").code == 0
+    vectors = np.stack(pa.parquet.read_table("vectors.parquet")["vector"].to_numpy(zero_copy_only=False))
+    np.testing.assert_allclose(vectors, world_run.retriever.vectors, atol=1e-5)
+    assert tt("embed", world_folder, "pairs.csv", "--side", "query", "-o", "asked.parquet").code == 0
+    written = pa.parquet.read_table("asked.parquet")
+    assert written.num_rows == world[0].num_rows
+    np.testing.assert_allclose(written["vector"][0].as_py(), world_run.retriever.embed_queries(world[0]["asked"][0].as_py())[0], atol=1e-5)
+
+
+# --- refusals -----------------------------------------------------------------------------------------------------
+
+REFUSED = {
+    "no such verb": (["sarch"], ["sarch", "--help"]),
+    "no such option": (["search", "RUN", "x", "--moode", "words"], ["--moode", "twotower search --help"]),
+    "no question": (["search", "RUN"], ["question", "--queries"]),
+    "an empty question": (["search", "RUN", "  "], ["empty", "asked"]),
+    "none asked for": (["search", "RUN", "x", "-k", 0], ["k is 0"]),
+    "fewer than none": (["search", "RUN", "x", "-k", -3], ["k is -3"]),
+    "k in words": (["search", "RUN", "x", "-k", "ten"], ["-k"]),
+    "a mode that is none": (["search", "RUN", "x", "--mode", "wrods"], ["wrods", "did you mean", "words"]),
+    "no such run": (["search", "nowhere", "x"], ["nowhere"]),
+    "a folder that is neither": (["search", ".", "x"], ["neither"]),
+    "answers to a file without queries": (["search", "RUN", "x", "-o", "found.parquet"], ["--queries"]),
+    "queries without a place for answers": (["search", "RUN", "--queries", "pairs.csv"], ["-o"]),
+    "no such file of queries": (["search", "RUN", "--queries", "pears.csv", "-o", "f.parquet"], ["pears.csv", 'mean "pairs.csv"']),
+    "queries without the column": (["search", "RUN", "--queries", "things.parquet", "-o", "f.parquet"], ['"asked"', "title"]),
+    "queries with a mode that is none": (["search", "RUN", "--queries", "pairs.csv", "-o", "f.parquet", "--mode", "no"], ['"no"', "hybrid"]),
+    "answers to a folder": (["search", "RUN", "--queries", "pairs.csv", "-o", "."], ["folder"]),
+    "answers to a CSV": (["search", "RUN", "--queries", "pairs.csv", "-o", "f.csv"], ["f.parquet"]),
+    "answers below a file": (["search", "RUN", "--queries", "pairs.csv", "-o", "pairs.csv/f.parquet"], ["cannot write", "pairs.csv"]),
+    "scores of a file without items": (["score", "RUN", "--pairs", "things.parquet"], ["things.parquet", "asked"]),
+    "vectors of a side that is none": (["embed", "RUN", "pairs.csv", "--side", "left"], ["query", "item", "left"]),
+    "against without pairs": (["evaluate", "RUN", "--against", "RUN"], ["--pairs", "compare"]),
+    "a gate without another": (["evaluate", "RUN", "--fail-if-worse"], ["--against"]),
+    "pairs without the item": (["evaluate", "RUN", "--pairs", "things.parquet"], ["thing"]),
+    "pairs of unknown items": (["evaluate", "RUN", "--pairs", "unknown.csv"], ["unknown.csv", "none of its 2 pairs"]),
+    "compared with nothing": (["compare", "RUN", "nowhere"], ["nowhere"]),
+    "no such config": (["train", "twotwer.toml"], ["twotwer.toml", "twotower.toml"]),
+    "data for a config": (["train", "pairs.csv"], ["twotower init pairs.csv"]),
+    "a folder for a config": (["train", "."], ["."]),
+    "resume what": (["train", "twotower.toml", "--resume"], ["-o"]),
+    "resume and overwrite": (["train", "twotower.toml", "-o", "r", "--resume", "--overwrite"], ["choose one"]),
+    "resume a finished run": (["train", "twotower.toml", "-o", "RUN", "--resume"], []),
+    "a folder that is taken": (["train", "twotower.toml", "-o", "taken"], ["taken", "--resume", "--overwrite"]),
+    "a folder that is somebody's": (["train", "twotower.toml", "-o", "taken", "--overwrite"], ["taken"]),
+    "a run below a file": (["train", "twotower.toml", "-o", "pairs.csv/run"], ["pairs.csv/run"]),
+    "an override that sets nothing": (["train", "twotower.toml", "-o", "r", "--set", "nonsense"], ["nonsense", "train.epochs=3"]),
+    "an override of nothing": (["train", "twotower.toml", "-o", "r", "--set", "train.epoch=3"], ["train.epoch", '"epochs"']),
+    "an override of a wrong type": (["train", "twotower.toml", "-o", "r", "--set", "train.epochs=few"], ["train.epochs", "few"]),
+    "broken TOML": (["train", "broken.toml", "-o", "r"], ["broken.toml", "line 2"]),
+    "a newer config": (["train", "newer.toml", "-o", "r"], ["newer.toml", "pip install -U"]),
+    "no such pairs": (["init", "pears.csv", "-o", "new.toml"], ["pears.csv", 'mean "pairs.csv"']),
+    "an empty file": (["init", "empty.csv", "-o", "new.toml"], ["empty.csv"]),
+    "a header alone": (["init", "header.csv", "-o", "new.toml"], ["header.csv", "no rows"]),
+    "one column": (["init", "column.csv", "-o", "new.toml"], ["column.csv", "two"]),
+    "half a Parquet file": (["init", "half.parquet", "-o", "new.toml"], ["half.parquet", "truncated"]),
+    "not UTF-8": (["init", "latin.csv", "-o", "new.toml"], ["latin.csv line 2", "UTF-8"]),
+    "a config that is there": (["init", "pairs.csv"], ["twotower.toml", "--overwrite"]),
+    "no such sample": (["demo", "--sample", "tldt"], ["tldr"]),
+}
+
+
+@pytest.fixture
+def bad_desk(desk) -> Path:
+    (desk / "empty.csv").touch()
+    (desk / "header.csv").write_text("q,a\n")
+    (desk / "column.csv").write_text("q\na\nb\n")
+    (desk / "latin.csv").write_bytes("q,a\ncafé noir,thé\n".encode("latin1"))
+    (desk / "unknown.csv").write_text("asked,thing\nhello,1\nbye,2\n")
+    (desk / "broken.toml").write_text("version = 1\n[data\n")
+    (desk / "newer.toml").write_text("version = 99\n")
+    things = (desk / "things.parquet").read_bytes()
+    (desk / "half.parquet").write_bytes(things[: len(things) // 2])
+    (desk / "taken").mkdir()
+    (desk / "taken" / "letter.txt").write_text("dear diary")
+    return desk
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_mistake_gets_one_clear_error(tt, world_folder, bad_desk, case):
+    arguments, said = REFUSED[case]
+    before = sorted(bad_desk.rglob("*"))
+    outcome = tt(*(world_folder if argument == "RUN" else argument for argument in arguments))
+    assert outcome.code == 2
+    assert outcome.out == ""
+    assert outcome.err.startswith("twotower: ") and "Traceback" not in outcome.err
+    assert all(part in outcome.err for part in said)
+    assert sorted(bad_desk.rglob("*")) == before  # nothing written, nothing lost
+
+
+def test_all_that_is_wrong_with_a_config_is_said_at_once(tt, desk):
+    text = CONFIG.replace("epochs = 1", 'epochs = "few"').replace("[model]", "[modle]").replace("payload", "paylod")
+    Path("twotower.toml").write_text(text)
+    outcome = tt("train", "twotower.toml", "-o", "r")
+    assert outcome.code == 2 and outcome.out == ""
+    assert all(part in outcome.err for part in ("train.epochs", '"model"', '"payload"')) and not Path("r").exists()
+
+
+@pytest.mark.parametrize("missing", ["torch", "duckdb"])
+def test_training_without_the_extra_names_it(tt, desk, monkeypatch, missing):
+    monkeypatch.setitem(sys.modules, missing, None)  # importing it now fails
+    outcome = tt("train", "twotower.toml", "-o", "r")
+    assert outcome.code == 2 and 'pip install "twotower[train]"' in outcome.err
+
+
+def test_a_fault_of_ours_is_none_of_theirs(tt, world_folder, monkeypatch):
+    monkeypatch.setattr("twotower.bundle.load", lambda place: 1 / 0)
+    outcome = tt("search", world_folder, "x")
+    assert outcome.code == 1 and outcome.out == ""
+    assert "ZeroDivisionError" in outcome.err and "Please report it" in outcome.err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_is_said_plainly(world_folder):
+    with open("/dev/full", "w") as full:
+        command = typed_apart("search", world_folder, "subject3", stdout=full, stderr=subprocess.PIPE)
+        _, said = command.communicate()
+    assert command.returncode == 2 and "No space left" in said and "Traceback" not in said
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes of POSIX")
+def test_a_reader_who_has_enough_is_no_error(world_folder):
+    command = typed_apart("search", world_folder, "subject3", "-k", 36, "--json", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    command.stdout.close()
+    assert command.stderr.read() == "" and command.wait() == 0
+
+
+# --- train, evaluate, compare, info -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("extra", [[], ["--items", "things.parquet"]])
+def test_what_init_writes_is_a_config_that_trains(tt, desk, extra):
+    outcome = tt("init", "pairs.csv", *extra, "-o", "new.toml")
+    assert outcome.code == 0 and Path("new.toml").read_text() == outcome.out
+    assert "twotower train new.toml" in outcome.err
+    small = ("--set", "train.epochs=1", "--set", "model.dimensions=4")
+    trained = tt("train", "new.toml", "-o", "runs/new", *small, "--json")
+    assert trained.code == 0, trained.err
+    assert json.loads(trained.out)["data"]["pairs"] == 400
+
+
+def test_train_evaluate_compare_and_the_gate(tt, world_folder, desk):
+    trained = tt("train", "twotower.toml", "-o", "weak")
+    assert trained.code == 0 and "320 train" in trained.out and "weak/bundle" in trained.out
+    assert "epoch 1" in trained.err and "pairs/s" in trained.err and "epoch 1" not in trained.out
+    assert tt("train", "twotower.toml", "-o", "weak").code == 2
+    assert tt("train", "twotower.toml", "-o", "weak", "--overwrite", "--set", "train.seed=1", "--json").code == 0
+
+    metrics = json.loads(tt("evaluate", "weak", "--json").out)
+    assert metrics["training"] and metrics["model"] == json.loads(tt("evaluate", "weak/bundle", "--json").out)["model"]
+    on_pairs = json.loads(tt("evaluate", "weak", "--pairs", "pairs.csv", "--json").out)
+    assert on_pairs["evaluation"]["rankings"] == 400 and on_pairs["evaluation"]["catalogue"] == 36
+
+    gate = ("--pairs", "pairs.csv", "--fail-if-worse", "--against")
+    worse = tt("evaluate", "weak", *gate, world_folder)
+    assert worse.code == 3 and "is worse than" in worse.err and "difference" in worse.out
+    assert tt("evaluate", world_folder, *gate, "weak").code == 0
+    assert tt("evaluate", "weak", *gate, "weak").code == 0
+    assert tt("evaluate", "weak", *gate[:1], "pairs.csv", "--against", world_folder).code == 0  # without the flag, only told
+
+    compared = json.loads(tt("compare", "weak", "weak", "--json").out)
+    assert compared["tests"]["mrr"]["difference"] == 0 and compared["figures"]["mrr"][0] == pytest.approx(metrics["model"]["mrr"]["value"])
+    facts = json.loads(tt("info", "weak", "--verify", "--json").out)
+    assert facts["items"] == 36 and facts["dimensions"] == 4 and facts["verified"] and facts["search"] == "vectors"
+    assert "title (text)" in tt("info", "weak/bundle").out
+    assert sum(1 for _ in Path("weak/bundle").rglob("vectors.npy")) == 1
+
+
+def test_damage_is_seen(tt, desk):
+    assert tt("train", "twotower.toml", "-o", "run").code == 0
+    vectors = next(Path("run/bundle").rglob("vectors.npy"))
+    whole = vectors.read_bytes()
+    vectors.write_bytes(whole[:-1])
+    assert tt("search", "run", "x").code == 2
+    vectors.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    outcome = tt("info", "run", "--verify")
+    assert outcome.code == 2 and "vectors.npy" in outcome.err
+    os.remove("run/bundle/CURRENT")
+    outcome = tt("search", "run", "x")
+    assert outcome.code == 2 and "run" in outcome.err
+
+
+def test_ctrl_c_saves_and_names_the_command_that_goes_on(tt, desk, monkeypatch):
+    lines = progress._lines()
+
+    def interrupting(told):
+        lines(told)
+        if not interrupted and not hasattr(told, "loss"):  # the first validation
+            interrupted.append(told)
+            signal.raise_signal(signal.SIGINT)
+
+    interrupted: list[object] = []
+    monkeypatch.setattr(progress, "_lines", lambda: interrupting)
+    outcome = tt("train", "twotower.toml", "-o", "my runs/a", "--set", "train.epochs=3")
+    assert outcome.code == 130 and outcome.out == ""
+    assert tt("search", "my runs/a", "x").code == 2  # it has not finished
+    command = shlex.split(outcome.err.splitlines()[-1])
+    assert command == ["twotower", "train", "twotower.toml", "-o", "my runs/a", "--set", "train.epochs=3", "--resume"]
+    resumed = tt(*command[1:], "--json")
+    assert resumed.code == 0, resumed.err
+    straight = tt("train", "twotower.toml", "-o", "straight", "--set", "train.epochs=3", "--json")
+    assert json.loads(resumed.out)["model"] == json.loads(straight.out)["model"]
+
+
+def test_ctrl_c_before_training_says_so(tt, desk, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("twotower.runs.run.prepare", interrupted)
+    outcome = tt("train", "twotower.toml", "-o", "run")
+    assert outcome.code == 130 and outcome.err.rstrip().endswith("twotower train twotower.toml -o run --overwrite")
+
+
+def test_paths_in_a_config_are_relative_to_it(tt, desk, monkeypatch):
+    (desk / "elsewhere").mkdir()
+    monkeypatch.chdir(desk / "elsewhere")
+    assert tt("train", "../twotower.toml", "-o", "run").code == 0
+    assert (desk / "elsewhere" / "run" / "bundle").is_dir()

@@ -1,0 +1,97 @@
+"""One road from raw values to numbers, saved and restored whole."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from twotower.data.encoder import Encoder, to_table
+from twotower.data.features import Category, Id, Text
+from twotower.data.schema import ItemSide, QuerySide, Schema
+from twotower.errors import BundleError, DataError
+
+SCHEMA = Schema(
+    query=QuerySide(features=(Text(column="q", buckets=4096), Category(column="device"))),
+    item=ItemSide(id="sku", features=(Id(column="sku"), Text(column="sku", pieces=(2,)))),
+)
+ROWS = {
+    "query": [{"q": "find a book", "device": "phone"}, {"q": "Café 7", "device": None}, {"q": None, "device": "tv"}],
+    "item": [{"sku": 7}, {"sku": 8}, {"sku": None}],
+}
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return Encoder.fit(SCHEMA, lambda side: to_table(ROWS[side]).to_batches())
+
+
+def equal(one, two):
+    def arrays(columns):
+        return {name: (c if isinstance(c, tuple) else (c,)) for name, c in columns.items()}
+
+    one, two = arrays(one), arrays(two)
+    return one.keys() == two.keys() and all(np.array_equal(a, b) and a.dtype == b.dtype for n in one for a, b in zip(one[n], two[n], strict=True))
+
+
+def test_it_is_restored_from_plain_values_and_arrays(encoder):
+    again = Encoder.restore(json.loads(json.dumps(encoder.describe())), encoder.arrays())
+    assert again.features == encoder.features
+    for side, rows in ROWS.items():
+        assert equal(again.encode(side, rows), encoder.encode(side, rows))
+
+
+@pytest.mark.parametrize("side", ["query", "item"])
+def test_every_kind_of_rows_is_encoded_alike(encoder, side):
+    table = to_table(ROWS[side])
+    columns = {name: [row[name] for row in ROWS[side]] for name in ROWS[side][0]}
+    expected = encoder.encode(side, ROWS[side])
+    for rows in (table, table.to_batches()[0], pd.DataFrame(ROWS[side]), columns, pa.concat_tables([table.slice(0, 1), table.slice(1)])):
+        assert equal(encoder.encode(side, rows), expected)
+
+
+def test_one_row_is_encoded_as_in_company(encoder):
+    together = encoder.encode("query", ROWS["query"])["q:text"]
+    for number, row in enumerate(ROWS["query"]):
+        alone = encoder.encode("query", [row])["q:text"]
+        assert np.array_equal(alone.values, together.values[together.offsets[number] : together.offsets[number + 1]])
+
+
+def test_a_column_read_twice_is_two_features(encoder):
+    assert encoder.columns("item") == ["sku"]
+    encoded = encoder.encode("item", [{"sku": "7.0"}, {"sku": 9}])
+    assert list(encoded) == ["sku:id", "sku:text"] and encoded["sku:id"][0] >= 2 and encoded["sku:id"][1] == 1
+    assert encoder.unknown("item", encoded) == {"sku:id": 1, "sku:text": 0}
+
+
+def test_no_rows_are_no_rows(encoder):
+    encoded = encoder.encode("query", pa.table({"q": pa.array([], pa.string()), "device": pa.array([], pa.string())}))
+    assert encoded["device:category"].shape == (0,) and encoded["q:text"].offsets.tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([{"q": "x"}], 'needs the column "device"'),
+        ([{"Q": "x", "device": 1}], 'needs the column "q"'),
+        ([{"q": ["x"], "device": 1}], 'column "q" of the query cannot be read as text'),
+        ([{"q": b"x", "device": 1}], 'column "q" of the query cannot be read as text'),
+        ("words", "must be a data frame"),
+        (7, "must be a data frame"),
+    ],
+)
+def test_rows_that_cannot_be_read(encoder, rows, said):
+    with pytest.raises(DataError, match=said):
+        encoder.encode("query", rows)
+
+
+@pytest.mark.parametrize("damage", [{"hash": "other"}, {"query": [{"type": "sound"}]}, {"query": [{"type": "text", "colour": 1}]}, {"item": None}])
+def test_a_description_that_does_not_fit_is_refused(encoder, damage):
+    with pytest.raises(BundleError):
+        Encoder.restore(encoder.describe() | damage, encoder.arrays())
+
+
+def test_another_feature_of_the_state_is_refused_or_unused(encoder):
+    with pytest.raises(BundleError):
+        Encoder.restore(encoder.describe(), encoder.arrays() | {"item/9/hashes": np.zeros(1, np.uint64)})

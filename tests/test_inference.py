@@ -1,0 +1,96 @@
+"""Four shapes of data that people have, and the schema that suits each."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from twotower.data.features import Category, Id, Text
+from twotower.data.inference import infer
+from twotower.data.sources import open_source
+from twotower.errors import DataError
+
+GENERATOR = np.random.default_rng(0)
+WORDS = [f"word{n}" for n in range(300)]
+
+
+def sentence(n=6):
+    return " ".join(GENERATOR.choice(WORDS, n))
+
+
+def columns(features, kind):
+    return [feature.column for feature in features if type(feature) is kind]
+
+
+def test_two_text_columns(tmp_path):
+    rows = "".join(f"{sentence()},{sentence(12)}\n" for _ in range(300))
+    for header in ("question,answer", "anchor,positive", "left,right"):
+        (tmp_path / "faq.csv").write_text(f"{header}\n{rows}")
+        guess = infer(open_source(tmp_path / "faq.csv"), None)
+        query, item = header.split(",")
+        assert guess.schema.query.features == (Text(column=query),) and guess.schema.query.key is None
+        assert guess.schema.item.features == (Text(column=item),) and guess.schema.item.id is None
+        assert guess.split.by == "group" and not guess.correction
+        guess.schema.check()
+
+
+def test_answers_may_stand_first(tmp_path):
+    (tmp_path / "faq.csv").write_text("answer,question\n" + "".join(f"{sentence(12)},{sentence()}\n" for _ in range(300)))
+    schema = infer(open_source(tmp_path / "faq.csv"), None).schema
+    assert columns(schema.query.features, Text) == ["question"] and columns(schema.item.features, Text) == ["answer"]
+
+
+def interactions(n=2000):
+    return {"user_id": GENERATOR.integers(0, 200, n), "movie_id": GENERATOR.integers(0, 300, n)}
+
+
+def test_interactions_without_a_catalogue():
+    guess = infer(open_source(interactions()), None)
+    assert guess.schema.query.features == (Id(column="user_id"),) and guess.schema.query.key == "user_id"
+    assert guess.schema.item.features == (Id(column="movie_id"),) and guess.schema.item.id == "movie_id"
+    assert guess.split.by == "last" and guess.correction
+
+
+@pytest.mark.parametrize("time", ["timestamp", "watched"])
+def test_interactions_with_a_catalogue_and_times(time):
+    # Users are counted from 0 as films are, and some films are missing from the catalogue.
+    log = interactions() | {
+        "movie_id": GENERATOR.integers(0, 320, 2000),
+        time: pa.array(GENERATOR.integers(0, 10**9, 2000)).cast(pa.timestamp("s")).to_pylist(),
+    }
+    films = [{"id": n, "title": f"{sentence(3)} {n}", "genre": f"g{n % 9}", "year": 1950 + n % 70, "cast": [sentence(2)]} for n in range(300)]
+    guess = infer(open_source(log), open_source(films))
+    schema = guess.schema
+    assert schema.query.features == (Id(column="user_id"),) and schema.query.key == "user_id"
+    assert (schema.item.id, schema.pairs.item, schema.pairs.time) == ("id", "movie_id", time)
+    assert (columns(schema.item.features, Id), columns(schema.item.features, Text), columns(schema.item.features, Category)) == (
+        ["id"],
+        ["title"],
+        ["genre"],
+    )
+    assert "title" in schema.item.payload and "id" not in schema.item.payload
+    assert guess.split.by == "last"
+    schema.check()
+
+
+@pytest.mark.parametrize("asked", ["search", "typed"])
+def test_what_the_log_repeats_of_the_catalogue_does_not_leak_into_the_query(asked):
+    products = [{"sku": f"p-{n}", "title": f"{sentence(4)} {n}", "brand": f"brand {n % 20}", "department": f"d{n % 5}"} for n in range(200)]
+    chosen = [products[n] for n in GENERATOR.integers(0, 200, 1500)]
+    log = [{"title": row["title"], "brand": row["brand"], asked: sentence(3), "sku": row["sku"], "department": row["department"]} for row in chosen]
+    guess = infer(open_source(log), open_source(products))
+    assert guess.schema.query.features == (Text(column=asked),) and guess.schema.query.key is None
+    assert guess.schema.item.id == "sku" and guess.schema.pairs.item in (None, "sku")
+    assert {f.column for f in guess.schema.item.features} >= {"sku", "title"}
+    assert guess.split.by == "group"
+
+
+def test_every_choice_has_a_reason():
+    guess = infer(open_source(interactions()), None)
+    assert {"query.features", "item.id", "item.features", "split.by", "train.correction"} <= guess.reasons.keys() and all(guess.reasons.values())
+
+
+def test_what_nothing_can_be_told_from_is_said():
+    with pytest.raises(DataError, match="at least two"):
+        infer(open_source({"a": [1, 2]}), None)
+    with pytest.raises(DataError, match="holds the ids of"):
+        infer(open_source({"user": [1, 2], "thing": ["x", "y"]}, "pairs"), open_source({"sku": ["a", "b", "c"]}, "items"))

@@ -1,0 +1,413 @@
+"""A run from data to a bundle: its files and figures, kinds of data, resuming, refusing, comparing."""
+
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import twotower as tt
+from twotower.errors import BundleError, ConfigError, DataError, OutputError
+from twotower.runs.measuring import compare_on, evaluation_options, facts_of
+from twotower.runs.run import Progress, Stopped
+
+
+@pytest.fixture
+def no_export(monkeypatch):
+    """Breaks off a run where its export would begin, which takes seconds; the exception to expect."""
+
+    class BrokenOffError(Exception):
+        pass
+
+    def broken(*_):
+        raise BrokenOffError
+
+    monkeypatch.setattr("twotower.exports.write_model", broken)
+    return BrokenOffError
+
+
+@pytest.fixture
+def config():
+    from conftest import WORLD_CONFIG
+
+    return WORLD_CONFIG
+
+
+def test_the_files_of_a_run(world_folder):
+    names = sorted(path.name for path in world_folder.iterdir())
+    assert names == sorted(["bundle", "checkpoint.safetensors", "config.toml", "history.jsonl", "metrics.json", "prepared.json", "rankings.parquet"])
+    assert (world_folder.parent / "prepared").is_dir()
+
+
+def test_the_layout_of_the_figures(world_run):
+    metrics = world_run.metrics
+    names = {"hit@1", "hit@10", "ndcg@10", "mrr"}
+    for figures in (metrics["model"], *metrics["modes"].values(), *metrics["baselines"].values()):
+        assert set(figures) == names
+        for figure in figures.values():
+            assert set(figure) == {"value", "low", "high"}
+            assert 0 <= figure["low"] <= figure["value"] + 1e-9
+            assert figure["value"] - 1e-9 <= figure["high"] <= 1 + 1e-9
+    assert set(metrics["modes"]) == {"vectors", "words", "hybrid"}
+    assert set(metrics["baselines"]) == {"popularity", "bm25", "bm25_queries"} == set(metrics["against"])
+    assert metrics["data"]["items"] == metrics["evaluation"]["catalogue"] == 36
+    assert metrics["evaluation"]["rankings"] == metrics["data"]["split"]["test"]
+    assert metrics["evaluation"]["part"] == "test"
+    assert metrics["model"] == metrics["modes"][metrics["search"]["mode"]]
+
+
+def test_the_world_is_solved_and_the_baselines_are_where_they_should_be(world_run):
+    metrics = world_run.metrics
+    chance = sum(1 / n for n in range(1, 37)) / 36
+    assert metrics["model"]["mrr"]["value"] > 0.95
+    assert metrics["modes"]["vectors"]["mrr"]["value"] > 0.9
+    assert metrics["baselines"]["bm25"]["mrr"]["value"] == pytest.approx(chance, abs=0.02)  # no word is shared
+    assert metrics["baselines"]["popularity"]["mrr"]["value"] < 0.25
+    assert metrics["modes"]["words"] == metrics["baselines"]["bm25_queries"]  # the same words
+    better = metrics["against"]["popularity"]["mrr"]
+    assert better["difference"] > 0.5 and better["p_value"] < 0.01
+
+
+def test_the_history_has_a_line_an_epoch(world_folder):
+    lines = [json.loads(line) for line in (world_folder / "history.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == list(range(1, len(lines) + 1))
+    assert lines[0]["loss"] > lines[-1]["loss"]
+    assert {"step", "mrr", "temperature", "seconds"} <= set(lines[0])
+
+
+def test_a_run_is_opened_again(world_run, world_folder, tmp_path):
+    assert tt.open_run(str(world_folder)).metrics == world_run.metrics
+    assert "mrr" in repr(world_run)
+    with pytest.raises(BundleError):
+        tt.open_run(tmp_path)
+    with pytest.raises(BundleError, match="there is no"):
+        tt.open_run(tmp_path / "nowhere")
+
+
+# --- kinds of data ------------------------------------------------------------------------------------------------
+
+
+def test_users_and_items_without_words(tmp_path, monkeypatch, caplog):
+    """Data frames with int ids, a schema inferred, a key, the last pairs held out, a folder of its own choosing."""
+    monkeypatch.chdir(tmp_path)
+    generator = np.random.default_rng(0)
+    rows = [(user, 100 + 8 * (user % 4) + n) for user in range(200) for n in generator.permutation(8)]
+    frame = pd.DataFrame(rows, columns=["user_id", "item_id"]).sample(frac=1, random_state=0, ignore_index=True)
+    with caplog.at_level(logging.INFO, "twotower"):
+        run = tt.train(frame, settings=["train.epochs=4", "train.batch_size=64", "model.dimensions=16"])
+    assert run.folder.parent == Path("runs")
+    assert str(run.folder) in caplog.text
+    metrics = run.metrics
+    assert metrics["data"]["split"] == {"by": "last", "train": 1200, "validation": 200, "test": 200}
+    assert metrics["search"]["mode"] == "vectors"
+    assert set(metrics["modes"]) == {"vectors"}
+    assert set(metrics["baselines"]) == {"popularity"}
+    # Seven items of the user's eight are left out, so the eighth is first if the group was learnt: of 25 left, one is right.
+    assert metrics["model"]["hit@1"]["value"] > 0.9 > 0.3 > metrics["baselines"]["popularity"]["hit@1"]["value"]
+    found = run.retriever.search({"user_id": 3}, k=8)
+    assert set(found.ids) == set(range(124, 132))
+    assert all(type(item) is int for item in found.ids)
+    assert run.retriever.search([{"user_id": 3}, {"user_id": "3"}], k=8).ids.tolist() == [found.ids.tolist()] * 2
+    evaluated, asked = tt.evaluate(run.retriever, frame.head(50))
+    assert evaluated.figures["hit@10"].value > 0.9
+    assert asked.dropped == {"without_query": 0, "item_not_in_catalogue": 0}
+
+
+def test_a_query_of_two_columns_ranked_per_query(tmp_path):
+    """Who asks and on what: the right item needs both. Paths to files, one of them Arrow; nothing seen is left out."""
+    rows = [{"user": f"u{u}", "device": d, "item": f"i{u % 6}{d}"} for u in range(240) for d in ("pc", "tv") for _ in range(2)]
+    rows += [{"user": f"u{u}", "device": "pc", "item": f"i{u % 6}x"} for u in range(240)]
+    pd.DataFrame(rows).to_csv(tmp_path / "pairs.csv", index=False)
+    config = {
+        "data": {"pairs": str(tmp_path / "pairs.csv")},
+        "query": {"features": [{"column": "user", "type": "id"}, {"column": "device", "type": "category"}]},
+        "item": {"id": "item", "features": [{"column": "item", "type": "id"}]},
+        "model": {"dimensions": 16},
+        "train": {"epochs": 6, "batch_size": 32},
+        "evaluate": {"per": "query", "metrics": ["recall@2", "map"], "select": "map", "baselines": []},
+    }
+    run = tt.train(config=config, output=tmp_path / "run")
+    metrics = run.metrics
+    assert metrics["model"]["recall@2"]["value"] > 0.5 > 4 * 2 / 18  # of 18 items two are looked at
+    assert metrics["evaluation"]["per"] == "query"
+    assert metrics["evaluation"]["left_out"] == "nothing is left out"
+    assert metrics["baselines"] == {}
+    table = pq.read_table(run.folder / "rankings.parquet")
+    assert len(table) == metrics["evaluation"]["rankings"]
+    assert {"metric recall@2", "metric map"} < set(table.column_names)
+    assert run.retriever.search({"user": "u7", "device": "tv"}, k=1).ids.tolist() == ["i1tv"]
+    with pytest.raises(DataError, match=r"2 columns.*user=\.\.\. device=\.\.\."):
+        run.retriever.search("u7")
+    pq.write_table(pa.Table.from_pylist(rows[:40]), tmp_path / "new.parquet")
+    evaluated, asked = tt.evaluate(run.retriever, tmp_path / "new.parquet")
+    assert len(evaluated.values["map"]) == len(asked.cases.query_rows) == len({(row["user"], row["device"]) for row in rows[:40]})
+    again = tt.compare(str(run.folder), run.folder)
+    assert again.rankings == metrics["evaluation"]["rankings"]
+    assert all(test.difference == 0 for test in again.tests.values())
+
+
+# --- places -------------------------------------------------------------------------------------------------------
+
+
+def refused(world, config, monkeypatch, error, match, **given):
+    """The run is refused before anything is prepared or trained."""
+    monkeypatch.setattr("twotower.runs.run.prepare", lambda *a, **k: pytest.fail("it prepared data first"))
+    with pytest.raises(error, match=match):
+        tt.train(*world, config=config, **given)
+
+
+def test_a_taken_folder_is_refused_before_training(world, config, monkeypatch, tmp_path):
+    (tmp_path / "note.txt").write_text("mine")
+    refused(world, config, monkeypatch, OutputError, "not empty", output=tmp_path)
+    refused(world, config, monkeypatch, OutputError, "not ours", output=tmp_path, overwrite=True)
+    assert (tmp_path / "note.txt").read_text() == "mine"
+    refused(world, config, monkeypatch, OutputError, "is a file", output=tmp_path / "note.txt")
+    refused(world, config, monkeypatch, OutputError, "cannot write", output=tmp_path / "note.txt" / "deeper")
+    assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
+
+
+def test_a_refused_config_makes_no_folder(world, config, monkeypatch, tmp_path):
+    refused(world, config | {"train": {"epoch": 1}}, monkeypatch, ConfigError, "epochs", output=tmp_path / "run")
+    refused((None, None), config, monkeypatch, ConfigError, "pairs is missing", output=tmp_path / "run")
+    refused((None, None), None, monkeypatch, ConfigError, "nothing to train on", output=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_whose_data_were_refused_can_be_tried_again(world, config, tmp_path, no_export):
+    bad = config | {"item": config["item"] | {"payload": ["colour"]}}
+    for _ in range(2):
+        with pytest.raises(DataError, match="colour"):
+            tt.train(*world, config=bad, output=tmp_path / "run")
+    with pytest.raises(no_export):
+        tt.train(*world, config=config, settings=["train.epochs=1"], output=tmp_path / "run")
+
+
+def test_no_cuda_is_said_before_training(world, config, monkeypatch, tmp_path):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    refused(world, config | {"machine": {"device": "cuda"}}, monkeypatch, ConfigError, "CUDA", output=tmp_path / "run")
+
+
+# --- resuming -----------------------------------------------------------------------------------------------------
+
+
+def test_a_broken_off_run_is_continued_by_its_own_config(world, config, tmp_path, no_export):
+    """Trained from paths; continued from its folder alone, wherever one stands."""
+    pq.write_table(world[0], tmp_path / "pairs.parquet")
+    pq.write_table(world[1], tmp_path / "items.parquet")
+    output, before = tmp_path / "run", Path.cwd()
+    seen = []
+
+    def stop(event):
+        seen.append(event)
+        if len(seen) == 7:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    os.chdir(tmp_path)
+    try:
+        with pytest.raises(Stopped, match="step 6"):  # the first epoch's validation is an event too
+            tt.train("pairs.parquet", Path("items.parquet"), config=config, output=output, progress=Progress(training=stop))
+    finally:
+        os.chdir(before)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert json.loads((output / "history.jsonl").read_text())["epoch"] == 1
+    with pytest.raises(ConfigError, match=r"\[train\] differ"):
+        tt.train(config=output / "config.toml", settings=["train.seed=9"], output=output, resume=True)
+    told = []
+    with pytest.raises(no_export):
+        tt.train(output=output, resume=True, progress=Progress(training=told.append))
+    assert told[0].step == 7
+    lines = [json.loads(line)["epoch"] for line in (output / "history.jsonl").read_text().splitlines()]
+    assert lines == list(range(1, len(lines) + 1))
+    # Broken off again, now in its export: there is nothing left to train, and the data must still be the same.
+    pq.write_table(world[0].slice(1), tmp_path / "pairs.parquet")
+    with pytest.raises(BundleError, match=r"data .* changed"):
+        tt.train(output=output, resume=True)
+
+
+def test_there_must_be_something_to_resume(world, config, world_folder, tmp_path):
+    with pytest.raises(BundleError, match="no run to resume"):
+        tt.train(*world, config=config, output=tmp_path, resume=True)
+    with pytest.raises(BundleError, match="finished"):
+        tt.train(*world, config=config, output=world_folder, resume=True)
+
+
+def test_a_half_written_bundle_is_no_hindrance(world, config, world_folder, tmp_path, monkeypatch):
+    """Killed after the bundle took its name and before the figures were there."""
+    folder = tmp_path / "run"
+    shutil.copytree(world_folder, folder)
+    shutil.copytree(world_folder.parent / "prepared", tmp_path / "prepared")
+    (folder / "metrics.json").unlink()
+    told = []
+    run = tt.train(*world, config=config, output=folder, resume=True, progress=Progress(training=told.append))
+    assert told == []
+    expected = json.loads((world_folder / "metrics.json").read_text())
+    assert run.metrics == expected
+    assert run.retriever.bundle.fingerprint == tt.load(world_folder).bundle.fingerprint  # the same bytes again
+
+
+def test_a_second_interrupt_breaks_off_at_once():
+    code = """
+import os, signal
+from twotower.runs.run import _interrupts
+with _interrupts() as asked:
+    os.kill(os.getpid(), signal.SIGINT)
+    assert asked.is_set()
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        raise SystemExit(9)
+    except KeyboardInterrupt:
+        print("broken off")
+assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+"""
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "broken off\n"
+
+
+# --- measuring on new pairs ---------------------------------------------------------------------------------------
+
+
+def new_pairs():
+    rows = [{"asked": f"subject{n // 3} sort{n % 3} fresh{n}", "thing": 1000 + n} for n in range(36)]
+    return [*rows, {"asked": "subject1", "thing": 77}, {"asked": " ", "thing": 1000}, {"asked": None, "thing": 77}]
+
+
+def test_new_pairs_are_ranked_and_what_cannot_be_is_counted(world_run):
+    retriever = world_run.retriever
+    evaluated, asked = tt.evaluate(retriever, new_pairs())
+    assert asked.dropped == {"without_query": 2, "item_not_in_catalogue": 1}
+    assert len(evaluated.values["mrr"]) == 36
+    assert evaluated.figures["mrr"].value > 0.95
+    assert asked.items == list(range(1000, 1036))
+    words, _ = tt.evaluate(retriever, pd.DataFrame(new_pairs()), mode="vectors")
+    assert words.values["mrr"].shape == (36,)
+    options = evaluation_options(retriever)
+    facts = facts_of(retriever, evaluated, asked, options)
+    assert facts["model"]["mrr"]["value"] == pytest.approx(evaluated.values["mrr"].mean())
+    assert facts["evaluation"]["rankings"] == 36
+
+
+def test_the_same_question_in_other_case_shares_its_matches(world_run):
+    """As in training: of two right answers to one question, neither counts against the other."""
+    pairs = [{"asked": "subject1 sort1", "thing": 1004}, {"asked": "Subject1 SORT1", "thing": 1005}]
+    _, asked = tt.evaluate(world_run.retriever, pairs)
+    assert len(set(asked.cases.query_keys.tolist())) == 1
+    assert [set(asked.cases.excluded.values[a:b].tolist()) for a, b in ((0, 2), (2, 4))] == [{4, 5}] * 2
+
+
+def test_pairs_of_another_catalogue_are_refused(world_run):
+    with pytest.raises(DataError, match="thing"):
+        tt.evaluate(world_run.retriever, [{"asked": "subject1", "thing": 5}, {"asked": "subject1", "thing": 6}])
+    with pytest.raises(DataError, match="thing"):
+        tt.evaluate(world_run.retriever, [{"asked": "subject1", "other": 5}])
+
+
+@pytest.fixture(scope="module")
+def worse(world_folder, tmp_path_factory):
+    """The world's bundle with its items' vectors dealt out anew: a model that is wrong."""
+    from twotower.bundle.layout import Segment, open_bundle, write_catalogue
+
+    folder = Path(shutil.copytree(world_folder / "bundle", tmp_path_factory.mktemp("worse") / "bundle"))
+    bundle = open_bundle(folder)
+    vectors = np.array(bundle.segments[0].vectors)[np.random.default_rng(0).permutation(36)]
+    write_catalogue(folder, bundle.fingerprint, [Segment(vectors, bundle.segments[0].items, None)], number=2)
+    return tt.load(folder)
+
+
+def test_two_bundles_on_the_same_pairs(world_run, worse):
+    options = evaluation_options(world_run.retriever)
+    compared = compare_on([worse, world_run.retriever], ("new", "old"), new_pairs(), options)
+    assert compared.rankings == 36
+    assert compared.worse("mrr")
+    assert compared.tests["mrr"].difference < -0.5
+    back = compare_on([world_run.retriever, worse], ("old", "new"), new_pairs(), options)
+    assert not back.worse("mrr")
+    assert back.tests["mrr"].difference == pytest.approx(-compared.tests["mrr"].difference)
+    same = compare_on([worse, worse], ("one", "two"), new_pairs(), options)
+    assert not same.worse("mrr") and same.tests["mrr"].p_value == 1
+
+
+def test_two_runs_on_what_both_held_out(world_run, world_folder, tmp_path):
+    compared = tt.compare(world_folder, str(world_folder))
+    assert compared.rankings == world_run.metrics["evaluation"]["rankings"]
+    assert not compared.worse("mrr")
+    with pytest.raises(DataError, match="no finished run"):
+        tt.compare(world_folder, tmp_path)
+    other = tmp_path / "other"
+    other.mkdir()
+    table = pq.read_table(world_folder / "rankings.parquet")
+    zeros = {name: np.zeros(len(table)) for name in table.column_names if name.startswith("metric ")}
+    kept = {name: table.column(name) for name in ("query", "item", "key")}
+    pq.write_table(pa.table(kept | zeros).take(np.random.default_rng(0).permutation(len(table))[:30]), other / "rankings.parquet")
+    against = tt.compare(other, world_folder)
+    assert against.rankings == 30
+    assert against.worse("mrr")
+    assert against.figures["mrr"][0] == 0 < against.figures["mrr"][1]
+    pq.write_table(pa.table(kept | zeros).slice(0, 1).set_column(0, "query", [["else"]]), other / "rankings.parquet")
+    with pytest.raises(DataError, match="none is in both"):
+        tt.compare(other, world_folder)
+
+
+# --- options ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def measured(world, tmp_path_factory):
+    """Measures the world's exported model again under other options, without training or export."""
+    from conftest import WORLD_CONFIG
+    from twotower import config as configs
+    from twotower.data.preparation import prepare
+    from twotower.data.sources import open_source
+    from twotower.learning.baselines import lexical
+    from twotower.runs import run as runs
+
+    def measure(world_run, blocks):
+        chosen = configs.from_values(WORLD_CONFIG | blocks)
+        chosen = replace(chosen, evaluate=replace(chosen.evaluate, exclude_seen=runs._exclude_seen(chosen)))
+        place = world_run.folder.parent / "prepared"
+        prepared = prepare(open_source(world[0], "pairs"), open_source(world[1], "items"), chosen.schema, chosen.split, place)
+        words = lexical(prepared, with_queries=True)
+        model = world_run.folder / "bundle" / "model"
+        found = runs._measure(model, prepared, np.asarray(world_run.retriever.vectors), words, chosen, Progress())
+        return json.loads(json.dumps(runs._metrics(found, prepared, chosen, {}), default=str))
+
+    return measure
+
+
+@pytest.mark.parametrize(
+    "blocks",
+    [
+        {"evaluate": {"metrics": ["hit@3"]}},
+        {"evaluate": {"select": "hit@5"}},
+        {"evaluate": {"per": "query"}},
+        {"evaluate": {"exclude_seen": False}},
+        {"evaluate": {"baselines": ["popularity"]}},
+        {"evaluate": {"seed": 7}},
+        {"search": {"mode": "words"}},
+        {"search": {"mode": "hybrid", "words_weight": 0.9}},
+    ],
+    ids=str,
+)
+def test_every_option_of_measuring_has_an_effect(world_run, measured, blocks):
+    assert measured(world_run, blocks) != measured(world_run, {})
+
+
+def test_the_mode_is_the_one_that_was_asked_for(world_run, measured):
+    for mode in ("vectors", "words", "hybrid"):
+        found = measured(world_run, {"search": {"mode": mode, "words_weight": 0.25}})
+        assert found["search"] == {"mode": mode, "words_weight": 0.25}
+        assert found["model"] == found["modes"][mode]
+
+
+def test_a_run_takes_seconds(world_run):
+    assert world_run.metrics["training"]["training_seconds"] < 5
+    assert time.time() - (world_run.folder / "metrics.json").stat().st_mtime < 3600

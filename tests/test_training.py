@@ -1,0 +1,349 @@
+"""The loop: it solves a planted world, is a function of its seed, resumes exactly, and obeys every option."""
+
+import itertools
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from twotower.config import from_values
+from twotower.data.columns import ragged
+from twotower.data.preparation import prepare
+from twotower.data.sources import open_source
+from twotower.errors import BundleError, DataError
+from twotower.learning import training
+from twotower.learning.evaluation import rank
+from twotower.learning.metrics import mrr
+from twotower.learning.training import Step, Validation
+from twotower.model.towers import build
+
+OTHERS = itertools.count()
+
+
+@pytest.fixture(scope="module")
+def config():
+    from conftest import WORLD_CONFIG
+
+    return from_values(WORLD_CONFIG | {"model": {"dimensions": 16, "body": "mlp", "hidden": [16], "dropout": 0.2}})
+
+
+@pytest.fixture(scope="module")
+def prepared(world, config, tmp_path_factory):
+    return prepare(open_source(world[0], "pairs"), open_source(world[1], "items"), config.schema, config.split, tmp_path_factory.mktemp("prepared"))
+
+
+def begin(prepared, config):
+    torch.manual_seed(next(OTHERS))  # what else drew random numbers must not matter
+    model = build(prepared.encoder, config.model, config.train.seed)
+    data = training.data_of(prepared, config.train, config.evaluate)
+    return training.start(model, data, config.train), data
+
+
+def run(prepared, config, **given):
+    state, data = begin(prepared, config)
+    finished = training.fit(state, data, config.train, config.evaluate, **given)
+    return state, finished
+
+
+def changed(config, **blocks):
+    return replace(config, **{name: replace(getattr(config, name), **values) for name, values in blocks.items()})
+
+
+def all_of(state):
+    """Everything that a state holds, but its clock."""
+    weights = {name: tensor.clone() for name, tensor in state.model.state_dict().items()}
+    moments = {f"{n}/{k}": v for n, entry in state.optimizer.state_dict()["state"].items() for k, v in entry.items()}
+    numbers = (state.epoch, state.batch, state.step, state.best, state.best_epoch, state.since_best, state.losses, state.done)
+    return weights | {f"a/{k}": v for k, v in state.accumulators.items()} | {f"o/{k}": v for k, v in moments.items()}, state.best_weights, numbers
+
+
+def assert_same(one, other):
+    for left, right in zip(all_of(one)[:2], all_of(other)[:2], strict=True):
+        assert left.keys() == right.keys()
+        assert [name for name in left if not torch.equal(left[name], right[name])] == []
+    assert all_of(one)[2] == all_of(other)[2]
+
+
+def weights_differ(one, other):
+    return any(not torch.equal(tensor, other.model.state_dict()[name]) for name, tensor in one.model.state_dict().items())
+
+
+def test_the_planted_world_is_solved_and_a_constant_is_at_chance(prepared, config):
+    config = changed(config, model={"dimensions": 32, "dropout": 0.0})
+    state, finished = run(prepared, config)
+    data = training.data_of(prepared, config.train, config.evaluate)
+    assert finished and state.done
+    assert training.validate(state.model, data, config.evaluate)["mrr"] > 0.9
+    asked = data.validation
+    same = rank(lambda block: np.zeros((block.stop - block.start, 36), np.float32), asked.relevant, asked.excluded, n_items=36)
+    assert mrr(same, None).mean() == pytest.approx(sum(1 / n for n in range(1, 37)) / 36, abs=0.01)
+    untrained = training.validate(build(prepared.encoder, config.model), data, config.evaluate)["mrr"]
+    assert untrained < 0.4
+
+
+def test_the_same_seed_gives_the_same_bits(prepared, config):
+    short = changed(config, train={"epochs": 2})
+    (one, _), (same, _), (other, _) = (run(prepared, c) for c in (short, short, changed(short, train={"seed": 1})))
+    assert_same(one, same)
+    assert weights_differ(one, other)
+
+
+def test_two_threads_give_the_same_bits_twice(prepared, config):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        big = changed(config, train={"epochs": 2, "batch_size": 256}, model={"dimensions": 128})
+        assert_same(run(prepared, big)[0], run(prepared, big)[0])
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_the_users_own_random_numbers_are_left_alone(prepared, config):
+    short = changed(config, train={"epochs": 1})
+    state, data = begin(prepared, short)
+    before = torch.random.get_rng_state()
+    training.fit(state, data, short.train, short.evaluate)
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def histories(folder):
+    lines = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
+
+
+@pytest.mark.parametrize("stops", [[1], [4], [5], [6], [3, 5, 11]])
+def test_resume_is_exact(prepared, config, tmp_path, stops):
+    """Five steps make an epoch: stopped within one, at its end, at its start, and again and again."""
+    short = changed(config, train={"epochs": 3, "patience": 0})
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    whole.mkdir()
+    broken.mkdir()
+    expected, finished = run(prepared, short, folder=whole)
+    assert finished and expected.step == 15
+    for stop in stops:
+        state, data = begin(prepared, short)
+        if (broken / "checkpoint.safetensors").exists():
+            training.resume(state, broken)
+        assert not training.fit(state, data, short.train, short.evaluate, folder=broken, stop=lambda s=state, n=stop: s.step >= n)
+        assert state.step == stop
+    state, data = begin(prepared, short)
+    training.resume(state, broken)
+    assert training.fit(state, data, short.train, short.evaluate, folder=broken)
+    assert_same(expected, state)
+    assert histories(broken) == histories(whole)
+
+
+def test_what_came_after_the_checkpoint_is_told_once(prepared, config, tmp_path):
+    """Killed after the checkpoint, in the middle of a line."""
+    short = changed(config, train={"epochs": 3, "patience": 0})
+    (tmp_path / "whole").mkdir()
+    run(prepared, short, folder=tmp_path / "whole")
+    state, data = begin(prepared, short)
+    training.fit(state, data, short.train, short.evaluate, folder=tmp_path, stop=lambda: state.step >= 6)
+    checkpoint = (tmp_path / "checkpoint.safetensors").read_bytes()
+    training.fit(state, data, short.train, short.evaluate, folder=tmp_path)
+    (tmp_path / "checkpoint.safetensors").write_bytes(checkpoint)
+    with (tmp_path / "history.jsonl").open("a") as file:
+        file.write('{"epoch": 4, "st')
+    state, data = begin(prepared, short)
+    training.resume(state, tmp_path)
+    training.fit(state, data, short.train, short.evaluate, folder=tmp_path)
+    assert histories(tmp_path) == histories(tmp_path / "whole")
+
+
+def test_a_finished_run_resumes_to_its_end(prepared, config, tmp_path):
+    short = changed(config, train={"epochs": 2})
+    expected, _ = run(prepared, short, folder=tmp_path)
+    state, data = begin(prepared, short)
+    training.resume(state, tmp_path)
+    seen = []
+    assert training.fit(state, data, short.train, short.evaluate, folder=tmp_path, report=seen.append)
+    assert seen == []
+    assert_same(expected, state)
+
+
+def test_early_stopping_keeps_the_best_epoch(prepared, config):
+    """With rates far too high at the end of a long plan, the best epoch is not the last one."""
+    wild = changed(config, train={"epochs": 30, "patience": 2, "learning_rate": 1.0, "warmup": 0.9})
+    seen, weights = [], {}
+    state, data = begin(prepared, wild)
+
+    def report(event):
+        if isinstance(event, Validation):
+            seen.append(event)
+            weights[event.epoch] = {name: tensor.clone() for name, tensor in state.model.state_dict().items()}
+
+    assert training.fit(state, data, wild.train, wild.evaluate, report=report)
+    values = [event.metrics["mrr"] for event in seen]
+    best = int(np.argmax(values))
+    assert len(values) == best + 3 < 30  # two validations without a better one
+    assert state.best_epoch == seen[best].epoch
+    assert [event.best for event in seen] == [value > max(values[:n], default=-1) for n, value in enumerate(values)]
+    assert all(torch.equal(tensor, weights[state.best_epoch][name]) for name, tensor in state.model.state_dict().items())
+    assert training.validate(state.model, data, wild.evaluate)["mrr"] == values[best]
+
+
+def test_a_loss_that_is_no_number_moves_nothing(prepared, config):
+    state, data = begin(prepared, config)
+    for _, _step in zip(range(2), training.steps(state, data, config.train), strict=False):
+        pass
+    with torch.no_grad():
+        state.model.log_scale.fill_(torch.inf)
+    before = all_of(state)
+    with pytest.raises(DataError, match=r"step 3\b.*temperature"):
+        next(training.steps(state, data, config.train))
+    after = all_of(state)
+    assert all(torch.equal(before[0][name], after[0][name]) for name in before[0])
+    assert before[2] == after[2]
+    with torch.no_grad():
+        state.model.log_scale.fill_(0.0)
+    assert np.isfinite(training.validate(state.model, data, config.evaluate)["mrr"])  # no table is left half gathered
+    assert np.isfinite(next(training.steps(state, data, config.train)).loss)
+
+
+def rates(prepared, config):
+    """What the learning rates are multiplied by, step by step, read off the optimiser."""
+    state, data = begin(prepared, config)
+    found = []
+    for _ in range(config.train.epochs):
+        found += [state.optimizer.param_groups[0]["lr"] / config.train.learning_rate for _ in training.steps(state, data, config.train)]
+    return np.array(found)
+
+
+def test_the_rates_rise_to_one_and_fall_in_a_line_to_a_fiftieth(prepared, config):
+    found = rates(prepared, changed(config, train={"epochs": 8, "warmup": 0.25}))
+    assert len(found) == 40
+    assert (np.diff(found[:11]) > 0).all()
+    assert found[10] == pytest.approx(1.0)
+    assert np.diff(found[10:]) == pytest.approx(np.diff(found[10:])[0])
+    assert 0.02 < found[-1] < 0.06
+    assert rates(prepared, changed(config, train={"epochs": 8, "warmup": 0.0}))[0] == pytest.approx(1.0)
+
+
+OTHER = {
+    "model": {
+        "dimensions": 8, "similarity": "dot", "temperature": 0.2, "learn_temperature": False, "body": "none", "hidden": (8,), "dropout": 0.0,
+        "shared_tables": False, "shared_body": True,
+    },
+    "train": {
+        "epochs": 1, "batch_size": 32, "correction": True, "learning_rate": 1e-2, "table_learning_rate": 0.01, "weight_decay": 0.5, "warmup": 0.5, "seed": 3,
+    },
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def plain(prepared, config):
+    return run(prepared, changed(config, train={"epochs": 2, "patience": 0}))[0]
+
+
+@pytest.mark.parametrize(("block", "name"), [(block, name) for block, values in OTHER.items() for name in values])
+def test_every_option_changes_what_is_learnt(prepared, config, plain, block, name):
+    short = changed(config, train={"epochs": 2, "patience": 0})
+    other = changed(short, **{block: {name: OTHER[block][name]}})
+    state, _ = run(prepared, other)
+    one, two = plain.model.state_dict(), state.model.state_dict()
+    assert one.keys() != two.keys() or any(one[n].shape != two[n].shape or not torch.equal(one[n], two[n]) for n in one)
+
+
+def test_correcting_the_positive_changes_what_is_learnt(prepared, config):
+    corrected = changed(config, train={"epochs": 1, "correction": True})
+    assert weights_differ(run(prepared, corrected)[0], run(prepared, changed(corrected, train={"correct_positive": False}))[0])
+
+
+def test_no_option_is_forgotten_here(config):
+    """What has one choice cannot change anything; patience and the rest have tests of their own."""
+    told = {"model": set(), "train": {"loss", "negatives", "correct_positive", "patience"}}
+    for block, elsewhere in told.items():
+        assert set(vars(getattr(config, block))) == elsewhere | set(OTHER[block])
+
+
+def test_patience_zero_never_stops(prepared, config):
+    wild = changed(config, train={"epochs": 8, "patience": 0, "learning_rate": 1.0})
+    assert run(prepared, wild)[0].epoch == 8
+    assert run(prepared, changed(wild, train={"patience": 1}))[0].epoch < 8
+
+
+def test_steps_say_what_happened(prepared, config):
+    state, data = begin(prepared, config)
+    told = list(training.steps(state, data, config.train))
+    assert all(isinstance(step, Step) for step in told)
+    assert [step.batch for step in told] == [1, 2, 3, 4, 5]
+    assert sum(step.pairs for step in told) == len(prepared.part(0).query_rows)
+    assert all(np.isfinite(step.loss) for step in told)
+    assert (state.epoch, state.batch, state.step) == (1, 0, 5)
+
+
+def test_validation_leaves_out_what_the_options_say(prepared, config):
+    def left_out(**options):
+        found = training.data_of(prepared, config.train, replace(config.evaluate, **options)).validation.excluded
+        return len(found.values)
+
+    assert left_out() >= left_out(exclude_seen=False) >= len(prepared.part(1).query_rows)
+    assert left_out(per="query", exclude_seen=True) == 0  # no query of this world is asked twice
+    assert left_out(per="query", exclude_seen=False) == 0
+    some = training.data_of(prepared, config.train, replace(config.evaluate, queries=7)).validation
+    assert len(some.query_rows) == 7
+
+
+def test_a_dear_validation_is_done_less_often(prepared, config):
+    """Ranking takes at most a tenth of the work of training."""
+    data = training.data_of(prepared, config.train, config.evaluate)
+    assert data.validate_every == 1
+    rare = prepared.__class__(**{**vars(prepared), "parts": np.where(np.arange(len(prepared.parts)) < 20, 0, 1).astype(np.int8)})
+    assert training.data_of(rare, config.train, config.evaluate).validate_every > 5
+
+
+@pytest.fixture(scope="module")
+def checkpoint(prepared, config, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoint")
+    short = changed(config, train={"epochs": 2})
+    state, data = begin(prepared, short)
+    training.fit(state, data, short.train, short.evaluate, folder=folder, stop=lambda: state.step >= 2)
+    return (folder / "checkpoint.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("fault", ["missing", "truncated", "garbage", "empty", "newer", "stateless", "foreign", "other model"])
+def test_a_checkpoint_that_does_not_fit_is_refused(prepared, config, checkpoint, tmp_path, fault):
+    from safetensors.numpy import save
+
+    path = tmp_path / "checkpoint.safetensors"
+    content = {
+        "truncated": checkpoint[: len(checkpoint) // 2],
+        "garbage": b"\xff" * 500,
+        "empty": b"",
+        "newer": checkpoint.replace(b'"format": "1"', b'"format": "9"'),
+        "stateless": checkpoint.replace(b'"epoch', b'"epxch').replace(b"epoch", b"epxch"),
+        "foreign": save({"x": np.zeros(3)}),
+        "other model": checkpoint,
+    }.get(fault)
+    if content is not None:
+        assert fault == "other model" or content != checkpoint
+        path.write_bytes(content)
+    other = changed(config, model={"dimensions": 8}) if fault == "other model" else config
+    state, _ = begin(prepared, other)
+    with pytest.raises(BundleError):
+        training.resume(state, tmp_path)
+
+
+def test_items_without_words_learn_too(prepared, config, world, tmp_path):
+    """Half of the catalogue has nothing but its id: it is found by what led to it."""
+    pairs, items = world
+    titles = [None if n % 2 else title for n, title in enumerate(items.column("title").to_pylist())]
+    bare = items.set_column(items.column_names.index("title"), "title", [titles])
+    plain = changed(config, model={"dimensions": 32, "body": "none", "hidden": (256,), "dropout": 0.0}, train={"epochs": 8, "patience": 0})
+    made = prepare(open_source(pairs, "pairs"), open_source(bare, "items"), plain.schema, plain.split, tmp_path)
+    state, _ = run(made, plain)
+    assert training.validate(state.model, training.data_of(made, plain.train, plain.evaluate), plain.evaluate)["mrr"] > 0.88
+    totals = state.accumulators["item.layers.0.table"][2:]
+    assert totals.max() < 1e4 * totals.median()  # no row is frozen by a first gradient without bound
+
+
+def test_one_item_alone_teaches_nothing_and_breaks_nothing(prepared, config):
+    data = training.data_of(prepared, config.train, config.evaluate)
+    log = prepared.part(0).take(np.flatnonzero(prepared.part(0).item_rows == 3))
+    lone = data._replace(epochs=data.epochs._replace(log=log), known=ragged([[3]] * prepared.report["keys"]))
+    state = training.start(build(prepared.encoder, config.model), lone, config.train)
+    assert [step.loss for step in training.steps(state, lone, config.train)] == [0.0]
+    assert all(torch.isfinite(tensor).all() for tensor in state.model.state_dict().values() if tensor.is_floating_point())
