@@ -70,8 +70,9 @@ def test_ids_keep_their_type(retriever):
     assert (found.scores.dtype, found.rows.dtype) == (np.float32, np.int64)
 
 
-def test_past_the_end_of_the_catalogue_is_none(retriever):
-    found = retriever.search(["subject1", "subject2"], k=50, mode="vectors")
+@pytest.mark.parametrize("mode", ["vectors", "hybrid"])
+def test_past_the_end_of_the_catalogue_is_none(retriever, mode):
+    found = retriever.search(["subject1", "subject2"], k=50, mode=mode)
     assert found.ids.shape == (2, 50)
     assert set(found.ids[0][:36]) == set(range(1000, 1036))
     assert found.ids[0][36:].tolist() == [None] * 14

@@ -153,6 +153,22 @@ def test_what_came_after_the_checkpoint_is_told_once(prepared, config, tmp_path)
     assert histories(tmp_path) == histories(tmp_path / "whole")
 
 
+def test_a_checkpoint_is_the_whole_state(prepared, config, tmp_path):
+    short = changed(config, train={"epochs": 3})
+    state, data = begin(prepared, short)
+    training.fit(state, data, short.train, short.evaluate, folder=tmp_path, stop=lambda: state.step >= 7)
+    assert state.best_weights and state.losses > 0
+    again, _ = begin(prepared, short)
+    training.resume(again, tmp_path)
+    assert_same(state, again)
+
+
+def test_the_history_tells_the_mean_loss_of_an_epoch(prepared, config, tmp_path):
+    short, losses = changed(config, train={"epochs": 2}), []
+    run(prepared, short, folder=tmp_path, report=lambda event: losses.append(event.loss) if isinstance(event, Step) else None)
+    assert [line["loss"] for line in histories(tmp_path)] == pytest.approx([np.mean(losses[:5]), np.mean(losses[5:])])
+
+
 def test_a_finished_run_resumes_to_its_end(prepared, config, tmp_path):
     short = changed(config, train={"epochs": 2})
     expected, _ = run(prepared, short, folder=tmp_path)

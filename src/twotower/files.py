@@ -359,6 +359,7 @@ def claim_folder(path: Path, *, overwrite: bool = False, owned_by: str = "config
     except OSError as error:
         raise _unwritable(path, error) from error
     if free < room:
+        path.rmdir()
         raise OutputError(
             f"{path} has {free / 1e6:,.0f} MB free and this needs about {room / 1e6:,.0f} MB. Make room, or choose another place with -o."
         )

@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 
 from twotower.config import toml
-from twotower.data.features import Text
 from twotower.data.inference import Guess, infer
 from twotower.data.schema import FeatureOptions
 from twotower.data.sources import open_source
@@ -36,6 +35,8 @@ def _sides(guess: Guess) -> list[str]:
         lines.append(f"item = {toml(schema.pairs.item)}   # the column of the pairs that holds the item's id")
     if schema.pairs.time is not None:
         lines.append(f"time = {toml(schema.pairs.time)}   # orders the log")
+    if "pairs.event" in reasons:
+        lines += [f"# {line}   # what each kind of event counts" for line in reasons["pairs.event"].split(", ", 1)]
     lines += ['repeats = "count"   # the same pair again makes it weigh more; or "keep", "first"', "", "[query]"]
     if schema.query.key is not None:
         lines.append(f"key = {toml(schema.query.key)}   # its other matches are never counted against it")
@@ -61,15 +62,14 @@ def _split(guess: Guess) -> list[str]:
 
 
 def _rest(guess: Guess) -> list[str]:
-    worded = any(isinstance(feature, Text) for feature in guess.schema.query.features)
     return [
         "[model]",
-        f"dimensions = {256 if worded else 128}   # wider is better and slower, up to a point",
+        f"dimensions = {guess.dimensions}   # wider is better and slower, up to a point",
         'similarity = "cosine"',
         "temperature = 0.1   # learned from there; nothing matters more",
         "",
         "[train]",
-        f"epochs = {5 if worded else 20}",
+        f"epochs = {guess.epochs}",
         "batch_size = 1024   # pairs; every other item of the batch is a negative",
         f"correction = {toml(guess.correction)}   # {guess.reasons['train.correction']}",
         "patience = 2   # validations without a better metric before it stops",

@@ -37,15 +37,18 @@ ITEM_WORDS = (
     "positive",
 )
 TIME_WORDS = ("time", "timestamp", "ts", "date", "datetime", "created_at", "event_time")
+EVENT_WORDS = ("event", "action", "type", "kind")
 FEW_VALUES = 100
 
 
 class Guess(NamedTuple):
-    """A schema, a split, and a reason for each choice."""
+    """A schema, a split, what suits this kind of data, and a reason for each choice."""
 
     schema: Schema
     split: SplitOptions
     correction: bool  # whether the sampling correction suits
+    dimensions: int
+    epochs: int
     reasons: dict[str, str]  # by option, such as "query.features"
 
 
@@ -79,6 +82,10 @@ def infer(pairs: Source, items: Source | None) -> Guess:
     rest = [name for name in log if name not in (item_column, time) and name not in catalogue]
     query, key = _query(rest, log, reasons)
     leftover = [name for name in log if name not in (item_column, time, *(f.column for f in query))]
+    event = next((name for name in leftover if _named(name, EVENT_WORDS) and 2 <= log[name].distinct <= 20), None)
+    if event is not None:
+        kinds = ", ".join(f'"{kind}" = 1' for kind in pc.unique(log[event].texts).to_pylist())
+        reasons["pairs.event"] = f'event = "{event}", event_weights = {{ {kinds} }}'
     if leftover:
         reasons["query.features"] += f"; not used: {', '.join(leftover)} (add what is known when the question is asked)"
     item = _item_features(catalogue or {item_column: log[item_column]}, item_id, query, reasons)
@@ -92,7 +99,8 @@ def infer(pairs: Source, items: Source | None) -> Guess:
     reasons["train.correction"] = (
         "both sides have words, so what is asked says more than what is popular" if text_both else "ids learn popularity rightly only with it"
     )
-    return Guess(schema, _split(key, time, reasons), not text_both, reasons)
+    worded = any(isinstance(feature, Text) for feature in query)
+    return Guess(schema, _split(key, time, reasons), not text_both, 256 if worded else 128, 5 if worded else 20, reasons)
 
 
 def _look(source: Source) -> dict[str, _Look]:
@@ -127,27 +135,33 @@ def _link(
         column = column or next(name for name in reversed(names) if name not in names[:1])
         reasons["item.id"] = f'there is no catalogue: the column "{column}" of the pairs is the item'
         return (None if log[column].is_text else column), column
-    best: tuple[bool, float, bool, bool, str, str] | None = None
-    for own, listed in catalogue.items():
-        if listed.share_distinct < 0.99 or not listed.distinct:
-            continue
-        known = pc.unique(listed.texts)
+    best: tuple[bool, float, bool, bool, bool, str, str] | None = None
+    candidates = [name for name, listed in catalogue.items() if listed.distinct and listed.share_distinct > 0.99]
+    for own, known in _whole(items, candidates).items():
+        sole = catalogue[own].share_distinct == 1
         for name, look in log.items():
             if name == time or not len(look.texts):
                 continue
             inside = pc.mean(pc.is_in(look.texts, known).cast(pa.float64())).as_py()
             # Numbers that count users from 1 are found among numbers that count items from 1: there the names decide.
-            candidate = (not _named(name, PERSON_WORDS), round(inside, 2), own == name, _named(name, ITEM_WORDS), own, name)
-            if inside >= 0.3 and (best is None or candidate[:4] > best[:4]):
+            candidate = (not _named(name, PERSON_WORDS), round(inside, 2), sole, own == name, _named(name, ITEM_WORDS), own, name)
+            if inside >= 0.3 and (best is None or candidate[:5] > best[:5]):
                 best = candidate
     if best is None:
         raise DataError(
             f"no column of {pairs.name} ({', '.join(log)}) holds the ids of {items.name} ({', '.join(catalogue)}). Name them in a config: "
             '[item] id = "..." and [pairs] item = "..."'
         )
-    _, inside, _, _, own, name = best
-    reasons["item.id"] = f'"{own}" differs in every row of the catalogue, and {inside:.0%} of "{name}" in the pairs is found there'
+    _, inside, sole, _, _, own, name = best
+    rows = "every row" if sole else f"{catalogue[own].share_distinct:.1%} of the rows"
+    reasons["item.id"] = f'"{own}" differs in {rows} of the catalogue, and {inside:.0%} of "{name}" in the pairs is found there'
     return own, name
+
+
+def _whole(source: Source, names: list[str]) -> dict[str, pa.Array]:
+    """The values of these columns in all rows: pairs name items anywhere in the catalogue, not only in its first rows."""
+    found = {name: [to_text(batch.column(name)) for batch in source.batches()] for name in names}
+    return {name: pc.unique(pa.chunked_array(chunks, pa.string())) for name, chunks in found.items()}
 
 
 def _query(names: list[str], log: dict[str, _Look], reasons: dict[str, str]) -> tuple[tuple[FeatureOptions, ...], str | None]:

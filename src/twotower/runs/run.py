@@ -177,7 +177,8 @@ def _resolve(pairs: Any, items: Any, config: Config | Mapping[str, Any] | str | 
 def infer_config(guess: inference.Guess) -> Config:
     """The config of a guess."""
     given = Config(query=guess.schema.query, item=guess.schema.item, pairs=guess.schema.pairs, split=guess.split)
-    return replace(given, train=replace(given.train, correction=guess.correction))
+    trained = replace(given.train, correction=guess.correction, epochs=guess.epochs)
+    return replace(given, train=trained, model=replace(given.model, dimensions=guess.dimensions))
 
 
 def _located(chosen: Config, pairs: Any, items: Any) -> Config:
