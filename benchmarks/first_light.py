@@ -110,8 +110,8 @@ def hashing(folder: Path) -> Rows:
 
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    lines = gzip.open(ROOT / "src/twotower/data/samples/tldr/pairs.jsonl.gz", "rt", encoding="utf-8")
-    texts = pa.array([json.loads(line)["query"] for line in lines])
+    with gzip.open(ROOT / "src/twotower/data/samples/tldr/pairs.jsonl.gz", "rt", encoding="utf-8") as lines:
+        texts = pa.array([json.loads(line)["query"] for line in lines])
     feature = Text(column="query")
     feature.encode(texts, {})
     rates, singles = [], []

@@ -19,7 +19,8 @@ import pytest
 import typer
 
 import twotower
-from twotower.app import bulk, cli, progress
+from twotower.app import bulk, cli
+from twotower.runs import progress
 
 VERBS = ["demo", "init", "train", "evaluate", "compare", "info", "search", "score", "embed"]
 CONFIG = """
@@ -168,10 +169,17 @@ def test_more_items_than_there_are_gives_them_all(tt, world_folder):
     assert sorted(answer["id"] for answer in answers) == list(range(1000, 1036))
 
 
-@pytest.mark.parametrize("query", ["a\x00b", "\x1b[31mred", "🙃 naïve 東京", "\udcff", "disk " * 200_000, "-k", "]["])
+@pytest.mark.parametrize("query", ["subject1\x00b", "\x1b[31msubject1", "🙃 naïve 東京 subject1", "subject1\udcff", "subject1 " * 200_000])
 def test_odd_questions_are_answered(tt, world_folder, query):
     outcome = tt("search", world_folder, "-k", 2, "--", query)
     assert outcome.code == 0 and outcome.err == "" and len(outcome.out.splitlines()) >= 4
+
+
+@pytest.mark.parametrize("query", ["\udcff", "-k", "]["])
+def test_a_question_of_nothing_known_finds_nothing_and_says_so(tt, world_folder, query):
+    outcome = tt("search", world_folder, "-k", 2, "--", query)
+    assert outcome.code == 0 and outcome.out == "" and "nothing was found" in outcome.err
+    assert json.loads(tt("search", world_folder, "--json", "--", query).out) == []
 
 
 def test_what_is_shown_cannot_move_the_cursor():

@@ -2,12 +2,14 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 import torch
 
+import twotower
 from twotower import files
 from twotower.bundle.graphs import open_graph, run_graph
 from twotower.config import read
@@ -153,3 +155,10 @@ def test_a_graph_that_cannot_be_loaded_says_so(written, tmp_path, fault):
         (folder / {"missing": "query.onnx", "no weights": "weights.safetensors"}[fault]).unlink()
     with pytest.raises(BundleError, match=r"query\.onnx"):
         open_graph(folder, "query")
+
+
+def test_nothing_in_a_bundle_names_a_place_of_this_machine(world_folder):
+    places = [str(world_folder).encode(), str(Path(twotower.__file__).parent).encode(), str(Path.cwd()).encode(), b"stack_trace"]
+    files = [path for path in (world_folder / "bundle").rglob("*") if path.is_file()]
+    assert files
+    assert [(path.name, place) for path in files for place in places if place in path.read_bytes()] == []

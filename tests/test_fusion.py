@@ -18,6 +18,11 @@ def test_query_without_known_words_is_left_to_the_vectors():
     assert_array_equal(blend(DENSE, WORDS, 0.5)[1], DENSE[1])
 
 
+def test_query_that_the_vectors_know_nothing_of_is_left_to_the_words():
+    scores = blend(np.zeros((1, 3), np.float32), WORDS[:1], 0.5)
+    assert_array_equal(np.argsort(-scores[0], kind="stable"), [1, 2, 0])
+
+
 def test_scale_of_either_side_changes_no_order():
     order = np.argsort(-blend(DENSE, WORDS, 0.7), axis=1)
     assert_array_equal(np.argsort(-blend(DENSE * 30, WORDS, 0.7), axis=1), order)

@@ -43,8 +43,8 @@ FLOORS = [
     ["bundle.graphs", "bundle.layout", "bundle.retriever", "bundle"],
     ["config"],
     ["exports"],
-    ["runs.measuring", "runs.run", "runs"],
-    ["app.exits", "app.reports", "app.progress", "app.questions", "app.bulk", "app.starting", "app.demonstration", "app.cli"],
+    ["runs.progress", "runs.measuring", "runs.finishing", "runs.run", "runs"],
+    ["app.exits", "app.reports", "app.questions", "app.bulk", "app.starting", "app.demonstration", "app.cli"],
 ]
 ORDER = [name for floor in FLOORS for name in floor]
 PACKAGES = ["", "search", "data", "model", "learning", "app"]  # their __init__ only says what they are for

@@ -239,3 +239,11 @@ def test_it_shows_what_it_holds(retriever):
     assert retriever.show(np.array([2, -1]))[0] == {"_id": 1002, "name": "1002", "title": "tovar0 vid2", "kind": "k0", "price": 2.0} | (
         {"name": 1002} if retriever.items.schema.field("name").type == pa.int64() else {}
     )
+
+
+@pytest.mark.parametrize("mode", ["vectors", "words", "hybrid"])
+def test_a_query_of_nothing_known_finds_nothing(world_run, mode):
+    found = world_run.retriever.search(["\u2205", "subject3"], k=4, mode=mode)
+    assert list(found.ids[0]) == [None] * 4 and list(found.rows[0]) == [-1] * 4
+    assert np.isneginf(found.scores[0]).all()
+    assert found.ids[1][0] is not None

@@ -20,7 +20,8 @@ import pytest
 import twotower as tt
 from twotower.errors import BundleError, ConfigError, DataError, OutputError
 from twotower.runs.measuring import compare_on, evaluation_options, facts_of
-from twotower.runs.run import Progress, Stopped
+from twotower.runs.progress import Progress
+from twotower.runs.run import Stopped
 
 
 @pytest.fixture
@@ -368,6 +369,7 @@ def measured(world, tmp_path_factory):
     from twotower.data.preparation import prepare
     from twotower.data.sources import open_source
     from twotower.learning.baselines import lexical
+    from twotower.runs import finishing
     from twotower.runs import run as runs
 
     def measure(world_run, blocks):
@@ -377,8 +379,8 @@ def measured(world, tmp_path_factory):
         prepared = prepare(open_source(world[0], "pairs"), open_source(world[1], "items"), chosen.schema, chosen.split, place)
         words = lexical(prepared, with_queries=True)
         model = world_run.folder / "bundle" / "model"
-        found = runs._measure(model, prepared, np.asarray(world_run.retriever.vectors), words, chosen, Progress())
-        return json.loads(json.dumps(runs._metrics(found, prepared, chosen, {}), default=str))
+        found = finishing._measure(model, prepared, np.asarray(world_run.retriever.vectors), words, chosen, Progress())
+        return json.loads(json.dumps(finishing._metrics(found, prepared, chosen, {}), default=str))
 
     return measure
 

@@ -7,6 +7,7 @@ with a config is said at once, each with the choices there are.
 from __future__ import annotations
 
 import json
+import os
 import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
@@ -85,6 +86,8 @@ class Config:
 
 def read(path: Path, settings: Sequence[str] = ()) -> Config:
     """Read a config file; settings are overrides like `train.epochs=3`. Raises ConfigError, all faults at once."""
+    if path.exists() and not path.is_file():
+        raise ConfigError(f"{path} cannot be read: it is no file. Name the TOML file.")
     try:
         values = tomllib.loads(path.read_bytes().decode("utf-8"))
     except FileNotFoundError:
@@ -96,14 +99,16 @@ def read(path: Path, settings: Sequence[str] = ()) -> Config:
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from None
     config = from_values(override(values, settings), str(path))
-    return replace(config, data=absolute(config.data, path.parent))
+    encoder = config.evaluate.pretrained
+    measured = replace(config.evaluate, pretrained=encoder and os.path.normpath(path.parent.absolute() / encoder))
+    return replace(config, data=absolute(config.data, path.parent), evaluate=measured)
 
 
 def absolute(data: DataOptions, folder: Path) -> DataOptions:
     """The places with those that are relative taken from a folder."""
 
     def one(place: str) -> str:
-        return str((folder / Path(place).expanduser()).absolute())
+        return os.path.normpath((folder / Path(place).expanduser()).absolute())
 
     def each(places: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
         return one(places) if isinstance(places, str) else places and tuple(map(one, places))
@@ -228,6 +233,7 @@ def to_toml(config: Config, *, locations: bool = True) -> str:
     values = to_values(config)
     if not locations:
         values.pop("data")
+        values["evaluate"].pop("pretrained", None)
     order = ["version", "data", "pairs", "query", "item", "split", "model", "train", "evaluate", "search", "machine"]
     lines = [f"version = {values.pop('version')}"]
     for block in sorted(values, key=order.index):

@@ -64,6 +64,7 @@ def write_model(folder: Path, model: TwoTower, encoder: Encoder) -> None:
         known = {name.removeprefix(f"{side}."): aliases.get(name, name) for name in model.state_dict() if name.startswith(f"{side}.")}
         graph = _graph(model.tower(side), encoder, side)
         _point(graph, {name: (names[own], *places[own]) for name, own in known.items()})
+        _forget_origin(graph)
         files.write_bytes(folder / graph_name(side), onnx_ir.to_proto(graph).SerializeToString())
     check_parity(folder, model, encoder)
 
@@ -100,6 +101,20 @@ def _graph(tower: Tower, encoder: Encoder, side: Side) -> Any:
     if program is None:
         raise TwotowerError("the tower could not be exported to ONNX")
     return program.model
+
+
+def _forget_origin(model: Any) -> None:
+    """Drop the exporter's notes: stack traces with the paths of whoever trained the model."""
+    model.metadata_props.clear()
+    model.graph.metadata_props.clear()
+    for node in model.graph.all_nodes():
+        node.metadata_props.clear()
+        node.doc_string = None
+        for value in (*node.inputs, *node.outputs):
+            if value is not None:
+                value.metadata_props.clear()
+    for value in (*model.graph.inputs, *model.graph.initializers.values()):
+        value.metadata_props.clear()
 
 
 def _point(model: Any, known: Mapping[str, tuple[Array, int, int]]) -> None:

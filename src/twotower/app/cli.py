@@ -85,7 +85,7 @@ def demo(
     """
     from twotower.app import reports
     from twotower.app.demonstration import ask, demonstrate
-    from twotower.app.progress import watching
+    from twotower.runs.progress import watching
     from twotower.runs.run import Stopped
 
     try:
@@ -156,8 +156,8 @@ def train(
     Ctrl-C finishes the step and saves; --resume goes on from there.
     """
     from twotower.app import reports
-    from twotower.app.progress import watching
     from twotower.runs import train as train_run
+    from twotower.runs.progress import watching
     from twotower.runs.run import Stopped
 
     if resume and output is None:
@@ -324,7 +324,7 @@ def search(
     retriever = load(model)
     if queries is not None and output is not None:
         from twotower.app.bulk import search_file
-        from twotower.app.progress import counting
+        from twotower.runs.progress import counting
 
         try:
             with counting("searching") as report:
@@ -341,6 +341,9 @@ def search(
         return
     from twotower.app import reports
 
+    if not found:
+        print("twotower: nothing was found: the model knows nothing of what this query holds", file=sys.stderr)
+        return
     _show(reports.found(found, shown_columns(retriever), mode or retriever.bundle.model["search"]["mode"]))
 
 
@@ -357,8 +360,8 @@ def score(
 ) -> None:
     """Score pairs: the raw similarity of each query with its item."""
     from twotower.app.bulk import score_file
-    from twotower.app.progress import counting
     from twotower.bundle import load
+    from twotower.runs.progress import counting
 
     retriever = load(model)
     with counting("scoring") as report:
@@ -380,8 +383,8 @@ def embed(
 ) -> None:
     """Write the vectors of queries or items, in the catalogue or not."""
     from twotower.app.bulk import embed_file
-    from twotower.app.progress import counting
     from twotower.bundle import load
+    from twotower.runs.progress import counting
 
     if side not in ("query", "item"):
         raise ConfigError(f'--side is "query" or "item", not "{side}"')

@@ -11,13 +11,15 @@ import numpy as np
 from twotower import config, files
 from twotower.app import reports
 from twotower.bundle import Retriever
+from twotower.bundle.retriever import query_text
 from twotower.data.samples import Sample, Stranger, load_sample
 from twotower.data.sources import open_source
 from twotower.data.values import to_text
 from twotower.errors import TwotowerError
+from twotower.learning.pretrained import embed_documents, open_encoder, shipped
 from twotower.learning.statistics import interval
 from twotower.runs import Run, train
-from twotower.runs.run import Progress
+from twotower.runs.progress import Progress
 
 K = 5
 SHOWN = 5  # questions answered in full, the first of the list; and the first miss of all
@@ -45,6 +47,8 @@ class Shown(NamedTuple):
 def demonstrate(name: str, output: Path, settings: list[str], progress: Progress) -> Shown:
     """Train on a sample and ask the strangers' questions. An earlier demo in `output` is replaced."""
     sample = load_sample(name)
+    encoder = shipped()
+    settings = [*([f"evaluate.pretrained='{encoder}'"] if encoder else []), *settings]
     chosen = config.read(sample.config, settings)
     run = train(
         open_source(sample.pairs, "pairs"), open_source(sample.items, "items"), config=chosen, output=output, overwrite=True, progress=progress
@@ -54,6 +58,8 @@ def demonstrate(name: str, output: Path, settings: list[str], progress: Progress
     modes = ["vectors"] if retriever.lexical is None else ["vectors", "hybrid", "words"]
     counted = {mode: _satisfied(retriever, sample.strangers, mode) for mode in modes}
     strangers = {}
+    if chosen.evaluate.pretrained is not None:
+        counted["pretrained"] = _satisfied_untuned(chosen.evaluate.pretrained, retriever, sample.strangers)
     for mode, satisfied in counted.items():
         figure = interval(satisfied.astype(float), generator=np.random.default_rng(0))
         counts = {"found": int(satisfied.sum()), "asked": len(satisfied)}
@@ -77,6 +83,15 @@ def _satisfied(retriever: Retriever, strangers: tuple[Stranger, ...], mode: str)
         if not known.issuperset(stranger.accepted):
             raise TwotowerError(f"the question {stranger.query!r} accepts items that the catalogue lacks")
     return np.array([bool(set(ids) & set(stranger.accepted)) for ids, stranger in zip(found.ids, strangers, strict=True)])
+
+
+def _satisfied_untuned(folder: str, retriever: Retriever, strangers: tuple[Stranger, ...]) -> np.ndarray:
+    """The same for a pretrained encoder as it is, over the words that the items' towers read."""
+    columns = [feature.column for feature in retriever.encoder.features["item"] if feature.type == "text"]
+    ids = np.array(retriever.items.column("_id").to_pylist(), object)
+    items = embed_documents(folder, tuple(query_text(retriever.items, columns)))
+    best = np.argsort(-(open_encoder(folder)([stranger.query for stranger in strangers]) @ items.T), axis=1, kind="stable")[:, :K]
+    return np.array([bool(set(ids[rows]) & set(stranger.accepted)) for rows, stranger in zip(best, strangers, strict=True)])
 
 
 def _answer(retriever: Retriever, question: str, columns: list[str], accepted: tuple[str, ...] | None = None) -> Answered:

@@ -32,6 +32,7 @@ NAMES = {
     "bm25": "BM25, item words",
     "bm25_queries": "BM25, training queries too",
     "popularity": "popularity",
+    "pretrained": "pretrained encoder, untuned",
 }
 BRIEF = 24  # characters: what may share a line with its neighbours on a narrow page
 UNBOUNDED = 10_000  # columns: the width of a file or a pipe, whose reader wants whole lines

@@ -110,11 +110,19 @@ def find_bundle(place: Path | str) -> Path:
         if (folder / CURRENT).exists():
             return folder
     if not path.exists():
-        near = [p.name for p in path.parent.iterdir() if p.is_dir()] if path.parent.is_dir() else []
+        near = runs_in(path.parent)
         raise BundleError(f"there is no {path}" + (f"; in {path.parent}: {choices(near, path.name)}" if near else ""))
     if (path / "config.toml").exists():
         raise BundleError(f"the run {path} has no bundle: it did not finish. Continue it: twotower train {path / 'config.toml'} -o {path} --resume")
-    raise BundleError(f"{path} is neither a bundle nor a run: it has no {CURRENT}")
+    near = runs_in(path)
+    raise BundleError(f"{path} is neither a bundle nor a run: it has no {CURRENT}" + (f"; runs in it: {', '.join(near[:12])}" if near else ""))
+
+
+def runs_in(folder: Path) -> list[str]:
+    """The names of the runs and bundles in a folder."""
+    if not folder.is_dir():
+        return []
+    return sorted(p.name for p in folder.iterdir() if (p / "config.toml").exists() or (p / CURRENT).exists())
 
 
 def open_bundle(place: Path | str, *, everything: bool = False) -> Bundle:

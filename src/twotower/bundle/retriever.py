@@ -90,7 +90,7 @@ class Retriever:
         """The k best items for each query: [k] for one query (a text or a dict), [q, k] for several.
 
         queries: a text or texts where the query side reads one column; otherwise dicts, a data frame or an Arrow table. k may
-        exceed the catalogue: the rest is filled with None. Raises ConfigError for k below 1 and DataError for an empty query.
+        exceed the catalogue: the rest is filled with None; so is all for a query of which the model knows nothing. Raises ConfigError for k below 1 and DataError for an empty query.
         """
         one = isinstance(queries, (str, Mapping)) and not _columnar(queries)
         table = self.query_table(queries)
@@ -109,6 +109,7 @@ class Retriever:
         wanted = min(k, len(self))
         if mode == "vectors" or self.lexical is None:
             hits = self._index.search(vectors, wanted)
+            hits.rows[~vectors.any(axis=1)] = -1  # equally near to everything: any order would be made up
         elif mode == "words":
             hits = self.lexical.search(query_text(table, self.text_columns), wanted)
         else:
@@ -128,6 +129,8 @@ class Retriever:
             similarities = vectors[part] @ self.vectors.T
             scores = blend(similarities, self.lexical.scores(texts[part]), float(self._search["words_weight"]))
             for n, row in enumerate(scores, start):
+                if not row.any():
+                    continue  # nothing in this query is known to either
                 hits.rows[n] = best(row, k)
                 hits.scores[n] = row[hits.rows[n]]
         return hits

@@ -46,7 +46,9 @@ class Encoder:
         encoded = {}
         for feature in self.features[side]:
             if feature.column not in table.column_names:
-                raise DataError(f'the {side} needs the column "{feature.column}", which is not there; {choices(table.column_names, feature.column)}')
+                there = choices(table.column_names, feature.column)
+                needed = ", ".join(self.columns(side))
+                raise DataError(f'the {side} needs the column "{feature.column}", which is not there; {there}. This model reads {needed}.')
             column = table.column(feature.column)
             chunk = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
             try:

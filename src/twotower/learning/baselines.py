@@ -16,7 +16,8 @@ from twotower.data.prepared import Prepared
 from twotower.data.schema import Side
 from twotower.data.splits import TRAIN
 from twotower.data.values import to_text
-from twotower.learning.evaluation import Scorer
+from twotower.learning.evaluation import Scorer, dot_scorer
+from twotower.learning.pretrained import embed_documents, open_encoder
 from twotower.search.lexical import Lexical
 
 
@@ -69,6 +70,15 @@ def _words(with_queries: bool) -> Callable[[Prepared, Array], Scorer | None]:
         return lambda block: index.scores([asked[row] for row in query_rows[block]])
 
     return build
+
+
+def untuned(folder: str, prepared: Prepared, query_rows: Array) -> Scorer | None:
+    """A pretrained sentence encoder as it is, or None where a side has no words."""
+    if not (text_columns(prepared.encoder, "query") and text_columns(prepared.encoder, "item")):
+        return None
+    asked = texts(prepared, "query")
+    queries = open_encoder(folder)([asked[row] for row in query_rows])
+    return dot_scorer(queries, embed_documents(folder, tuple(texts(prepared, "item"))))
 
 
 BASELINES: dict[str, Callable[[Prepared, Array], Scorer | None]] = {

@@ -43,7 +43,8 @@ class EvaluateOptions:
     metrics: names like hit@10, each a mean over queries with its interval. select: the metric that picks the best epoch, stops
     training, and decides whether words are searched beside vectors. per: a `pair` is ranked with the key's other matches left out,
     or a `query` with all its matches. exclude_seen: leave out what the key is known to have matched in training; by default so
-    but where it ranks per query and the key is no id. baselines: by name. queries: how many validation queries are ranked while training.
+    but where it ranks per query and the key is no id. baselines: by name. pretrained: the folder of a sentence encoder that is measured
+    beside them as it is. queries: how many validation queries are ranked while training.
     """
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
@@ -53,6 +54,7 @@ class EvaluateOptions:
     per: Literal["pair", "query"] = "pair"
     exclude_seen: bool | None = None
     baselines: tuple[Literal["popularity", "bm25", "bm25_queries"], ...] = ("bm25_queries", "bm25", "popularity")
+    pretrained: str | None = None
     queries: Annotated[int, Ge(1)] = 10_000
     seed: Annotated[int, Ge(0)] = 0
 

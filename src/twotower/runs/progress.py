@@ -6,12 +6,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
-
-from twotower.runs.run import Progress as Told
+from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
 
 if TYPE_CHECKING:
     from twotower.learning.training import Step, Validation
@@ -19,16 +18,23 @@ if TYPE_CHECKING:
 LINE_EVERY = 10.0  # seconds, where there is no terminal
 
 
+class Progress(NamedTuple):
+    """Who is told what happens, as it happens."""
+
+    stage: Callable[[str], None] = lambda _: None
+    training: Callable[[Step | Validation], None] = lambda _: None
+
+
 @contextmanager
-def watching() -> Iterator[Told]:
+def watching() -> Iterator[Progress]:
     """Tell of a run's stages and of its training while this lasts."""
     console = Console(stderr=True, highlight=False)
     if not console.is_terminal:
-        yield Told(_say, _lines())
+        yield Progress(_say, _lines())
         return
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=16), TextColumn("{task.fields[said]}"), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bars:
-        yield Told(*_bars(bars))
+    with Bars(*columns, console=console, transient=True) as bars:
+        yield Progress(*_bars(bars))
 
 
 def _say(text: str) -> None:
@@ -58,7 +64,7 @@ def _validated(told: Validation, seen: _Seen) -> str:
     return f"epoch {told.epoch}  loss {seen.loss:.3f}  {figure}  {seen.speed}"
 
 
-def _bars(bars: Progress) -> tuple[Callable[[str], None], Callable[[Step | Validation], None]]:
+def _bars(bars: Bars) -> tuple[Callable[[str], None], Callable[[Step | Validation], None]]:
     task: list[TaskID] = []
     seen = _Seen()
     figure = [""]
@@ -109,7 +115,7 @@ def counting(what: str) -> Iterator[Callable[[int], None]]:
     rows, begun = 0, time.monotonic()
     last = begun
     columns = (SpinnerColumn(), TextColumn(what), TextColumn("{task.completed:,.0f} rows"), TextColumn("{task.fields[speed]}"))
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+    with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
         task = bars.add_task(what, total=None, speed="")
 
         def report(done: int) -> None:

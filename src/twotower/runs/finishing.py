@@ -1,0 +1,212 @@
+"""The end of a run: towers exported, measured as they ship beside baselines, and sealed in a bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from twotower import config as configs
+from twotower import files
+from twotower.bundle import layout
+from twotower.bundle.graphs import open_graph, run_graph
+from twotower.bundle.retriever import query_text
+from twotower.config import Config
+from twotower.data.columns import Array, take_rows
+from twotower.data.prepared import ID, Prepared
+from twotower.data.schema import Side
+from twotower.data.splits import PARTS, TEST, VALIDATION
+from twotower.learning.baselines import BASELINES, lexical, text_columns, untuned
+from twotower.learning.evaluation import Evaluated, cases, left_out, list_keys, sample
+from twotower.learning.evaluation import evaluate as evaluate_scorer
+from twotower.learning.statistics import Interval
+from twotower.runs.measuring import Asked, Comparison, choose_mode, compare_values, ranking_table, scorer
+from twotower.runs.progress import Progress
+
+if TYPE_CHECKING:
+    from twotower.model.towers import TwoTower
+
+GOLDEN = 8  # queries kept with their answers, to try a bundle by
+
+
+class _Measured(NamedTuple):
+    """The figures of a finished model."""
+
+    part: str
+    by_mode: dict[str, Evaluated]
+    baselines: dict[str, Evaluated]
+    asked: Asked
+    search: dict[str, Any]
+
+
+def finish(folder: Path, prepared: Prepared, model: TwoTower, chosen: Config, facts: dict[str, Any], progress: Progress) -> None:
+    """Export, measure what was exported, and write bundle, metrics and rankings."""
+    from twotower.exports import write_model
+
+    progress.stage("exporting")
+    files.remove_folder(folder / "bundle")  # of a run that was broken off between here and its metrics
+    with files.new_folder(folder / "bundle") as building:
+        write_model(building / "model", model, prepared.encoder)
+        item_vectors = _encode(building / "model", "item", prepared, None, chosen)
+        words = lexical(prepared, with_queries=True)
+        measured = _measure(building / "model", prepared, item_vectors, words, chosen, progress)
+        metrics = _metrics(measured, prepared, chosen, facts)
+        _write_bundle(building, prepared, item_vectors, words, measured, metrics, chosen)
+    winner = measured.by_mode[measured.search["mode"]]
+    asked = measured.asked.cases
+    rows = np.repeat(asked.query_rows, np.diff(asked.relevant.offsets)) if chosen.evaluate.per == "pair" else asked.query_rows
+    if chosen.evaluate.per == "pair":
+        right = prepared.items.column(ID).take(pa.array(asked.relevant.values)).to_pylist()
+    else:
+        right = [""] * len(rows)
+    table = ranking_table(prepared.queries.take(pa.array(rows)), right, list_keys(asked, chosen.evaluate.per), winner)
+    files.write_parquet(folder / "rankings.parquet", table.to_batches(), table.schema)
+    files.write_json(folder / "metrics.json", metrics)
+
+
+def _encode(folder: Path, side: Side, prepared: Prepared, rows: Array | None, chosen: Config) -> Array:
+    """Vectors of prepared rows by the exported tower: what is measured is what ships."""
+    columns = prepared.columns[side] if rows is None else take_rows(prepared.columns[side], rows)
+    return run_graph(open_graph(folder, side, chosen.machine.threads), columns, chosen.model.dimensions)
+
+
+def _measure(folder: Path, prepared: Prepared, item_vectors: Array, words: Any, chosen: Config, progress: Progress) -> _Measured:
+    """Choose the search mode on validation pairs, then open the test pairs, once."""
+    options = chosen.evaluate
+
+    def ask(part: int, most: int | None) -> Asked:
+        found = cases(prepared.part(part), prepared.known(*left_out(options, part)), options.per)
+        found = found if most is None else sample(found, most, options.seed)
+        texts = query_text(prepared.queries.take(pa.array(found.query_rows)), text_columns(prepared.encoder, "query"))
+        return Asked(found, _encode(folder, "query", prepared, found.query_rows, chosen), texts)
+
+    progress.stage("choosing how to search, on validation pairs")
+    search = choose_mode(ask(VALIDATION, options.queries), item_vectors, words, chosen.search, options)
+    part = TEST if (prepared.parts == TEST).any() else VALIDATION
+    progress.stage(f"ranking {prepared.n_items:,} items for {int((prepared.parts == part).sum()):,} {PARTS[part]} pairs")
+    asked = ask(part, None)
+    modes = ["vectors"] if words is None else ["vectors", "words", "hybrid"]
+    by_mode = {
+        mode: evaluate_scorer(scorer(asked, item_vectors, words, search | {"mode": mode}), asked.cases, prepared.n_items, options) for mode in modes
+    }
+    baselines: dict[str, Evaluated] = {}
+    for name in options.baselines:
+        if name == "bm25_queries" and words is not None:
+            baselines[name] = by_mode["words"]  # the very same words, ranked already
+            continue
+        baseline = BASELINES[name](prepared, asked.cases.query_rows)
+        if baseline is not None:
+            baselines[name] = evaluate_scorer(baseline, asked.cases, prepared.n_items, options)
+    if options.pretrained is not None:
+        progress.stage("encoding the catalogue with the pretrained encoder")
+        encoder = untuned(options.pretrained, prepared, asked.cases.query_rows)
+        if encoder is not None:
+            baselines["pretrained"] = evaluate_scorer(encoder, asked.cases, prepared.n_items, options)
+    return _Measured(PARTS[part], by_mode, baselines, asked, search)
+
+
+def _metrics(measured: _Measured, prepared: Prepared, chosen: Config, facts: dict[str, Any]) -> dict[str, Any]:
+    options = chosen.evaluate
+    keys = list_keys(measured.asked.cases, options.per)
+    winner = measured.by_mode[measured.search["mode"]]
+
+    def against(name: str, other: Evaluated) -> Comparison:
+        return compare_values(("model", name), winner.values, other.values, keys)
+
+    return {
+        "model": _figures(winner),
+        "modes": {mode: _figures(evaluated) for mode, evaluated in measured.by_mode.items()},
+        "baselines": {name: _figures(evaluated) for name, evaluated in measured.baselines.items()},
+        "against": {name: {m: t._asdict() for m, t in against(name, e).tests.items()} for name, e in measured.baselines.items()},
+        "search": measured.search,
+        "evaluation": {
+            "part": measured.part,
+            "per": options.per,
+            "rankings": len(keys),
+            "catalogue": prepared.n_items,
+            "select": options.select,
+            "left_out": _left_out(chosen),
+        },
+        "training": facts,
+        "data": prepared.report,
+    }
+
+
+def _left_out(chosen: Config) -> str:
+    if chosen.evaluate.per == "pair":
+        training = "training ones included" if chosen.evaluate.exclude_seen else "but not those of training"
+        return f"other known matches of the same key, {training}, are left out of a pair's ranking"
+    return "what the key matched in training is left out" if chosen.evaluate.exclude_seen else "nothing is left out"
+
+
+def _figures(evaluated: Evaluated) -> dict[str, dict[str, float]]:
+    def plain(figure: Interval) -> dict[str, float]:
+        return {name: float(part) for name, part in figure._asdict().items()}
+
+    return {name: plain(figure) for name, figure in evaluated.figures.items()}
+
+
+def _write_bundle(
+    folder: Path, prepared: Prepared, item_vectors: Array, words: Any, measured: _Measured, metrics: dict[str, Any], chosen: Config
+) -> None:
+    model = folder / "model"
+    layout.write_encoder(model, prepared.encoder)
+    files.write_text(model / "config.toml", configs.to_toml(chosen, locations=False))
+    files.write_json(model / "metrics.json", {name: part for name, part in metrics.items() if name != "data"})
+    files.write_json(model / "golden.json", _golden(prepared, measured, item_vectors))
+    files.write_text(model / "card.md", _card(metrics, chosen))
+    fingerprint = layout.seal_model(
+        model,
+        dimensions=chosen.model.dimensions,
+        similarity=chosen.model.similarity,
+        search=measured.search,
+        query_text=text_columns(prepared.encoder, "query"),
+        schema=asdict(chosen.schema),
+    )
+    layout.write_catalogue(folder, fingerprint, [layout.Segment(item_vectors, prepared.items, words)])
+
+
+def _golden(prepared: Prepared, measured: _Measured, item_vectors: Array) -> list[dict[str, Any]]:
+    """A few queries with their best items by vectors: whoever loads the bundle can try whether it answers the same."""
+    asked = measured.asked
+    kept = []
+    for n in range(min(GOLDEN, len(asked.cases.query_rows))):
+        scores = item_vectors @ asked.vectors[n]
+        best = np.argsort(-scores, kind="stable")[:5]
+        query = prepared.queries.slice(int(asked.cases.query_rows[n]), 1).to_pylist()[0]
+        kept.append({"query": query, "rows": best, "scores": scores[best].astype(float)})
+    return kept
+
+
+def _card(metrics: dict[str, Any], chosen: Config) -> str:
+    """A model card: what it is, what it was trained on, how well it does, what it is not for."""
+    data, evaluation = metrics["data"], metrics["evaluation"]
+    names = list(metrics["model"])
+    rows = {"model": metrics["model"], **metrics["baselines"]}
+    table = ["| | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+    table += [f"| {name} | " + " | ".join(_cell(figures[m]) for m in names) + " |" for name, figures in rows.items()]
+    sides = {side: ", ".join(f"{f.column} ({f.type})" for f in chosen.schema.features(side)) for side in ("query", "item")}
+    return "\n".join(
+        [
+            "# Model card",
+            "",
+            f"A two-tower retrieval model of {chosen.model.dimensions} dimensions. The query reads {sides['query']}; the item reads {sides['item']}.",
+            "",
+            f"Trained on {data['split']['train']:,} pairs over a catalogue of {data['items']:,} items; {data['split']['validation']:,} pairs chose the epoch and the search mode.",
+            f"Measured on {evaluation['rankings']:,} {evaluation['part']} rankings of the whole catalogue, with 95% intervals; {evaluation['left_out']}.",
+            "",
+            *table,
+            "",
+            f"Searched by {metrics['search']['mode']}. Scores are raw similarities: they order items for one query and are no probabilities.",
+            "The model knows what the log shows: it repeats the log's habits, gaps and mistakes, and knows nothing of later changes.",
+            "",
+        ]
+    )
+
+
+def _cell(figure: Mapping[str, float]) -> str:
+    return f"{figure['value']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}]"

@@ -1,0 +1,30 @@
+"""Bundles of every past format stay readable. `tests/data/bundle-1` is a run on the planted world by version 0.1.0."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import twotower as tt
+from twotower.bundle import verify
+from twotower.files import read_json
+
+STORED = sorted((Path(__file__).parent / "data").glob("bundle-*"))
+
+
+def test_there_is_one_for_each_format():
+    assert [folder.name for folder in STORED] == ["bundle-1"]
+
+
+@pytest.mark.parametrize("stored", STORED, ids=lambda folder: folder.name)
+def test_a_stored_bundle_answers_as_it_did(stored: Path, tmp_path: Path):
+    folder = tmp_path / "bundle"
+    shutil.copytree(stored, folder)
+    verify(folder)
+    retriever = tt.load(folder)
+    for golden in read_json(folder / "model" / "golden.json"):
+        found = retriever.search(golden["query"], k=5, mode="vectors")
+        np.testing.assert_allclose(found.scores, golden["scores"], atol=1e-5)
+        assert len(set(found.rows) & set(golden["rows"])) >= 4  # equal scores may change places
+    assert retriever.search("subject3 sort1 noise2 n9", k=1).ids[0] == 1010
