@@ -33,7 +33,8 @@ check: $(VENV)/.dev
 	$(BIN)/mypy
 
 bench: $(VENV)/.dev
-	$(BIN)/python benchmarks/first_light.py
+	$(BIN)/python benchmarks/first_light.py --write
+	$(BIN)/python benchmarks/choices.py --write
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache dist

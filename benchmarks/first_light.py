@@ -155,13 +155,17 @@ def main() -> None:
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         rows = [row for name in chosen.rows or ROWS for row in ROWS[name](Path(folder))]
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    words = " ".join(["python benchmarks/first_light.py", *chosen.rows])
-    head = f"## {datetime.date.today()}, commit {commit}\n\n`{words}` on {os.cpu_count()} cores, Python {platform.python_version()}.\n"
     table = ["| what | measured | wanted |", "|---|---|---|", *(f"| {what} | {measured} | {wanted} |" for what, measured, wanted in rows)]
+    keep(" ".join(["python benchmarks/first_light.py", *chosen.rows]), table, chosen.write)
+
+
+def keep(words: str, table: list[str], write: bool) -> None:
+    """Print a result with its date, commit and command, and put it on top of the others where told to."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    head = f"## {datetime.date.today()}, commit {commit}\n\n`{words.strip()}` on {os.cpu_count()} cores, Python {platform.python_version()}.\n"
     text = head + "\n" + "\n".join(table) + "\n"
     print(text)
-    if chosen.write:
+    if write:
         title, _, rest = RESULTS.read_text(encoding="utf-8").partition("\n## ")
         RESULTS.write_text(title.rstrip() + "\n\n" + text + ("\n## " + rest if rest else ""), encoding="utf-8")
 

@@ -18,6 +18,7 @@ from twotower.errors import DataError, MissingExtra
 Embed = Callable[[Sequence[str]], Array]  # texts [n] -> unit vectors float32 [n, d]
 
 
+@functools.lru_cache(maxsize=2)
 def open_encoder(folder: str | Path) -> Embed:
     """The encoder in a folder. Raises DataError if there is none, MissingExtra if the extra `text` is not installed."""
     if not (Path(folder) / "config.json").exists():
