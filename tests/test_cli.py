@@ -384,6 +384,30 @@ def test_a_reader_who_has_enough_is_no_error(world_folder):
     assert command.stderr.read() == "" and command.wait() == 0
 
 
+def test_a_report_on_data_names_keys_and_warns_of_pairs_met_twice():
+    from twotower.app.reports import data, dropped
+
+    split = {"by": "random", "train": 8, "validation": 1, "test": 1}
+    told = data({"pairs": 10, "query_rows": 9, "items": 4, "split": split, "test_keys_in_train": 1_000, "test_pairs_in_train": 2_000})
+    assert "1,000 test keys" in told and "test queries" not in told
+    assert "2,000 test pairs that training holds too: figures are too good by them" in told
+    lines = dropped({"of_unlisted_event": 3, "without_query": 0, "item_not_in_catalogue": 1, "repeated": 2})
+    assert lines == ["Rows left out: 3 of an event without weight, 1 whose item the catalogue lacks, 2 that repeat another."]
+
+
+def test_a_comparison_says_what_was_not_the_same_for_both(capsys):
+    from twotower.app.reports import comparison, show
+    from twotower.runs.measuring import compare_values
+
+    values = {"mrr": np.array([0.1, 0.4])}
+    same = compare_values(("new", "old"), values, values, np.arange(2))
+    show(comparison(same._replace(catalogues=(7, 7), left_out=("nothing is", "nothing is"))))
+    assert "catalogue" not in capsys.readouterr().out
+    show(comparison(same._replace(catalogues=(7_000, 9), left_out=("nothing is", "all is"))))
+    out = " ".join(capsys.readouterr().out.split())
+    assert "new has 7,000, old 9." in out and "new: nothing is; old: all is." in out
+
+
 # --- train, evaluate, compare, info -------------------------------------------------------------------------------
 
 

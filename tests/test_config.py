@@ -247,3 +247,19 @@ def test_a_file_written_is_a_file_read(tmp_path: Path):
     )
     (tmp_path / "x.toml").write_text(to_toml(config), encoding="utf-8")
     assert read(tmp_path / "x.toml") == config
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"search": {"words_weight": 0.5, "mode": "vectors"}}, "words_weight"),
+        ({"train": {"correct_positive": False, "correction": False}}, "correct_positive"),
+        ({"search": {"mode": "hybrid"}, "query": {"features": [{"column": "user", "type": "id"}]}}, "needs a text feature"),
+        ({"evaluate": {"pretrained": "x"}, "query": {"features": [{"column": "user", "type": "id"}]}}, "both sides need a text"),
+    ],
+)
+def test_what_could_have_no_effect_is_refused(changes, said):
+    values = {"query": {"features": [{"column": "q", "type": "text"}]}, "item": {"features": [{"column": "t", "type": "text"}]}}
+    from_values(values)
+    with pytest.raises(ConfigError, match=said):
+        from_values(values | changes)

@@ -95,3 +95,17 @@ def test_a_description_that_does_not_fit_is_refused(encoder, damage):
 def test_another_feature_of_the_state_is_refused_or_unused(encoder):
     with pytest.raises(BundleError):
         Encoder.restore(encoder.describe(), encoder.arrays() | {"item/9/hashes": np.zeros(1, np.uint64)})
+
+
+def test_a_policy_of_errors_holds_at_look_up_and_not_where_rows_are_held_out():
+    schema = Schema(
+        query=QuerySide(features=(Id(column="user", unknown_values="error"), Category(column="device", unknown_values="error"))), item=SCHEMA.item
+    )
+    rows = {"query": [{"user": "a", "device": "tv"}], "item": [{"sku": 1}]}
+    encoder = Encoder.fit(schema, lambda side: to_table(rows[side]).to_batches())
+    new = [{"user": "b", "device": "tv"}, {"user": "a", "device": "radio"}]
+    with pytest.raises(DataError, match="'b', which the model has never seen"):
+        encoder.encode("query", new)
+    encoded = encoder.encode("query", new, strict=False)
+    assert {name: codes.tolist() for name, codes in encoded.items()} == {"user:id": [1, 2], "device:category": [2, 1]}
+    assert encoder.unknown("query", encoded) == {"user:id": 1, "device:category": 1}

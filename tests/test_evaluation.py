@@ -108,7 +108,8 @@ def test_what_is_seen_is_left_out_as_the_options_say():
     assert set(left_out(pair, validation)) == {train, validation}  # the test pairs stay unknown until they are asked
     assert set(left_out(pair, test)) == {train, validation, test}
     assert set(left_out(EvaluateOptions(exclude_seen=False), test)) == {validation, test}
-    assert set(left_out(EvaluateOptions(per="query", exclude_seen=True), test)) == {train}
+    assert set(left_out(EvaluateOptions(per="query", exclude_seen=True), validation)) == {train}
+    assert set(left_out(EvaluateOptions(per="query", exclude_seen=True), test)) == {train, validation}
     assert set(left_out(EvaluateOptions(per="query", exclude_seen=False), test)) == set()
 
 

@@ -1,8 +1,11 @@
 """Ids, categories and texts: what each learns and how it encodes."""
 
+from typing import get_args, get_type_hints
+
 import numpy as np
 import pyarrow as pa
 import pytest
+from annotated_types import Le
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -114,3 +117,8 @@ def test_normalising_twice_changes_nothing(kind):
 @given(st.lists(st.integers(-5, 5)))
 def test_distinct_equals_a_sorted_set(values):
     assert distinct(np.array(values, np.int64)).tolist() == sorted(set(values))
+
+
+def test_no_number_of_buckets_that_is_allowed_fills_a_machine():
+    hints = get_type_hints(Text, include_extras=True)["buckets"]
+    assert [limit.le for limit in get_args(hints) if isinstance(limit, Le)] == [67_108_864]

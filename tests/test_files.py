@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from twotower import files
+from twotower import files, manifests
 from twotower.errors import BundleError, OutputError
 
 
@@ -185,18 +185,21 @@ def test_a_renamed_folder_gives_way_to_one_of_its_name(tmp_path):
     assert names(tmp_path) == ["free", "old"] and (tmp_path / "old" / "x").read_text() == "old"
 
 
-def test_a_folder_is_claimed_if_it_is_empty_or_ours_and_given_up(tmp_path):
+def test_a_folder_is_claimed_if_it_is_empty_or_holds_only_ours(tmp_path):
+    ours = {"config.toml", "bundle"}
     files.claim_folder(tmp_path / "new")
     files.claim_folder(tmp_path / "new")
-    (tmp_path / "new" / "mine.txt").write_text("precious")
-    with pytest.raises(OutputError, match="not empty"):
-        files.claim_folder(tmp_path / "new")
-    with pytest.raises(OutputError, match="not ours"):
-        files.claim_folder(tmp_path / "new", overwrite=True)
-    assert (tmp_path / "new" / "mine.txt").exists()
     (tmp_path / "new" / "config.toml").write_text("")
-    files.claim_folder(tmp_path / "new", overwrite=True)
-    assert names(tmp_path / "new") == []
+    (tmp_path / "new" / "bundle").mkdir()
+    with pytest.raises(OutputError, match="not empty"):
+        files.claim_folder(tmp_path / "new", ours=ours)
+    files.claim_folder(tmp_path / "new", overwrite=True, ours=ours)
+    assert names(tmp_path / "new") == ["bundle", "config.toml"], "claiming removes nothing"
+    (tmp_path / "new" / "thesis.tex").write_text("precious")
+    with pytest.raises(OutputError, match=r"thesis\.tex, so it is not ours"):
+        files.claim_folder(tmp_path / "new", overwrite=True, ours=ours)
+    files.empty_folder(tmp_path / "new", ours)
+    assert names(tmp_path / "new") == ["thesis.tex"]
 
 
 def test_a_folder_cannot_be_a_file_nor_lack_room(tmp_path):
@@ -212,8 +215,10 @@ def test_a_folder_cannot_be_a_file_nor_lack_room(tmp_path):
 def test_what_a_link_points_at_is_emptied(tmp_path):
     files.write_text(tmp_path / "real" / "config.toml", "")
     os.symlink(tmp_path / "real", tmp_path / "link")
-    files.claim_folder(tmp_path / "link", overwrite=True)
+    files.claim_folder(tmp_path / "link", overwrite=True, ours={"config.toml"})
+    files.empty_folder(tmp_path / "link", {"config.toml"})
     assert names(tmp_path / "link") == []
+    assert (tmp_path / "real").is_dir()
 
 
 # --- manifests
@@ -223,12 +228,12 @@ def test_what_a_link_points_at_is_emptied(tmp_path):
 def folder(tmp_path):
     files.write_bytes(tmp_path / "f" / "a.bin", bytes(range(200)))
     files.write_bytes(tmp_path / "f" / "sub" / "b.bin", b"")
-    files.write_manifest(tmp_path / "f", "thing", 3, note="x")
+    manifests.write_manifest(tmp_path / "f", "thing", 3, note="x")
     return tmp_path / "f"
 
 
 def read(folder, **options):
-    return files.read_manifest(folder, "thing", 3, **options)
+    return manifests.read_manifest(folder, "thing", 3, **options)
 
 
 def test_an_untouched_folder_is_read(folder):

@@ -1,5 +1,7 @@
 """Four shapes of data that people have, and the schema that suits each."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -94,3 +96,63 @@ def test_what_nothing_can_be_told_from_is_said():
         infer(open_source({"a": [1, 2]}), None)
     with pytest.raises(DataError, match="holds the ids of"):
         infer(open_source({"user": [1, 2], "thing": ["x", "y"]}, "pairs"), open_source({"sku": ["a", "b", "c"]}, "items"))
+
+
+@pytest.mark.parametrize("item", ["movieId", "itemId", "ItemID", "Product Id", "thing"])
+@pytest.mark.parametrize("first", ["userId", "rating"])
+def test_an_item_is_found_however_it_is_spelled(item, first):
+    n = 2000
+    columns = {
+        "userId": GENERATOR.integers(0, 200, n),
+        item: GENERATOR.integers(0, 300, n),
+        "rating": GENERATOR.integers(1, 6, n) / 2,
+        "eventType": GENERATOR.choice(["click", "buy"], n),
+        "timestamp": GENERATOR.integers(0, 10**9, n),
+    }
+    guess = infer(open_source({first: columns[first]} | columns), None)
+    assert guess.schema.query.features == (Id(column="userId"),) and guess.schema.query.key == "userId"
+    assert guess.schema.item.features == (Id(column=item),) and guess.schema.item.id == item
+    assert guess.schema.pairs.time == "timestamp" and 'event = "eventType"' in guess.reasons["pairs.event"]
+
+
+def test_classes_may_be_numbered():
+    schema = infer(open_source({"text": [sentence() for _ in range(300)], "label": GENERATOR.integers(0, 9, 300)}), None).schema
+    assert schema.query.features == (Text(column="text"),) and schema.item.features == (Id(column="label"),)
+
+
+@pytest.mark.parametrize("columns", [["user_id", "ts"], ["user_id", "rating"], ["user_id", "rating", "ts"]])
+def test_pairs_without_an_item_are_said(columns):
+    pairs = {name: GENERATOR.integers(0, 50, 300) for name in columns}
+    with pytest.raises(DataError, match=r"no column of data .* looks like the item"):
+        infer(open_source(pairs), None)
+
+
+def test_a_column_of_the_same_name_is_the_query_where_its_values_are_not_the_catalogues():
+    documents = [{"doc_id": f"d{n}", "text": f"{sentence(20)} {n}"} for n in range(200)]
+    pairs = [{"text": sentence(), "doc_id": f"d{n % 200}"} for n in range(600)]
+    guess = infer(open_source(pairs), open_source(documents))
+    assert guess.schema.query.features == (Text(column="text"),) and guess.schema.item.id == "doc_id"
+    told = infer(open_source([row | {"title": documents[n % 200]["text"]} for n, row in enumerate(pairs)]), open_source(documents)).schema
+    assert told.query.features == (Text(column="text"),)
+    # Who uploaded an item and who chose it are counted alike.
+    watched = {"user_id": GENERATOR.integers(0, 20, 600), "item_id": GENERATOR.integers(0, 200, 600), "device": ["tv", "web"] * 300}
+    videos = {"item_id": range(200), "user_id": [n % 20 for n in range(200)]}
+    assert infer(open_source(watched), open_source({name: list(column) for name, column in videos.items()})).schema.query.key == "user_id"
+
+
+def test_the_files_are_read_as_often_as_needed():
+    opened = []
+
+    def counted(name, rows):
+        source = open_source(rows, name)
+        return replace(source, batches=lambda: (opened.append(name), source.batches())[1])
+
+    products = [{"sku": f"p{n}", "title": f"{sentence(4)} {n}", "code": n, "note": f"{n} {sentence(3)}"} for n in range(200)]
+    infer(counted("pairs", [{"asked": sentence(3), "sku": f"p{n % 200}", "page": n} for n in range(400)]), counted("items", products))
+    assert sorted(opened) == ["items", "items", "pairs"]  # a look at each, and all of the catalogue
+
+
+def test_another_name_of_an_item_is_not_shown_as_its_id():
+    films = [{"_id": f"{n:024x}", "movieId": n, "title": f"{sentence(3)} {n}"} for n in range(300)]
+    schema = infer(open_source(interactions()), open_source(films)).schema
+    assert schema.item.id == "movieId" and schema.item.payload == ("title",) and {f.column for f in schema.item.features} == {"movieId", "title"}

@@ -127,6 +127,12 @@ def test_a_row_does_not_depend_on_its_batch(text):
         torch.testing.assert_close(layer(bag(feature, state, [one]))[0], together[number], rtol=0, atol=1e-6)
 
 
+def test_a_bucket_takes_four_bytes(text):
+    feature, state, layer = text
+    assert layer.table.row_of.nbytes == 4 * 512 and sorted(layer.table.row_of.tolist())[-1] == len(state["buckets"])
+    assert layer.ids(bag(feature, state, TEXTS)).dtype == torch.int64
+
+
 def test_rare_words_weigh_more_than_common_ones(text):
     feature, state, layer = text
     lengths = []

@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from twotower import files
-from twotower.data import preparation, quantities
+from twotower.data import keys, preparation, quantities
 from twotower.data.features import Category, Id, Text
+from twotower.data.hashes import hash_texts
 from twotower.data.preparation import prepare
 from twotower.data.schema import ItemSide, PairColumns, QuerySide, Schema
 from twotower.data.sources import open_source
@@ -78,7 +79,18 @@ def test_a_second_run_reuses_and_any_change_does_not(make, monkeypatch):
     ]
     monkeypatch.setattr(preparation, "HASH", "other")
     others.append(make())
-    assert len({p.folder for p in [first, *others]}) == 6
+    monkeypatch.setattr(preparation, "__version__", "99")
+    others.append(make())
+    monkeypatch.setattr(preparation.unicodedata, "unidata_version", "99")
+    others.append(make())
+    assert len({p.folder for p in [first, *others]}) == 8
+
+
+def test_the_report_names_the_sources_of_this_call(make):
+    make()
+    again = make(replace(open_source(PAIRS, "pairs"), name="clicks"), replace(open_source(ITEMS, "items"), name="shop"))
+    assert (again.report["pairs_source"], again.report["items_source"]) == ("clicks", "shop")
+    assert again.folder == make().folder and make().report["pairs_source"] == "pairs"
 
 
 @pytest.mark.parametrize("kind", [pa.int64(), pa.string(), pa.float64(), pa.date32(), pa.bool_(), pa.decimal128(21, 2)])
@@ -170,6 +182,16 @@ def test_repeats(make):
     assert Counter(logged(make(pairs, repeats="keep", weight="w"))) == Counter((r["q"], r["item"], r["w"]) for r in pairs)
 
 
+@pytest.mark.parametrize("by", ["random", "group", "last", "column"])
+def test_test_pairs_that_are_trained_on_are_counted(make, by):
+    pairs = [row | {"s": ["train", "val", "test"][n % 3]} for n, row in enumerate(PAIRS * 4)]
+    prepared = make(pairs, repeats="keep", key="user", options=SplitOptions(by=by, column="s" if by == "column" else None))
+    placed = list(zip(prepared.log.query_keys.tolist(), prepared.log.item_rows.tolist(), prepared.parts.tolist(), strict=True))
+    trained = {(key, item) for key, item, part in placed if part == 0}
+    both = sum((key, item) in trained for key, item, part in placed if part == 2)
+    assert prepared.report["test_pairs_in_train"] == both and (both > 0) == (by in ("last", "column"))
+
+
 def test_events_weigh_what_they_are_said_to(make):
     kinds = ["click", "buy", "scroll", None]
     pairs = [row | {"event": kinds[n % 4], "w": 2.0} for n, row in enumerate(PAIRS)]
@@ -236,7 +258,7 @@ def test_items_without_an_id_are_known_by_their_text(make):
 def test_a_row_of_values_is_not_another_row_of_values():
     rows = [("a", "b"), ("ab", None), (None, "ab"), ("a\x1f", "b"), ("a", "\x1fb"), ("a\x1f\x1fb", None), (None, None), ("\x1f", "\x1f")]
     columns = [pa.array([row[side] for row in rows], pa.string()) for side in (0, 1)]
-    digests = preparation._digests(columns).to_pylist()
+    digests = keys.digests_of(columns).to_pylist()
     assert digests[6] is None and len(set(digests)) == len(rows)
 
 
@@ -254,6 +276,41 @@ def test_a_declared_key_decides_whose_matches_are_known(make):
     assert found == {frozenset(row["item"] for row in PAIRS if row["user"] == user) for user in range(5)}
     # A pair without the key stands for itself.
     assert make([*PAIRS, {"q": "alone", "item": 1, "user": None}], key="user").report["keys"] == 6
+
+
+def test_a_key_has_one_name_in_every_preparation(make):
+    pairs = [{"q": f"Ask {n}", "item": n % 8, "user": None if n % 5 == 0 else n % 5} for n in range(40)]
+    reordered = [*pairs[20:], *pairs[:20]]
+    for key in (None, "user"):
+        table = pa.Table.from_pylist(pairs)
+        names = keys.keys_of([keys.values_of(SCHEMA.query.features, table.column)["q"]], table.column("user") if key else None).to_pylist()
+        plain = [f"k{row['user']}" if key and row["user"] else f"r{row['q'].lower()}" for row in pairs]
+        assert names == plain
+        expected = {row["q"]: name for row, name in zip(pairs, hash_texts(plain).tolist(), strict=True)}
+        for rows in (pairs, reordered):
+            prepared = make(rows, key=key)
+            assert prepared.key_names.dtype == np.uint64 and len(prepared.key_names) == prepared.report["keys"] == len(set(plain))
+            asked = prepared.queries.column("q").take(pa.array(prepared.log.query_rows)).to_pylist()
+            assert dict(zip(asked, prepared.key_names[prepared.log.query_keys].tolist(), strict=True)) == expected
+
+
+def test_keys_of_a_column_read_twice_are_those_of_its_text():
+    table = pa.table({"q": ["7.0", "7", None], "d": ["TV", None, None]})
+    for order in [("id", "text"), ("text", "id")]:
+        kinds = {"id": Id(column="q"), "text": Text(column="q")}
+        values = keys.values_of([*(kinds[name] for name in order), Category(column="d")], table.column)
+        assert list(values) == ["q", "d"] and keys.keys_of([*values.values()], None).to_pylist() == ["r7.0\x1f\x1ftv", "r7\x1f\x1f", "r\x1f\x1f"]
+
+
+@pytest.mark.parametrize("by", ["group", "random"])
+def test_held_out_rows_may_hold_what_training_never_saw(make, by):
+    schema = replace(SCHEMA, query=QuerySide(features=(Id(column="user", unknown_values="error"),), key="user"))
+    pairs = [{"user": n % 20, "item": n % 8} for n in range(200)]
+    prepared = make(pairs, schema=schema, options=SplitOptions(by=by))
+    trained = set(prepared.log.query_rows[prepared.parts == 0].tolist())
+    assert prepared.report["unknown_values"]["query"]["user:id"] == 20 - len(trained) > 0
+    with pytest.raises(DataError, match="never seen"):
+        prepared.encoder.encode("query", [{"user": 77}])
 
 
 def test_known_equals_a_plain_count(make):
@@ -296,6 +353,22 @@ def test_columns_to_show_may_hold_anything(make, column):
     items = pa.Table.from_pylist(ITEMS)
     prepared = make(items=items.set_column(3, "tags", column))
     assert prepared.items.column("tags").to_pylist() == column.to_pylist()
+
+
+def test_another_column_named_as_the_shown_id_is_refused(make):
+    items = [row | {"_id": f"x{row['sku']}"} for row in ITEMS]
+    for side in (replace(SCHEMA.item, payload=("_id",)), replace(SCHEMA.item, features=(Id(column="_id"),))):
+        with pytest.raises(DataError, match=r'items: "_id" is the name .*\[item\] id = "_id", or rename'):
+            make(items=items, schema=replace(SCHEMA, item=side))
+    own = ItemSide(id="_id", features=(Id(column="_id"),), payload=("_id", "title"))
+    prepared = make([row | {"item": f"x{row['item']}"} for row in PAIRS], items, replace(SCHEMA, item=own))
+    assert prepared.items.column("_id").to_pylist() == [row["_id"] for row in items]
+
+
+def test_tables_are_written_as_they_are_read(make, monkeypatch):
+    write, whole = files.write_table, []
+    monkeypatch.setattr(files, "write_table", lambda path, rows, *rest: (whole.append(isinstance(rows, pa.Table)), write(path, rows, *rest)))
+    assert make().queries.num_rows == 40 and whole == [False, False]
 
 
 # --- what cannot be used

@@ -104,7 +104,7 @@ def test_a_query_without_its_column_is_refused(retriever):
     with pytest.raises(DataError, match=r'"asked".*did you mean "askd"'):
         retriever.search({"askd": "subject1"})
     with pytest.raises(DataError):
-        retriever.search(7)
+        retriever.search(object())
 
 
 def full(retriever, mode):
@@ -247,3 +247,9 @@ def test_a_query_of_nothing_known_finds_nothing(world_run, mode):
     assert list(found.ids[0]) == [None] * 4 and list(found.rows[0]) == [-1] * 4
     assert np.isneginf(found.scores[0]).all()
     assert found.ids[1][0] is not None
+
+
+def test_a_value_that_is_no_text_is_a_query_too(retriever):
+    assert retriever.search(7, k=2).ids.shape == (2,)
+    assert retriever.search([7, "subject1"], k=2).ids.shape == (2, 2)
+    np.testing.assert_array_equal(retriever.search([7, 8], k=2).scores, retriever.search(["7", "8"], k=2).scores)

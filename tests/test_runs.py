@@ -1,5 +1,6 @@
 """A run from data to a bundle: its files and figures, kinds of data, resuming, refusing, comparing."""
 
+import itertools
 import json
 import logging
 import os
@@ -18,8 +19,10 @@ import pyarrow.parquet as pq
 import pytest
 
 import twotower as tt
+from conftest import WORLD_CONFIG
 from twotower.errors import BundleError, ConfigError, DataError, OutputError
-from twotower.runs.measuring import compare_on, evaluation_options, facts_of
+from twotower.learning.evaluation import Evaluated
+from twotower.runs.measuring import compare_on, compare_tables, evaluation_options, facts_of, ranking_table
 from twotower.runs.progress import Progress
 from twotower.runs.run import Stopped
 
@@ -111,7 +114,7 @@ def test_users_and_items_without_words(tmp_path, monkeypatch, caplog):
     assert str(run.folder) in caplog.text
     metrics = run.metrics
     assert metrics["data"]["split"] == {"by": "last", "train": 1200, "validation": 200, "test": 200}
-    assert metrics["search"]["mode"] == "vectors"
+    assert metrics["search"] == {"mode": "vectors", "words_weight": None}  # no words, so no weight of them
     assert set(metrics["modes"]) == {"vectors"}
     assert set(metrics["baselines"]) == {"popularity"}
     # Seven items of the user's eight are left out, so the eighth is first if the group was learnt: of 25 left, one is right.
@@ -122,7 +125,9 @@ def test_users_and_items_without_words(tmp_path, monkeypatch, caplog):
     assert run.retriever.search([{"user_id": 3}, {"user_id": "3"}], k=8).ids.tolist() == [found.ids.tolist()] * 2
     evaluated, asked = tt.evaluate(run.retriever, frame.head(50))
     assert evaluated.figures["hit@10"].value > 0.9
-    assert asked.dropped == {"without_query": 0, "item_not_in_catalogue": 0}
+    assert not any(asked.dropped.values())
+    with pytest.raises(ConfigError, match="no words"):
+        tt.evaluate(run.retriever, frame.head(50), mode="words")
 
 
 def test_a_query_of_two_columns_ranked_per_query(tmp_path):
@@ -285,13 +290,19 @@ def new_pairs():
 def test_new_pairs_are_ranked_and_what_cannot_be_is_counted(world_run):
     retriever = world_run.retriever
     evaluated, asked = tt.evaluate(retriever, new_pairs())
-    assert asked.dropped == {"without_query": 2, "item_not_in_catalogue": 1}
+    assert asked.dropped == {"of_unlisted_event": 0, "without_query": 2, "item_not_in_catalogue": 1, "repeated": 0}
+    assert sorted(asked.rows.tolist()) == list(range(36))
     assert len(evaluated.values["mrr"]) == 36
     assert evaluated.figures["mrr"].value > 0.95
     assert asked.items == list(range(1000, 1036))
     words, _ = tt.evaluate(retriever, pd.DataFrame(new_pairs()), mode="vectors")
     assert words.values["mrr"].shape == (36,)
     options = evaluation_options(retriever)
+    by_words = tt.evaluate(retriever, new_pairs(), mode="words")
+    assert facts_of(retriever, *by_words, options)["search"] == {"mode": "words"}
+    assert list(facts_of(retriever, *by_words, options)["modes"]) == ["words"]
+    with pytest.raises(ConfigError, match="hybrid"):
+        tt.evaluate(retriever, new_pairs(), mode="hybird")
     facts = facts_of(retriever, evaluated, asked, options)
     assert facts["model"]["mrr"]["value"] == pytest.approx(evaluated.values["mrr"].mean())
     assert facts["evaluation"]["rankings"] == 36
@@ -348,14 +359,131 @@ def test_two_runs_on_what_both_held_out(world_run, world_folder, tmp_path):
     table = pq.read_table(world_folder / "rankings.parquet")
     zeros = {name: np.zeros(len(table)) for name in table.column_names if name.startswith("metric ")}
     kept = {name: table.column(name) for name in ("query", "item", "key")}
-    pq.write_table(pa.table(kept | zeros).take(np.random.default_rng(0).permutation(len(table))[:30]), other / "rankings.parquet")
+    bad = pa.table(kept | zeros).replace_schema_metadata(table.schema.metadata)
+    pq.write_table(bad.take(np.random.default_rng(0).permutation(len(table))[:30]), other / "rankings.parquet")
     against = tt.compare(other, world_folder)
     assert against.rankings == 30
     assert against.worse("mrr")
     assert against.figures["mrr"][0] == 0 < against.figures["mrr"][1]
-    pq.write_table(pa.table(kept | zeros).slice(0, 1).set_column(0, "query", [["else"]]), other / "rankings.parquet")
+    pq.write_table(bad.slice(0, 1).set_column(0, "query", [["else"]]), other / "rankings.parquet")
     with pytest.raises(DataError, match="none is in both"):
         tt.compare(other, world_folder)
+    pq.write_table(bad.replace_schema_metadata(None), other / "rankings.parquet")
+    with pytest.raises(DataError, match="do not say how"):
+        tt.compare(other, world_folder)
+
+
+def test_the_rankings_say_how_they_were_made(world_run, world_folder):
+    table = pq.read_table(world_folder / "rankings.parquet")
+    told = {name.decode(): value.decode() for name, value in table.schema.metadata.items()}
+    assert {name: told[name] for name in ("per", "catalogue")} == {"per": "pair", "catalogue": "36"}
+    assert told["left_out"] == world_run.metrics["evaluation"]["left_out"]
+    assert table.schema.field("key").type == pa.uint64()
+    prepared = next(path for path in (world_folder.parent / "prepared").iterdir() if (path / "keys.npy").exists())
+    assert set(table.column("key").to_pylist()) <= set(np.load(prepared / "keys.npy").tolist())
+
+
+def rankings(keys, items, values, **told):
+    figures = Evaluated({"mrr": np.array(values)}, {})
+    queries = pa.table({"asked": ["the same"] * len(keys)})
+    return ranking_table(queries, np.array(keys, np.uint64), items, figures, {"per": "pair", "left_out": "nothing", "catalogue": 9} | told)
+
+
+def test_one_query_of_two_keys_is_two_rankings():
+    compared = compare_tables(("a", "b"), rankings([5, 6], ["x", "x"], [0.1, 0.7]), rankings([6, 5], ["x", "x"], [0.7, 0.1]))
+    assert compared.rankings == 2
+    assert (compared.tests["mrr"].low, compared.tests["mrr"].high) == (0, 0)  # each met its own
+    assert compared.catalogues == (9, 9)
+
+
+def test_a_ranking_per_query_is_one_by_what_is_right():
+    a = rankings([5, 6], [["y", "x"], [2, 10]], [0.1, 0.7], per="query")
+    b = rankings([5, 6], [["x", "y"], [2]], [0.1, 0.7], per="query", catalogue=8)
+    assert a.column("item").to_pylist()[0] == '["x", "y"]'
+    compared = compare_tables(("a", "b"), a, b)
+    assert compared.rankings == 1  # the other asks for more here than there
+    assert compared.catalogues == (9, 8)
+    with pytest.raises(DataError, match="a was measured per query and b per pair"):
+        compare_tables(("a", "b"), a, rankings([5], ["x"], [0.1]))
+
+
+def test_equal_trainings_give_equal_bundles(world, config, world_run, tmp_path):
+    again = tt.train(*world, config=config, output=tmp_path / "run")
+    assert again.retriever.bundle.fingerprint == world_run.retriever.bundle.fingerprint
+    assert again.metrics["training"]["training_seconds"] > 0
+    told = json.loads((again.folder / "bundle" / "model" / "metrics.json").read_text())["training"]
+    assert told == {name: value for name, value in again.metrics["training"].items() if name != "training_seconds"}
+
+
+@pytest.fixture(scope="module")
+def keyed(world, tmp_path_factory):
+    """The world asked by people, in a column of another name, of events that count or do not, over fewer items."""
+    pairs, items = world[0].to_pylist(), world[1].slice(0, 30)
+    rows = [{"said": row["asked"].upper(), "who": f"p{n % 50}", "what": "buy", "thing": row["thing"]} for n, row in enumerate(pairs)]
+    config = {
+        "pairs": {"item": "thing", "event": "what", "event_weights": {"buy": 1, "try": 1}},
+        "query": {"key": "who", "features": [{"column": "said", "type": "text", "buckets": 4096}]},
+        "item": {"id": "name", "features": [{"column": "name", "type": "id"}]},
+        "model": {"dimensions": 8},
+        "train": {"epochs": 1},
+    }
+    return tt.train(rows, items, config=config, output=tmp_path_factory.mktemp("keyed") / "run").retriever
+
+
+def asked_by(*rows):
+    return [dict(zip(("said", "who", "what", "thing"), row, strict=True)) for row in rows]
+
+
+def excluded(asked):
+    return [set(asked.cases.excluded.values[a:b].tolist()) for a, b in itertools.pairwise(asked.cases.excluded.offsets)]
+
+
+def test_pairs_of_nobody_do_not_share_their_matches(keyed):
+    rows = asked_by(("one", None, "buy", 1000), ("two", None, "buy", 1001), ("Two", None, "buy", 1002), ("six", "me", "buy", 1003))
+    _, asked = tt.evaluate(keyed, [*rows, *asked_by(("ten", "me", "buy", 1004))])
+    assert [rows[0] for rows in asked.queries.select(["said"]).to_pydict().values()] == ["one"]
+    assert excluded(asked) == [{0}, {1, 2}, {1, 2}, {3, 4}, {3, 4}]
+
+
+def test_new_pairs_are_counted_as_in_training(keyed):
+    rows = asked_by(
+        ("one", "me", "buy", 1000), ("one", "me", "see", 1001), ("one", "me", "try", 1000), ("one", "me", None, 1000), ("one", "you", "buy", 1000)
+    )
+    _, asked = tt.evaluate(keyed, rows)
+    assert asked.dropped == {"of_unlisted_event": 2, "without_query": 0, "item_not_in_catalogue": 0, "repeated": 1}
+    assert sorted(asked.rows.tolist()) == [0, 4]
+    with pytest.raises(DataError, match=r"pairs\.event"):
+        tt.evaluate(keyed, pd.DataFrame(rows).drop(columns="what"))
+
+
+def test_bundles_that_read_other_columns_meet_by_row(keyed, world_run):
+    rows = [row | {"said": row["asked"], "who": f"p{n % 7}", "what": "buy" if n else "see"} for n, row in enumerate(new_pairs()[:36])]
+    rows = [row | {"asked": f"{row['asked']} indeed"} for row in rows]
+    compared = compare_on([world_run.retriever, keyed], ("a", "b"), rows, evaluation_options(world_run.retriever))
+    assert compared.rankings == 29  # of 36 rows, six of items that one lacks and one of an event that it does not count
+    assert compared.catalogues == (36, 30)
+    alone, asked = tt.evaluate(keyed, rows)
+    assert compared.figures["mrr"][1] == pytest.approx(alone.values["mrr"].mean())
+    assert sorted(asked.rows.tolist()) == list(range(1, 30))
+
+
+def test_items_without_an_id_are_known_by_their_values(tmp_path):
+    """Two columns of text: no more is said, in training or afterwards."""
+    pairs = pd.DataFrame([{"question": f"what is n{n} of k{n % 10}", "answer": f"it is k{n % 10}"} for n in range(200)])
+    config = {
+        "query": {"features": [{"column": "question", "type": "text", "buckets": 4096}]},
+        "item": {"features": [{"column": "answer", "type": "text", "buckets": 4096}]},
+        "model": {"dimensions": 16},
+        "train": {"epochs": 1},
+    }
+    run = tt.train(pairs, config=config, output=tmp_path / "run")
+    new = pd.DataFrame({"question": ["tell me of k3", "tell me of k4", "k5"], "answer": ["it is k3", " it is k4 ", "it is new"]})
+    evaluated, asked = tt.evaluate(run.retriever, new)
+    assert asked.dropped["item_not_in_catalogue"] == 1
+    assert [run.retriever.show([row])[0]["answer"] for row in asked.cases.relevant.values] == ["it is k3", "it is k4"]
+    assert evaluated.figures["mrr"].value > 0.5
+    with pytest.raises(DataError, match=r"answer.*has no id"):
+        tt.evaluate(run.retriever, new.drop(columns="answer"))
 
 
 # --- options ------------------------------------------------------------------------------------------------------
@@ -405,11 +533,41 @@ def test_every_option_of_measuring_has_an_effect(world_run, measured, blocks):
 
 def test_the_mode_is_the_one_that_was_asked_for(world_run, measured):
     for mode in ("vectors", "words", "hybrid"):
-        found = measured(world_run, {"search": {"mode": mode, "words_weight": 0.25}})
-        assert found["search"] == {"mode": mode, "words_weight": 0.25}
+        found = measured(world_run, {"search": {"mode": mode} | ({"words_weight": 0.25} if mode == "hybrid" else {})})
+        assert found["search"]["mode"] == mode
         assert found["model"] == found["modes"][mode]
+    assert found["search"]["words_weight"] == 0.25
+
+
+def test_what_is_left_out_is_said(world_run, measured):
+    found = measured(world_run, {"evaluate": {"per": "query", "exclude_seen": True}})
+    assert found["evaluation"]["left_out"] == "what the key matched in training and validation is left out"
 
 
 def test_a_run_takes_seconds(world_run):
     assert world_run.metrics["training"]["training_seconds"] < 5
     assert time.time() - (world_run.folder / "metrics.json").stat().st_mtime < 3600
+
+
+def test_an_earlier_run_outlives_data_that_are_refused(world, tmp_path):
+    config = {**WORLD_CONFIG, "train": {"epochs": 1, "batch_size": 64, "correction": False}, "model": {"dimensions": 8}}
+    folder = tmp_path / "run"
+    tt.train(*world, config=config, output=folder, progress=Progress())
+    before = (folder / "metrics.json").read_bytes()
+    with pytest.raises(DataError, match="askd"):
+        tt.train(world[0].rename_columns(["askd", "thing", "clicks"]), world[1], config=config, output=folder, overwrite=True, progress=Progress())
+    assert (folder / "metrics.json").read_bytes() == before
+
+
+def test_keeping_unlisted_items_needs_a_catalogue(world, tmp_path):
+    config = {"query": {"features": [{"column": "asked", "type": "text"}]}, "item": {"id": "thing", "features": [{"column": "thing", "type": "id"}]}}
+    with pytest.raises(ConfigError, match="unlisted"):
+        tt.train(world[0], config=config | {"item": {**config["item"], "unlisted": "keep"}}, output=tmp_path / "run", progress=Progress())
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_missing_encoder_is_said_before_training(world, tmp_path):
+    config = {**WORLD_CONFIG, "evaluate": {"pretrained": str(tmp_path / "nowhere")}}
+    with pytest.raises(ConfigError, match="holds no sentence encoder"):
+        tt.train(*world, config=config, output=tmp_path / "run", progress=Progress())
+    assert not (tmp_path / "run").exists()

@@ -13,8 +13,9 @@ from twotower.errors import ConfigError, DataError
 TRAIN, VALIDATION, TEST = 0, 1, 2
 
 
-def log(keys, times=None, named=None):
-    return SplitLog(np.array(keys, np.int64), None if times is None else np.array(times, float), named)
+def log(keys, times=None, named=None, items=None):
+    items = range(len(keys)) if items is None else items  # by default no pair is met twice
+    return SplitLog(np.array(keys, np.int64), np.array(items, np.int64), None if times is None else np.array(times, float), named)
 
 
 def counts(parts):
@@ -27,6 +28,17 @@ def test_random_deals_out_shares(n, seed):
     parts = split(log(range(n)), options)
     assert counts(parts)[1:] == [round(n * 0.1), round(n * 0.2)]
     assert np.array_equal(parts, split(log([0] * n), options))  # nothing but the number of pairs matters
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=40, max_size=200), st.integers(0, 3))
+def test_random_keeps_the_repeats_of_a_pair_together(pairs, seed):
+    pairs = [*pairs, *[(10, n) for n in range(10)]]
+    keys, items = zip(*pairs, strict=True)
+    parts = split(log(keys, items=items), SplitOptions(test=0.2, validation=0.1, seed=seed))
+    part_of = dict(zip(pairs, parts.tolist(), strict=True))
+    assert [part_of[pair] for pair in pairs] == parts.tolist()
+    n = len(part_of)
+    assert counts(list(part_of.values()))[1:] == [round(n * 0.1), round(n * 0.2)]
 
 
 def test_another_seed_is_another_split():

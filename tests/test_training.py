@@ -244,7 +244,8 @@ OTHER = {
         "shared_tables": False, "shared_body": True,
     },
     "train": {
-        "epochs": 1, "batch_size": 32, "correction": True, "learning_rate": 1e-2, "table_learning_rate": 0.01, "weight_decay": 0.5, "warmup": 0.5, "seed": 3,
+        "epochs": 1, "batch_size": 32, "correction": True, "learning_rate": 1e-2, "table_learning_rate": 0.01,
+        "weight_decay": 0.5, "warmup": 0.5, "seed": 3,
     },
 }  # fmt: skip
 
@@ -303,12 +304,71 @@ def test_validation_leaves_out_what_the_options_say(prepared, config):
     assert len(some.query_rows) == 7
 
 
-def test_a_dear_validation_is_done_less_often(prepared, config):
-    """Ranking takes at most a tenth of the work of training."""
+def work(items, queries):
+    """Of a validation, in rows encoded; four thousand scores take about as long as one row."""
+    return items + queries + items * queries / 4000
+
+
+def test_a_validation_takes_a_tenth_of_the_work_where_it_can():
+    for pairs, items in ((1_000_000, 10_000), (1_000_000, 100_000), (100_000, 30_000)):
+        queries, every = training.plan(pairs, items, 10_000, 10)
+        assert every == 1 and 500 <= queries <= 10_000
+        assert work(items, queries) <= 0.1 * 6 * pairs
+    assert training.plan(10_000_000, 10_000, 10_000, 10) == (10_000, 1)
+    assert training.plan(1_000_000, 100_000, 10_000, 10)[0] > 500  # no fewer than it takes
+
+
+def test_a_dear_validation_ranks_fewer_queries_then_comes_less_often():
+    assert training.plan(20_000, 1_000_000, 2_000, 10) == (500, 3)  # three in ten epochs, however dear
+    assert training.plan(20_000, 1_000_000, 2_000, 2) == (500, 1)
+    assert training.plan(20_000, 1_000_000, 80, 30) == (80, 10)
+    queries, every = training.plan(200_000, 100_000, 10_000, 30)
+    assert every == 1 < queries < 10_000
+    queries, every = training.plan(200_000, 200_000, 10_000, 30)
+    assert every == 2 and queries >= 500 and work(200_000, queries) <= 2 * 0.1 * 6 * 200_000
+
+
+def test_the_plan_is_followed_and_said_where_it_is_not_the_usual(prepared, config):
     data = training.data_of(prepared, config.train, config.evaluate)
     assert data.validate_every == 1
+    assert training.described(data) == "training"
     rare = prepared.__class__(**{**vars(prepared), "parts": np.where(np.arange(len(prepared.parts)) < 20, 0, 1).astype(np.int8)})
-    assert training.data_of(rare, config.train, config.evaluate).validate_every > 5
+    data = training.data_of(rare, config.train, config.evaluate)
+    assert data.validate_every == 2  # of six epochs
+    assert training.described(data) == "training, validated every 2 epochs on 380 queries"
+
+
+def test_a_checkpoint_does_not_wait_for_the_end_of_an_epoch(prepared, config, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "SECONDS_BETWEEN_CHECKPOINTS", -1.0)
+    short = changed(config, train={"epochs": 2, "patience": 0})
+    kept = []
+
+    def report(event):
+        path = tmp_path / "checkpoint.safetensors"
+        kept.append(path.read_bytes() if path.exists() else b"")
+
+    expected, _ = run(prepared, short, folder=tmp_path, report=report)
+    assert not kept[0] and len(set(kept[1:5])) == 4  # one of every step of the first epoch
+    (tmp_path / "checkpoint.safetensors").write_bytes(kept[3])
+    state, data = begin(prepared, short)
+    training.resume(state, tmp_path)
+    assert (state.epoch, state.batch) == (0, 3)
+    assert training.fit(state, data, short.train, short.evaluate, folder=tmp_path)
+    assert_same(expected, state)
+
+
+def test_a_stop_during_the_last_validation_is_heard(prepared, config, tmp_path):
+    """All is learnt and saved; what comes after is left to the next time."""
+    short = changed(config, train={"epochs": 2, "patience": 0})
+    expected, _ = run(prepared, short)
+    seen = []
+    finished = run(prepared, short, folder=tmp_path, report=seen.append, stop=lambda: sum(isinstance(e, Validation) for e in seen) == 2)[1]
+    assert not finished and isinstance(seen[-1], Validation)
+    state, data = begin(prepared, short)
+    training.resume(state, tmp_path)
+    assert state.done
+    assert training.fit(state, data, short.train, short.evaluate, folder=tmp_path)
+    assert_same(expected, state)
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from annotated_types import Ge
 
 from twotower.bundle.retriever import SearchOptions
 from twotower.data.features import FEATURES
-from twotower.data.schema import ItemSide, PairColumns, QuerySide, Schema
+from twotower.data.schema import SIDES, ItemSide, PairColumns, QuerySide, Schema
 from twotower.data.splits import SplitOptions
 from twotower.errors import ConfigError, choices
 from twotower.learning.options import EvaluateOptions, TrainOptions
@@ -80,6 +80,15 @@ class Config:
         self.evaluate.check()
         if self.train.weight_decay and self.model.body == "none":
             raise ConfigError('[train] weight_decay decays the matrices of an mlp, and [model] body = "none". Set body = "mlp", or leave it out.')
+        worded = {side: any(feature.type == "text" for feature in self.schema.features(side)) for side in SIDES}
+        if self.search.mode in ("words", "hybrid") and not worded["query"]:
+            raise ConfigError(f'[search] mode = "{self.search.mode}" needs a text feature in [query]; use mode = "auto" or "vectors"')
+        if self.search.words_weight is not None and self.search.mode in ("vectors", "words"):
+            raise ConfigError(f'[search] words_weight is for mode = "hybrid" or "auto", and mode is "{self.search.mode}". Leave it out.')
+        if self.evaluate.pretrained is not None and not all(worded.values()):
+            raise ConfigError("[evaluate] pretrained compares words with words, so both sides need a text feature. Leave it out.")
+        if not self.train.correct_positive and not self.train.correction:
+            raise ConfigError("[train] correct_positive = false says how to correct, and correction is off. Leave it out.")
         if self.evaluate.per == "query" and self.pairs.repeats == "keep":
             raise ConfigError('[evaluate] per = "query" ranks an item once, so it needs [pairs] repeats = "count" or "first"')
 

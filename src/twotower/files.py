@@ -1,8 +1,7 @@
 """The only module that writes.
 
 Everything appears whole or not at all: a file is written beside its place and renamed into it, a folder is built under
-a passing name and renamed. A folder that must be trusted later carries a manifest with the size and sha256 of each of its
-files. Nothing is ever pickled: text is JSON, arrays are `.npy`, weights safetensors, tables Arrow.
+a passing name and renamed. Nothing is ever pickled: text is JSON, arrays are `.npy`, weights safetensors, tables Arrow.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -26,9 +25,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from twotower.data.columns import Array
-
-MANIFEST = "manifest.json"
-HASHED_AT_LOAD = 1 << 30  # bytes: past this sum, a load checks sizes and `verify` checks the rest
 
 
 # --- single files -------------------------------------------------------------------------------------------------
@@ -345,98 +341,49 @@ def remove_folder(path: Path) -> None:
     shutil.rmtree(path, ignore_errors=True)
 
 
-def claim_folder(path: Path, *, overwrite: bool = False, owned_by: str = "config.toml", room: int = 1 << 20) -> None:
+def claim_folder(path: Path, *, overwrite: bool = False, ours: Collection[str] = (), room: int = 1 << 20) -> None:
     """Make an output folder, and raise OutputError before any work if it is taken, unwritable or full.
 
-    `overwrite` empties a folder only if it holds `owned_by`, the mark of one of ours: never somebody's documents.
-    `room` is the free space in bytes that must be there.
+    With `overwrite` it may hold what is `ours`, all of these names and no other: never somebody's documents. Nothing is removed
+    here; `empty_folder` does that once the work is sure to begin. `room`: the free space in bytes that must be there.
     """
     try:
-        _vacate(path, overwrite, owned_by)
-        path.resolve().mkdir(parents=True, exist_ok=True)  # where a link points may just have been emptied
+        _check_taken(path, overwrite, ours)
+        path.resolve().mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
             free = shutil.disk_usage(path).free
     except OSError as error:
         raise _unwritable(path, error) from error
     if free < room:
-        path.rmdir()
+        if not any(path.iterdir()):
+            path.rmdir()
         raise OutputError(
             f"{path} has {free / 1e6:,.0f} MB free and this needs about {room / 1e6:,.0f} MB. Make room, or choose another place with -o."
         )
 
 
-def _vacate(path: Path, overwrite: bool, owned_by: str) -> None:
+def _check_taken(path: Path, overwrite: bool, ours: Collection[str]) -> None:
     if path.exists() and not path.is_dir():
         raise OutputError(f"{path} is a file. Choose a folder with -o.")
-    if not path.is_dir() or not any(path.iterdir()):
-        return
-    if not overwrite:
+    names = sorted(p.name for p in path.iterdir()) if path.is_dir() else []
+    if names and not overwrite:
         raise OutputError(f"{path} is not empty. Continue it with --resume, replace it with --overwrite, or choose another with -o.")
-    if not (path / owned_by).exists():
-        raise OutputError(f"{path} holds no {owned_by}, so it is not ours to overwrite. Choose another folder with -o.")
-    shutil.rmtree(path.resolve())
+    foreign = [name for name in names if name not in ours and not name.endswith(".part")]
+    if foreign:
+        raise OutputError(f"{path} holds {', '.join(foreign[:3])}, so it is not ours to overwrite. Choose another folder with -o.")
+
+
+def empty_folder(path: Path, ours: Collection[str]) -> None:
+    """Remove these files and folders, and what an interrupted writer left."""
+    for place in path.iterdir():
+        if place.name in ours or place.name.endswith(".part"):
+            shutil.rmtree(place) if place.is_dir() and not place.is_symlink() else place.unlink()
 
 
 def sha256_of(path: Path) -> str:
     """The sha256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_manifest(folder: Path, kind: str, format_number: int, **extra: Any) -> dict[str, Any]:
-    """Write `manifest.json`: the format, the version that made it, and size and sha256 of every file in `folder`."""
-    from twotower import __version__
-
-    names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
-    files = {name: {"bytes": (folder / name).stat().st_size, "sha256": sha256_of(folder / name)} for name in names}
-    content = {"kind": kind, "format": format_number, "made_by": f"twotower {__version__}", **extra, "files": files}
-    content = dict(json.loads(json_text(content)))
-    write_json(folder / MANIFEST, content | {"sha256": _digest(content)})
-    return content
-
-
-def _digest(content: Mapping[str, Any]) -> str:
-    """The sha256 of what a manifest says, its own entry left out."""
-    said = {name: value for name, value in content.items() if name != "sha256"}
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
-
-
-def read_manifest(folder: Path, kind: str, newest: int, *, everything: bool = False) -> dict[str, Any]:
-    """Read and check a manifest: its kind, its format, and that its files are all there and unchanged.
-
-    Files are hashed up to HASHED_AT_LOAD bytes in all, `everything` hashes the rest too. Raises BundleError.
-    """
-    content = read_json(folder / MANIFEST)
-    if not isinstance(content, dict) or content.get("kind") != kind or not isinstance(content.get("files"), dict):
-        raise BundleError(f"{folder} is not a {kind}: its {MANIFEST} says otherwise")
-    if not isinstance(content.get("format"), int) or content["format"] > newest:
-        raise BundleError(
-            f"{folder} has format {content.get('format')} and was made by {content.get('made_by')}; this version reads "
-            f"formats up to {newest}. Upgrade: pip install -U twotower"
-        )
-    if content.get("sha256") != _digest(content):
-        raise BundleError(f"{folder / MANIFEST} differs from its own sha256: it is damaged or changed. Copy the {kind} again, whole.")
-    hashed = 0
-    for name, entry in content["files"].items():
-        if not isinstance(entry, dict) or not {"bytes", "sha256"} <= entry.keys():
-            raise BundleError(f"{folder / MANIFEST} says nothing of the size and sha256 of {name}: it is damaged. Copy the {kind} again, whole.")
-        path = _inside(folder, name)
-        if not path.is_file():
-            raise BundleError(f"{path} is missing, though {folder / MANIFEST} lists it. Copy the {kind} again, whole.")
-        size = path.stat().st_size
-        if size != entry["bytes"]:
-            raise BundleError(f"{path} has {size} bytes, not {entry['bytes']}: it is truncated or changed. Copy it again.")
-        hashed += size
-        if (everything or hashed <= HASHED_AT_LOAD) and sha256_of(path) != entry["sha256"]:
-            raise BundleError(f"{path} differs from its sha256 in {folder / MANIFEST}: it is damaged or changed. Copy it again.")
-    return content
-
-
-def _inside(folder: Path, name: str) -> Path:
-    path = folder / name
-    if Path(name).is_absolute() or ".." in Path(name).parts:
-        raise BundleError(f"{folder / MANIFEST} names {name!r}, which is outside the folder")
-    return path
 
 
 def rename_folder(source: Path, goal: Path) -> None:

@@ -277,8 +277,8 @@ def info(
         "dimensions": opened.dimensions,
         "similarity": opened.model["similarity"],
         "search": opened.model["search"]["mode"],
-        "query": {f.column: f.type for f in opened.encoder.features["query"]},
-        "item": {f.column: f.type for f in opened.encoder.features["item"]},
+        "query": [f"{f.column} ({f.type})" for f in opened.encoder.features["query"]],
+        "item": [f"{f.column} ({f.type})" for f in opened.encoder.features["item"]],
         "shows": [name for name in opened.segments[0].items.column_names if name != "_id"],
         "figures": metrics["model"],
         "verified": verify,
@@ -335,7 +335,7 @@ def search(
         return
     from twotower.app.questions import answers, question, shown_columns
 
-    found = answers(retriever, retriever.search(question(retriever, query or []), k=k, mode=mode))  # type: ignore[arg-type]
+    found = answers(retriever, retriever.search(question(retriever, query or []), k=min(k, len(retriever)), mode=mode))  # type: ignore[arg-type]
     if json:
         _print_json(found)
         return

@@ -15,13 +15,14 @@ from twotower.bundle.retriever import query_text
 from twotower.data.samples import Sample, Stranger, load_sample
 from twotower.data.sources import open_source
 from twotower.data.values import to_text
-from twotower.errors import TwotowerError
+from twotower.errors import DataError, OutputError, TwotowerError
 from twotower.learning.pretrained import embed_documents, open_encoder, shipped
 from twotower.learning.statistics import interval
 from twotower.runs import Run, train
 from twotower.runs.progress import Progress
 
 K = 5
+MARK = "strangers.json"  # what only a demo writes: a run without it is not replaced
 SHOWN = 5  # questions answered in full, the first of the list; and the first miss of all
 
 
@@ -47,6 +48,9 @@ class Shown(NamedTuple):
 def demonstrate(name: str, output: Path, settings: list[str], progress: Progress) -> Shown:
     """Train on a sample and ask the strangers' questions. An earlier demo in `output` is replaced."""
     sample = load_sample(name)
+    finished = (output / "metrics.json").exists()
+    if finished and not (output / MARK).exists():
+        raise OutputError(f"{output} holds a run that is no demo. Choose another folder with -o.")
     encoder = shipped()
     settings = [*([f"evaluate.pretrained='{encoder}'"] if encoder else []), *settings]
     chosen = config.read(sample.config, settings)
@@ -64,13 +68,13 @@ def demonstrate(name: str, output: Path, settings: list[str], progress: Progress
         figure = interval(satisfied.astype(float), generator=np.random.default_rng(0))
         counts = {"found": int(satisfied.sum()), "asked": len(satisfied)}
         strangers[mode if mode != "words" else "bm25_queries"] = counts | {name: float(part) for name, part in figure._asdict().items()}
-    files.write_json(output / "strangers.json", strangers)
+    files.write_json(output / MARK, strangers)
     satisfied = counted[run.metrics["search"]["mode"]]
     picked = list(range(min(SHOWN, len(sample.strangers))))
     missed = np.flatnonzero(~satisfied)
     if satisfied[picked].all() and len(missed):
         picked.append(int(missed[0]))
-    columns = [column for column in retriever.items.column_names if column in chosen.item.payload and column != "platform"]
+    columns = list(sample.shown)
     answers = [_answer(retriever, sample.strangers[n].query, columns, sample.strangers[n].accepted) for n in picked]
     return Shown(sample, run, strangers, answers, columns, K)
 
@@ -115,4 +119,7 @@ def ask(shown: Shown) -> None:
             break
         if not question:
             break
-        reports.show(reports.answer(_answer(shown.run.retriever, question, shown.columns)))
+        try:
+            reports.show(reports.answer(_answer(shown.run.retriever, question, shown.columns)))
+        except DataError as error:
+            reports.show(str(error))

@@ -149,8 +149,20 @@ def comparison(compared: Comparison) -> RenderableType:
         gain = f"{float(test.difference):+.3f} [dim]{escape('[')}{float(test.low):+.3f}, {float(test.high):+.3f}][/dim]"
         table.add_row(name, first, second, gain, f"{float(test.p_value):.4f}")
     names = f"A is {a}, B is {b}. " if long else ""
-    told = f"{names}{compared.rankings:,} rankings that both answered, compared one by one. difference: {'A - B' if long else f'{a} - {b}'}, with its 95% interval."
-    return Group("", table, "", _caption(told))
+    first, second = ("A", "B") if long else (a, b)
+    told = f"{names}{compared.rankings:,} rankings that both answered, compared one by one. difference: {first} - {second}, with its 95% interval."
+    return Group("", table, "", _caption(" ".join([told, *_unlike(compared, (first, second))])))
+
+
+def _unlike(compared: Comparison, names: Sequence[str]) -> list[str]:
+    """What was not the same for both, and so is part of the difference."""
+    a, b = names
+    said = []
+    if compared.catalogues is not None and compared.catalogues[0] != compared.catalogues[1]:
+        said.append(f"The catalogues differ, and more items are harder to rank: {a} has {compared.catalogues[0]:,}, {b} {compared.catalogues[1]:,}.")
+    if compared.left_out is not None and compared.left_out[0] != compared.left_out[1]:
+        said.append(f"{a}: {compared.left_out[0]}; {b}: {compared.left_out[1]}.")
+    return said
 
 
 def strangers(rows: Mapping[str, Mapping[str, Any]], k: int) -> RenderableType:
@@ -167,7 +179,12 @@ def strangers(rows: Mapping[str, Mapping[str, Any]], k: int) -> RenderableType:
 
 def dropped(counts: Mapping[str, int]) -> list[str]:
     """What of a file could not be measured: a line, or none if all could."""
-    told = {"without_query": "without a query", "item_not_in_catalogue": "whose item the catalogue lacks"}
+    told = {
+        "of_unlisted_event": "of an event without weight",
+        "without_query": "without a query",
+        "item_not_in_catalogue": "whose item the catalogue lacks",
+        "repeated": "that repeat another",
+    }
     said = ", ".join(f"{count:,} {told.get(name, name)}" for name, count in counts.items() if count)
     return [f"Rows left out: {said}."] if said else []
 
@@ -187,7 +204,8 @@ def data(report: Mapping[str, Any]) -> str:
         "catalogue_ids_repeated": "repeated catalogue ids, the first row kept",
         "items_without_pairs": "items without any pair",
         "test_pairs_of_item_new_to_train": "test pairs of items that training never shows",
-        "test_keys_in_train": "test queries that occur in training too",
+        "test_keys_in_train": "test keys that occur in training too (a key is who asks, or else what is asked)",
+        "test_pairs_in_train": "test pairs that training holds too: figures are too good by them",
     }
     return "\n".join([said, *(f"  {report[name]:,} {text}" for name, text in told.items() if report.get(name))])
 
@@ -247,6 +265,8 @@ def answer(told: Answered) -> RenderableType:
     """What was found for a question, below it where somebody has said what is right: a line, and one for each long column."""
     mark = "" if told.accepted is None else "[green]found[/green]" if any(told.accepted) else "[red]missed[/red]"
     parts: list[RenderableType] = ["", f"[bold]{escape(_short(told.question))}[/bold]  {mark}"] if mark else []
+    if not told.found:
+        parts.append("  nothing was found: the model knows nothing of what this question holds")
     for number, item in enumerate(told.found):
         first, *rest = (_short(value, 110) for value in item.values())
         right = told.accepted is not None and told.accepted[number]

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from twotower import files
+from twotower import files, manifests
 from twotower.data.columns import Array
 from twotower.data.encoder import Encoder
 from twotower.errors import BundleError, choices
@@ -64,7 +64,7 @@ def write_encoder(folder: Path, encoder: Encoder) -> None:
 
 def seal_model(folder: Path, **facts: Any) -> str:
     """Write the manifest of a finished model folder; returns its fingerprint. facts: what a look-up must know."""
-    return fingerprint_of(files.write_manifest(folder, "model", MODEL_FORMAT, **facts))
+    return fingerprint_of(manifests.write_manifest(folder, "model", MODEL_FORMAT, **facts))
 
 
 def fingerprint_of(manifest: Mapping[str, Any]) -> str:
@@ -80,7 +80,7 @@ def write_catalogue(folder: Path, fingerprint: str, segments: Sequence[Segment],
     rows = sum(segment.items.num_rows for segment in segments)
     with files.new_folder(folder / "catalogue" / version) as building:
         facts = {"fingerprint": fingerprint, "parent": parent, "segments": names, "removed": [], "rows": rows}
-        files.write_manifest(building, "catalogue version", CATALOGUE_FORMAT, **facts)
+        manifests.write_manifest(building, "catalogue version", CATALOGUE_FORMAT, **facts)
     files.write_text(folder / CURRENT, version + "\n")
     return version
 
@@ -94,7 +94,7 @@ def _write_segment(folder: Path, segment: Segment, fingerprint: str) -> str:
             for name, array in segment.lexical.arrays().items():
                 files.write_array(building / "words" / f"{name}.npy", array)
             files.write_json(building / "words" / "vocabulary.json", segment.lexical.vocabulary)
-        manifest = files.write_manifest(building, "segment", SEGMENT_FORMAT, fingerprint=fingerprint, rows=segment.items.num_rows)
+        manifest = manifests.write_manifest(building, "segment", SEGMENT_FORMAT, fingerprint=fingerprint, rows=segment.items.num_rows)
         name = fingerprint_of(manifest)[:16]
     files.rename_folder(folder / "unnamed", folder / name)
     return name
@@ -134,8 +134,8 @@ def open_bundle(place: Path | str, *, everything: bool = False) -> Bundle:
     version = (folder / CURRENT).read_text(encoding="utf-8", errors="replace").strip()
     if not (version.isascii() and version.isdigit()):
         raise BundleError(f"{folder / CURRENT} holds {version[:40]!r}, which is no catalogue version")
-    model = files.read_manifest(folder / "model", "model", MODEL_FORMAT, everything=everything)
-    catalogue = files.read_manifest(folder / "catalogue" / version, "catalogue version", CATALOGUE_FORMAT)
+    model = manifests.read_manifest(folder / "model", "model", MODEL_FORMAT, everything=everything)
+    catalogue = manifests.read_manifest(folder / "catalogue" / version, "catalogue version", CATALOGUE_FORMAT)
     fingerprint = fingerprint_of(model)
     _same_model(catalogue, fingerprint, folder / "catalogue" / version)
     encoder = Encoder.restore(files.read_json(folder / "model" / "encoder.json"), files.read_tensors(folder / "model" / "states.safetensors"))
@@ -146,7 +146,7 @@ def open_bundle(place: Path | str, *, everything: bool = False) -> Bundle:
 
 
 def _open_segment(folder: Path, fingerprint: str, everything: bool) -> Segment:
-    manifest = files.read_manifest(folder, "segment", SEGMENT_FORMAT, everything=everything)
+    manifest = manifests.read_manifest(folder, "segment", SEGMENT_FORMAT, everything=everything)
     _same_model(manifest, fingerprint, folder)
     vectors, items = files.read_array(folder / "vectors.npy"), files.read_table(folder / "items.arrow")
     if len(vectors) != items.num_rows:
@@ -163,10 +163,10 @@ def _same_model(manifest: Mapping[str, Any], fingerprint: str, folder: Path) -> 
         raise BundleError(f"{folder} belongs to another model than the one beside it; copy the whole bundle again")
 
 
-def verify(place: Path | str) -> None:
+def verify_files(place: Path | str) -> None:
     """Check every byte of a bundle, all versions of its catalogue included, or raise BundleError."""
     folder = find_bundle(place)
     open_bundle(folder, everything=True)
     for version in sorted((folder / "catalogue").iterdir()):
-        for name in files.read_manifest(version, "catalogue version", CATALOGUE_FORMAT, everything=True)["segments"]:
-            files.read_manifest(folder / "segments" / name, "segment", SEGMENT_FORMAT, everything=True)
+        for name in manifests.read_manifest(version, "catalogue version", CATALOGUE_FORMAT, everything=True)["segments"]:
+            manifests.read_manifest(folder / "segments" / name, "segment", SEGMENT_FORMAT, everything=True)

@@ -16,19 +16,21 @@ import pyarrow as pa
 from annotated_types import Gt
 
 from twotower.bundle.graphs import open_graph, run_graph
-from twotower.bundle.layout import Bundle, open_bundle
+from twotower.bundle.layout import Bundle, open_bundle, verify_files
 from twotower.data.columns import Array
 from twotower.data.encoder import Rows, to_table
 from twotower.data.prepared import ID
 from twotower.data.schema import Side
-from twotower.data.values import printable, to_array, to_text
-from twotower.errors import ConfigError, DataError, choices
+from twotower.data.values import to_array, to_text
+from twotower.errors import BundleError, ConfigError, DataError, choices
+from twotower.files import read_json
 from twotower.search.fusion import blend
-from twotower.search.index import Exact, Hits, best, no_hits
+from twotower.search.index import INDEXES, Hits, best, no_hits
 from twotower.search.lexical import Lexical
 
 Mode = Literal["vectors", "words", "hybrid"]
 MODES: tuple[Mode, ...] = ("vectors", "words", "hybrid")
+GOLDEN_TOLERANCE = 1e-4
 SCORES_AT_ONCE = 1 << 23  # 32 MB of float32
 
 
@@ -72,7 +74,7 @@ class Retriever:
         self.vectors: Array = segments[0].vectors if len(segments) == 1 else np.concatenate([s.vectors for s in segments])
         self.items: pa.Table = pa.concat_tables([segment.items for segment in segments])
         self.lexical: Lexical | None = segments[0].lexical if len(segments) == 1 else None
-        self._index = Exact(self.vectors)
+        self._index = INDEXES["exact"](self.vectors)
         self._ids = self.items.column(ID)
         self._rows_by_id: dict[str, int] | None = None
         self._search = bundle.model["search"]
@@ -89,10 +91,11 @@ class Retriever:
     def search(self, queries: Any, k: int = 10, *, mode: Mode | None = None) -> Found:
         """The k best items for each query: [k] for one query (a text or a dict), [q, k] for several.
 
-        queries: a text or texts where the query side reads one column; otherwise dicts, a data frame or an Arrow table. k may
-        exceed the catalogue: the rest is filled with None; so is all for a query of which the model knows nothing. Raises ConfigError for k below 1 and DataError for an empty query.
+        queries: a text or an id, or several, where the query side reads one column; otherwise dicts, a data frame or an Arrow table. k may
+        exceed the catalogue: the rest is filled with None; so is all for a query of which the model knows nothing. Raises
+        ConfigError for k below 1 and DataError for an empty query.
         """
-        one = isinstance(queries, (str, Mapping)) and not _columnar(queries)
+        one = _is_value(queries) or (isinstance(queries, Mapping) and not _columnar(queries))
         table = self.query_table(queries)
         columns = self.encoder.encode("query", table)
         vectors = self._run("query", columns)
@@ -207,11 +210,10 @@ class Retriever:
         columns = self.encoder.columns("query")
         if _is_list(queries) and not isinstance(queries, Sequence):
             queries = _listed(queries)
-        if isinstance(queries, str) or (isinstance(queries, Sequence) and queries and all(isinstance(q, str) for q in queries)):
+        if _is_value(queries) or (isinstance(queries, Sequence) and queries and all(map(_is_value, queries))):
             if len(columns) != 1:
                 raise DataError(f"a query of this model has {len(columns)} columns; name them: {' '.join(f'{name}=...' for name in columns)}")
-            texts = [queries] if isinstance(queries, str) else list(queries)
-            table = pa.table({columns[0]: pa.array([printable(text) for text in texts], pa.string())})
+            table = pa.table({columns[0]: to_array([queries] if _is_value(queries) else list(queries))})
         elif isinstance(queries, Mapping) and not _columnar(queries):
             table = to_table([queries])
         elif isinstance(queries, Sequence) and not queries:
@@ -264,6 +266,21 @@ def load(place: Path | str, *, threads: int | None = None) -> Retriever:
 
 def _first(found: Found) -> Found:
     return Found(*(part[0] for part in found))
+
+
+def verify(place: Path | str) -> None:
+    """Check every byte of a bundle, and that its model reads the golden queries as when it was made, or raise BundleError."""
+    verify_files(place)
+    retriever = load(place)
+    for golden in read_json(retriever.bundle.folder / "model" / "golden.json"):
+        # The vector rather than the answer: a catalogue may have grown since.
+        if not np.allclose(retriever.embed_queries([golden["query"]])[0], golden["vector"], atol=GOLDEN_TOLERANCE):
+            raise BundleError(f"{retriever.bundle.folder} is whole, but here its model reads {golden['query']} otherwise than where it was made")
+
+
+def _is_value(query: Any) -> bool:
+    """Whether this is one value of one column."""
+    return isinstance(query, (str, int, float, np.generic)) and not isinstance(query, bool)
 
 
 def _columnar(queries: Any) -> bool:

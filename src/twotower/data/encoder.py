@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import pyarrow as pa
 
 from twotower.data.columns import Array, Columns
-from twotower.data.features import FEATURES, State
+from twotower.data.features import FEATURES, Id, State
 from twotower.data.hashes import HASH
 from twotower.data.schema import SIDES, FeatureOptions, Schema, Side, feature_name
 from twotower.data.values import rows_to_table, to_array
@@ -40,8 +40,11 @@ class Encoder:
         """The raw columns that a side needs, each once."""
         return list(dict.fromkeys(feature.column for feature in self.features[side]))
 
-    def encode(self, side: Side, rows: Rows) -> Columns:
-        """Rows [n] as encoded columns of n rows. Raises DataError if a column is missing or cannot be read."""
+    def encode(self, side: Side, rows: Rows, strict: bool = True) -> Columns:
+        """Rows [n] as encoded columns of n rows. Raises DataError if a column is missing or cannot be read.
+
+        strict: whether `unknown_values = "error"` holds; without it unknown values are shared, to be counted.
+        """
         table = to_table(rows)
         encoded = {}
         for feature in self.features[side]:
@@ -52,7 +55,8 @@ class Encoder:
             column = table.column(feature.column)
             chunk = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
             try:
-                encoded[feature_name(feature)] = feature.encode(chunk, self.states[side][feature_name(feature)])
+                applied = feature if strict or not isinstance(feature, Id) else replace(feature, unknown_values="shared")
+                encoded[feature_name(feature)] = applied.encode(chunk, self.states[side][feature_name(feature)])
             except TypeError as error:
                 raise DataError(f'column "{feature.column}" of the {side} cannot be read as {feature.type}: {error}') from None
         return encoded

@@ -59,7 +59,8 @@ class Feature(Protocol):
 class Id:
     """A name of one thing out of many: a user, a product. Each known value has its own embedding.
 
-    unknown: what a value not seen in fitting gets: the `shared` vector of unknowns, or an `error`.
+    unknown_values: what a value not seen in fitting gets at look-up: the `shared` vector of unknowns, or an `error`. Held-out
+    rows of the training data always share, and are counted, so that every split can be measured.
     """
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
@@ -112,7 +113,7 @@ class Text:
 
     words: how many words of a text are read. pieces: the lengths of the letter pieces cut from each word, its two ends
     marked. buckets: what they are hashed into (Weinberger et al. 2009; pieces as in Bojanowski et al. 2017): a quarter holds
-    words, a quarter word pairs, the rest pieces. Only buckets that training texts touch take memory.
+    words, a quarter word pairs, the rest pieces. A bucket takes 4 bytes; one that training texts touch, a row of the table.
     """
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
@@ -122,7 +123,7 @@ class Text:
     words: Annotated[int, Ge(1)] = 256
     pairs: bool = True
     pieces: tuple[Annotated[int, Ge(1), Le(12)], ...] = (3, 4, 5)
-    buckets: Annotated[int, Ge(64), Le(1 << 30)] = 1 << 20
+    buckets: Annotated[int, Ge(64), Le(1 << 26)] = 1 << 20
 
     def normalise(self, column: pa.Array) -> pa.Array:
         return to_text(column, exact=False)

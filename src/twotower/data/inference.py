@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +11,7 @@ import pyarrow.compute as pc
 
 from twotower.data.columns import Array
 from twotower.data.features import Category, Id, Text
+from twotower.data.prepared import ID
 from twotower.data.schema import FeatureOptions, ItemSide, PairColumns, QuerySide, Schema
 from twotower.data.sources import Source
 from twotower.data.splits import SplitOptions
@@ -38,6 +40,7 @@ ITEM_WORDS = (
 )
 TIME_WORDS = ("time", "timestamp", "ts", "date", "datetime", "created_at", "event_time")
 EVENT_WORDS = ("event", "action", "type", "kind")
+VALUE_WORDS = ("rating", "score", "stars", "weight", "price", "count", "quantity", "label")
 FEW_VALUES = 100
 
 
@@ -60,6 +63,7 @@ class _Look(NamedTuple):
     distinct: int
     words: float  # mean number of words
     rows: int
+    dated: bool  # whether its type is a date or a time
 
     @property
     def share_distinct(self) -> float:
@@ -69,6 +73,14 @@ class _Look(NamedTuple):
     def is_text(self) -> bool:
         return self.words >= 2
 
+    @property
+    def is_event(self) -> bool:
+        return _named(self.name, EVENT_WORDS) and 2 <= self.distinct <= 20
+
+    @property
+    def is_measure(self) -> bool:
+        return _named(self.name, VALUE_WORDS) and _is_number(self.texts)
+
 
 def infer(pairs: Source, items: Source | None) -> Guess:
     """Guess from the first rows. Raises DataError where there is nothing to tell the sides apart."""
@@ -77,19 +89,22 @@ def infer(pairs: Source, items: Source | None) -> Guess:
         raise DataError(f"{pairs.name} has {len(pairs.columns)} column; pairs need at least two, one for the query and one for the item")
     catalogue = _look(items) if items is not None else {}
     reasons: dict[str, str] = {}
-    time = next((name for name in log if _named(name, TIME_WORDS) or _is_time(pairs, name)), None)
-    item_id, item_column = _link(log, catalogue, pairs, items, time, reasons)
-    rest = [name for name in log if name not in (item_column, time) and name not in catalogue]
-    query, key = _query(rest, log, reasons)
+    time = next((name for name, look in log.items() if _named(name, TIME_WORDS) or look.dated), None)
+    item_id, item_column, repeated = _link(log, catalogue, pairs, items, time, reasons)
+    free = [name for name in log if name not in (item_column, time)]
+    own = [name for name in free if name not in repeated] or free
+    query, key = _query([name for name in own if not (log[name].is_measure or log[name].is_event)] or own, log, reasons)
     leftover = [name for name in log if name not in (item_column, time, *(f.column for f in query))]
-    event = next((name for name in leftover if _named(name, EVENT_WORDS) and 2 <= log[name].distinct <= 20), None)
+    event = next((name for name in leftover if log[name].is_event), None)
     if event is not None:
         kinds = ", ".join(f'"{kind}" = 1' for kind in pc.unique(log[event].texts).to_pylist())
         reasons["pairs.event"] = f'event = "{event}", event_weights = {{ {kinds} }}'
     if leftover:
         reasons["query.features"] += f"; not used: {', '.join(leftover)} (add what is known when the question is asked)"
-    item = _item_features(catalogue or {item_column: log[item_column]}, item_id, query, reasons)
-    payload = tuple(name for name in catalogue if name != item_id)
+    # A column called `_id` that is not the id would take the place of the id that is shown.
+    listed = {name: look for name, look in catalogue.items() if name == item_id or name != ID}
+    item = _item_features(listed or {item_column: log[item_column]}, item_id, query, reasons)
+    payload = tuple(name for name in listed if name != item_id)
     schema = Schema(
         query=QuerySide(features=query, key=key),
         item=ItemSide(features=item, id=item_id, payload=payload),
@@ -112,37 +127,39 @@ def _look(source: Source) -> dict[str, _Look]:
         except TypeError:
             continue  # nested columns are of no use here
         words = pc.mean(pc.list_value_length(pc.split_pattern_regex(texts.slice(0, 1000), r"\s+"))).as_py() if len(texts) else 0
-        found[name] = _Look(name, texts, pc.count_distinct(texts).as_py(), words or 0, table.num_rows)
+        dated = bool(pa.types.is_temporal(table.schema.field(name).type))
+        found[name] = _Look(name, texts, pc.count_distinct(texts).as_py(), words or 0, table.num_rows, dated)
     return found
 
 
 def _named(name: str, words: tuple[str, ...]) -> bool:
-    parts = name.lower().replace("-", "_").split("_")
+    """Whether one of the words is a part of the name: of `movie_id`, `movieId` or `Movie ID`."""
+    apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name)
+    parts = re.split(r"[\W_]+", apart.lower())
     return any(word in parts or name.lower() == word for word in words)
-
-
-def _is_time(source: Source, name: str) -> bool:
-    return bool(pa.types.is_temporal(source.head(1).schema.field(name).type))
 
 
 def _link(
     log: dict[str, _Look], catalogue: dict[str, _Look], pairs: Source, items: Source | None, time: str | None, reasons: dict[str, str]
-) -> tuple[str | None, str]:
-    """(the catalogue's id column, the log's column that holds it); without a catalogue (an id column or None, it)."""
+) -> tuple[str | None, str, set[str]]:
+    """(the catalogue's id column, the log's column that holds it, columns of the log that repeat what the catalogue says of an item).
+
+    Without a catalogue: (an id column or None, the item's column, nothing).
+    """
     if items is None:
-        names = [name for name in log if name != time]
-        column = next((name for name in names if _named(name, ITEM_WORDS)), None)
-        column = column or next(name for name in reversed(names) if name not in names[:1])
+        column = _item_column(log, pairs, time)
         reasons["item.id"] = f'there is no catalogue: the column "{column}" of the pairs is the item'
-        return (None if log[column].is_text else column), column
+        return (None if log[column].is_text else column), column, set()
     best: tuple[bool, float, bool, bool, bool, str, str] | None = None
     candidates = [name for name, listed in catalogue.items() if listed.distinct and listed.share_distinct > 0.99]
-    for own, known in _whole(items, candidates).items():
+    shared = [name for name in log if name in catalogue and name not in candidates]
+    whole = _whole(items, candidates + shared)
+    for own in candidates:
         sole = catalogue[own].share_distinct == 1
         for name, look in log.items():
             if name == time or not len(look.texts):
                 continue
-            inside = pc.mean(pc.is_in(look.texts, known).cast(pa.float64())).as_py()
+            inside = _inside(look, whole[own])
             # Numbers that count users from 1 are found among numbers that count items from 1: there the names decide.
             candidate = (not _named(name, PERSON_WORDS), round(inside, 2), sole, own == name, _named(name, ITEM_WORDS), own, name)
             if inside >= 0.3 and (best is None or candidate[:5] > best[:5]):
@@ -155,12 +172,40 @@ def _link(
     _, inside, sole, _, _, own, name = best
     rows = "every row" if sole else f"{catalogue[own].share_distinct:.1%} of the rows"
     reasons["item.id"] = f'"{own}" differs in {rows} of the catalogue, and {inside:.0%} of "{name}" in the pairs is found there'
-    return own, name
+    repeated = {name for name in log if name in whole and not _named(name, PERSON_WORDS) and _inside(log[name], whole[name]) >= 0.5}
+    return own, name, repeated
+
+
+def _item_column(log: dict[str, _Look], pairs: Source, time: str | None) -> str:
+    """The column of the items where there is no catalogue: by its name, or the last that is no measure, no event and nobody who asks."""
+    things = [name for name, look in log.items() if name != time and not look.is_measure]
+    called = next((name for name in things if _named(name, ITEM_WORDS)), None)
+    if called is not None:
+        return called
+    others = [name for name in things if not log[name].is_event]
+    asking = [name for name in others if _named(name, (*PERSON_WORDS, *QUERY_WORDS))]
+    left = [name for name in others if name not in asking] if asking else others[1:]
+    classes = [name for name in log if name != time and _named(name, ("label",))] if others else []
+    found = left[-1:] or others[1:][-1:] or classes
+    if not found:
+        raise DataError(
+            f"no column of {pairs.name} ({', '.join(log)}) looks like the item of a pair, and there is no catalogue. Name it in a config: "
+            '[item] id = "..." and features = [ { column = "...", type = "id" } ]'
+        )
+    return found[0]
+
+
+def _inside(look: _Look, known: pa.Array) -> float:
+    """The share of a column's values that are among the known."""
+    return float(pc.mean(pc.is_in(look.texts, known).cast(pa.float64())).as_py() or 0)
 
 
 def _whole(source: Source, names: list[str]) -> dict[str, pa.Array]:
     """The values of these columns in all rows: pairs name items anywhere in the catalogue, not only in its first rows."""
-    found = {name: [to_text(batch.column(name)) for batch in source.batches()] for name in names}
+    found: dict[str, list[pa.Array]] = {name: [] for name in names}
+    for batch in source.batches() if names else ():
+        for name in names:
+            found[name].append(pc.unique(to_text(batch.column(name))))
     return {name: pc.unique(pa.chunked_array(chunks, pa.string())) for name, chunks in found.items()}
 
 

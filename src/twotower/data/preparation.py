@@ -1,16 +1,15 @@
 """From sources to a prepared folder (`prepared.py` says what that is).
 
-The key is a hash of the sources, the schema, the split and the versions of our own code that shape the result. Joins,
-counts and sorts run in DuckDB, which spills to disk, over record batches.
+The key is a hash of the sources, the schema, the split and the versions of what shapes the result. Joins, counts and sorts
+run in DuckDB, which spills to disk, over record batches.
 """
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import logging
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,23 +17,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from twotower import files
+from twotower import __version__, files, manifests
 from twotower.data.columns import Array, distinct
 from twotower.data.encoder import Encoder
 from twotower.data.formats import BATCH
-from twotower.data.hashes import HASH, fold, hash_texts
+from twotower.data.hashes import HASH, hash_texts
+from twotower.data.intake import Intake
 from twotower.data.prepared import FORMAT, ID, Log, Prepared, SideWriter, open_prepared
-from twotower.data.quantities import numbers, times
 from twotower.data.schema import SIDES, Schema, Side
 from twotower.data.sources import Source
 from twotower.data.splits import PARTS, TEST, TRAIN, SplitLog, SplitOptions, split
-from twotower.data.values import as_texts, change_wide, has_text, to_text
+from twotower.data.values import to_text
 from twotower.errors import BundleError, ConfigError, DataError, MissingExtra
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
-
-logger = logging.getLogger("twotower")
 
 FEWEST_PAIRS = 10
 
@@ -60,15 +57,19 @@ def prepare(
         # Another process may finish the same folder first; its name stands for its content, so either will do.
         with files.new_folder(folder, yielding=True) as building:
             report = _Preparation(pairs, items, schema, options, building, threads, memory, progress).run()
-            files.write_manifest(building, "prepared folder", FORMAT, report=report)
+            manifests.write_manifest(building, "prepared folder", FORMAT, report=report)
     try:
-        return open_prepared(folder)
+        prepared = open_prepared(folder)
     except BundleError as error:
         raise BundleError(f"{error} Or delete {folder}: the next run makes it anew.") from None
+    # Equal data may lie under another name than they did when the folder was made.
+    named = {"pairs_source": pairs.name, "items_source": items.name if items else None}
+    return replace(prepared, report=named | prepared.report)
 
 
 def _key(pairs: Source, items: Source | None, schema: Schema, options: SplitOptions) -> str:
-    parts = [FORMAT, HASH, asdict(schema), asdict(options), pairs.digest(), items.digest() if items else None]
+    versions = [FORMAT, HASH, __version__, unicodedata.unidata_version]  # texts are normalised and folded by Unicode's tables
+    parts = [versions, asdict(schema), asdict(options), pairs.digest(), items.digest() if items else None]
     return hashlib.sha256(files.json_text(parts).encode()).hexdigest()[:16]
 
 
@@ -91,6 +92,8 @@ def _require(pairs: Source, items: Source | None, schema: Schema, options: Split
         )
     for column in schema.item.payload:
         (items or pairs).require(column, "item.payload", shown=True)
+    if schema.item.id != ID and ID in (*schema.item.payload, *(feature.column for feature in schema.item.features)):
+        raise DataError(f'{(items or pairs).name}: "{ID}" is the name under which the id of an item is shown. Set [item] id = "{ID}", or rename it.')
     if items is not None and schema.item.id is None:
         raise DataError(f"{items.name} is a catalogue, so [item] id must name the column that identifies an item")
 
@@ -110,11 +113,10 @@ class _Preparation:
         progress: Callable[[str], None],
     ) -> None:
         self.pairs, self.items, self.schema, self.options, self.folder, self.progress = pairs, items, schema, options, folder, progress
-        self.report: dict[str, Any] = {"pairs_source": pairs.name, "items_source": items.name if items else None}
+        self.report: dict[str, Any] = {}
         self.sql = _connect(folder / "spill", threads, memory)
-        # The engine knows columns by number: it folds case in names, and the user's may hold anything.
-        self.raw = {side: {name: f"raw{n}" for n, name in enumerate(dict.fromkeys(f.column for f in schema.features(side)))} for side in SIDES}
-        self.shown = {name: f"show{n}" for n, name in enumerate(dict.fromkeys([ID, *self.raw["item"], *schema.item.payload]))}
+        self.intake = Intake(pairs, items, schema, options.column)
+        self.raw, self.shown = self.intake.raw, self.intake.shown
 
     def run(self) -> dict[str, Any]:
         """All steps; returns the report."""
@@ -130,17 +132,13 @@ class _Preparation:
             files.remove_folder(self.folder / "spill")
         return self.report
 
-    # Reading: every value is brought into canonical form before the engine sees it.
-
     def read_items(self) -> None:
         """The table `items`: each item once, with its row, id and columns."""
+        _insert(self.sql, "listed", self.intake.item_batches())
         if self.items is not None:
-            _insert(self.sql, "listed", (self._item_batch(batch, start) for batch, start in _numbered(self.items)))
             read = self._count("listed")
             nameless = self._scalar("SELECT count(*) FROM listed WHERE id IS NULL")
             self.report |= {"catalogue_rows": read, "catalogue_rows_without_id": nameless}
-        else:
-            _insert(self.sql, "listed", (self._item_batch(batch, start) for batch, start in _numbered(self.pairs)))
         self.sql.execute(
             """CREATE TABLE items AS SELECT *, row_number() OVER (ORDER BY row) - 1 AS item_row FROM (
             SELECT * FROM listed WHERE id IS NOT NULL QUALIFY row_number() OVER (PARTITION BY id ORDER BY row) = 1)"""
@@ -152,29 +150,9 @@ class _Preparation:
         if not kept:
             raise DataError(f"{(self.items or self.pairs).name} names no item: every value of its id is missing")
 
-    def _item_batch(self, batch: pa.RecordBatch, start: int) -> pa.RecordBatch:
-        schema, from_pairs = self.schema, self.items is None
-        id_column = (schema.pairs.item or schema.item.id) if from_pairs else schema.item.id
-
-        def raw(name: str) -> pa.Array:
-            return batch.column(id_column if from_pairs and name == schema.item.id else name)
-
-        columns: dict[str, pa.Array] = {"row": pa.array(np.arange(start, start + batch.num_rows))}
-        normalised = [feature.normalise(raw(feature.column)) for feature in schema.item.features]
-        columns["id"] = to_text(raw(schema.item.id)) if schema.item.id is not None else _digests(normalised)
-        columns |= self._raw("item", raw)
-        for name, place in self.shown.items():
-            columns[place] = _plain(raw(name)) if name != ID else _plain(raw(schema.item.id)) if schema.item.id is not None else columns["id"]
-        return pa.record_batch(columns)
-
-    def _raw(self, side: Side, column: Callable[[str], pa.Array]) -> dict[str, pa.Array]:
-        """The raw values of a side's features by their place. Where one column is read in two ways, text keeps more of it."""
-        features = sorted(self.schema.features(side), key=lambda feature: feature.type == "text")
-        return {self.raw[side][feature.column]: feature.normalise(column(feature.column)) for feature in features}
-
     def read_pairs(self) -> None:
         """The table `pairs`: every usable row of the log."""
-        _insert(self.sql, "pairs", (self._pair_batch(batch, start) for batch, start in _numbered(self.pairs)))
+        _insert(self.sql, "pairs", self.intake.pair_batches())
         self.report["pairs_read"] = self._count("pairs")
         empty = " AND ".join(f"{place} IS NULL" for place in self.raw["query"].values())
         for reason, condition in {
@@ -184,48 +162,6 @@ class _Preparation:
         }.items():
             self.report[reason] = self._scalar(f"SELECT count(*) FROM pairs WHERE {condition}")
             self.sql.execute(f"DELETE FROM pairs WHERE {condition}")
-
-    def _pair_batch(self, batch: pa.RecordBatch, start: int) -> pa.RecordBatch:
-        schema = self.schema
-        columns: dict[str, pa.Array] = {"row": pa.array(np.arange(start, start + batch.num_rows))}
-        columns |= self._raw("query", batch.column)
-        columns["key"] = self._keys(batch, columns)
-        if schema.item.id is not None:
-            columns["item"] = to_text(batch.column(schema.pairs.item or schema.item.id))
-        else:
-            columns["item"] = _digests([feature.normalise(batch.column(feature.column)) for feature in schema.item.features])
-        columns["weight"] = self._weights(batch, start)
-        columns["time"] = times(batch, schema.pairs.time, self.pairs.name, start)
-        named = self.options.column
-        columns["part"] = to_text(batch.column(named)) if named else pa.nulls(batch.num_rows, pa.string())
-        return pa.record_batch(columns)
-
-    def _keys(self, batch: pa.RecordBatch, columns: dict[str, pa.Array]) -> pa.Array:
-        """Whose known matches are shared: the declared key, or the feature values with their case folded."""
-        declared = self.schema.query.key
-        keys = pa.nulls(batch.num_rows, pa.string()) if declared is None else to_text(batch.column(declared))
-        if declared is not None and not keys.null_count:
-            return pc.binary_join_element_wise("k", keys, "")
-        own = _joined([_folded(columns[place]) for place in self.raw["query"].values()])
-        return pc.coalesce(pc.binary_join_element_wise("k", keys, ""), pc.binary_join_element_wise("r", own, ""))
-
-    def _weights(self, batch: pa.RecordBatch, start: int) -> pa.Array:
-        """Null where the kind of event is not listed."""
-        weights = np.ones(batch.num_rows)
-        options = self.schema.pairs
-        if options.weight is not None:
-            weights = numbers(batch.column(options.weight), options.weight, self.pairs.name, start)
-            bad = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
-            if len(bad):
-                value = batch.column(options.weight)[int(bad[0])].as_py()
-                raise DataError(
-                    f'{self.pairs.name} row {start + bad[0] + 1}: the weight "{options.weight}" is {value!r}; it must be a number of 0 or more'
-                )
-        if options.event is not None and options.event_weights is not None:
-            names = to_text(pa.array(list(options.event_weights), pa.string()))
-            place = pc.index_in(to_text(batch.column(options.event)), names, skip_nulls=True)
-            return pc.multiply(pa.array(weights), pa.array(options.event_weights.values(), pa.float64()).take(place))
-        return pa.array(weights)
 
     # Joining, counting, splitting.
 
@@ -254,13 +190,15 @@ class _Preparation:
         self.report["items_without_pairs"] = self._scalar("SELECT count(*) FROM items WHERE item_row NOT IN (SELECT item_row FROM log)")
         if self.report["pairs"] < FEWEST_PAIRS:
             raise DataError(
-                f"{self.pairs.name} gives {self.report['pairs']} different pairs; training needs at least {FEWEST_PAIRS}, and some thousands to be useful"
+                f"{self.pairs.name} gives {self.report['pairs']} different pairs; training needs at least {FEWEST_PAIRS}, and some thousands "
+                "to be useful"
             )
 
     def _count_unlisted(self) -> None:
         """Count the pairs whose item the catalogue lacks; when most of them are to be dropped for it, the join is surely wrong."""
         self.sql.execute(
-            "CREATE TABLE unlisted AS SELECT item AS id, min(row) AS row, count(*) AS pairs FROM pairs WHERE item NOT IN (SELECT id FROM items) GROUP BY item"
+            """CREATE TABLE unlisted AS SELECT item AS id, min(row) AS row, count(*) AS pairs FROM pairs
+            WHERE item NOT IN (SELECT id FROM items) GROUP BY item"""
         )
         missing = self._scalar("SELECT coalesce(sum(pairs), 0) FROM unlisted")
         examples = [row[0] for row in self.sql.execute("SELECT id FROM unlisted ORDER BY row LIMIT 3").fetchall()]
@@ -313,12 +251,14 @@ class _Preparation:
         keys = column("query_key", np.int64)
         times = column("time", np.float64) if self.schema.pairs.time else None
         named = arrays.column("part").to_pylist() if self.options.column else None
-        parts = split(SplitLog(keys, times, named), self.options)
+        item_rows = column("item_row", np.int64)
+        parts = split(SplitLog(keys, item_rows, times, named), self.options)
         with np.errstate(over="ignore"):  # said below
             weights = column("weight", np.float32)
-        log = Log(column("query_row", np.int64), keys, column("item_row", np.int64), weights)
+        log = Log(column("query_row", np.int64), keys, item_rows, weights)
         for name, array in {**log._asdict(), "parts": parts}.items():
             files.write_array(self.folder / "log" / f"{name}.npy", array)
+        self._write_key_names()
         train = log.take(np.flatnonzero(parts == TRAIN))
         if not (column("weight", np.float64) < 1e38).all():
             raise DataError(f"{self.pairs.name}: a weight is too large for float32; keep weights, and sums of those of one pair, below 1e38")
@@ -328,9 +268,17 @@ class _Preparation:
         held_out = parts == TEST
         counts = np.bincount(parts, minlength=3)
         self.report["split"] = {"by": self.options.by} | {name: int(n) for name, n in zip(PARTS, counts, strict=True)}
+        pairs = keys * (int(item_rows.max()) + 1) + item_rows
+        self.report["test_pairs_in_train"] = int(np.isin(pairs[held_out], pairs[parts == TRAIN]).sum())
         self.report["test_keys_in_train"] = int(np.isin(np.unique(keys[held_out]), train.query_keys).sum())
         self.report["test_keys"] = len(np.unique(keys[held_out]))
         self.report["test_pairs_of_item_new_to_train"] = int((~np.isin(log.item_rows[held_out], train.item_rows)).sum())
+
+    def _write_key_names(self) -> None:
+        writer = files.ArrayWriter(self.folder / "keys.npy", np.uint64)
+        for batch in self.sql.cursor().sql("SELECT key FROM keys ORDER BY query_key").to_arrow_reader(BATCH):
+            writer.append(hash_texts(batch.column(0).to_pylist()))
+        writer.close()
 
     # Fitting and encoding.
 
@@ -348,9 +296,11 @@ class _Preparation:
             writer.close()
             unknown[side] = writer.unknown
         self.report["unknown_values"] = unknown
-        files.write_table(self.folder / "queries.arrow", pa.Table.from_batches(self._rows("query", "")))
-        items = self.sql.cursor().sql(f"SELECT {', '.join(self.shown.values())} FROM items ORDER BY item_row").to_arrow_table()
-        files.write_table(self.folder / "items.arrow", items.rename_columns(list(self.shown)))
+        texts = pa.schema([(name, pa.string()) for name in self.raw["query"]])
+        files.write_table(self.folder / "queries.arrow", self._rows("query", ""), texts)
+        items = self.sql.cursor().sql(f"SELECT {', '.join(self.shown.values())} FROM items ORDER BY item_row").to_arrow_reader(BATCH)
+        shown = pa.schema([field.with_name(name) for field, name in zip(items.schema, self.shown, strict=True)])
+        files.write_table(self.folder / "items.arrow", (batch.rename_columns(list(self.shown)) for batch in items), shown)
 
     def _rows(self, side: Side, where: str) -> Iterator[pa.RecordBatch]:
         names, table = self.raw[side], "queries" if side == "query" else "items"
@@ -404,44 +354,3 @@ def _insert(sql: DuckDBPyConnection, table: str, batches: Iterable[pa.RecordBatc
         sql.execute(f"INSERT INTO {table} SELECT * FROM incoming" if made else f"CREATE TABLE {table} AS SELECT * FROM incoming")
         sql.unregister("incoming")
         made = True
-
-
-def _numbered(source: Source) -> Iterator[tuple[pa.RecordBatch, int]]:
-    """The batches of a source, each with the number of its first row."""
-    start = 0
-    for batch in source.batches():
-        yield batch, start
-        start += batch.num_rows
-
-
-def _digests(columns: list[pa.Array]) -> pa.Array:
-    """A short name for each row of values: 16 hexadecimal digits, null where every value is missing."""
-    digits = hash_texts(_joined(columns).to_pylist()).astype(">u8").tobytes().hex().encode()
-    places = np.arange(len(columns[0]) + 1, dtype=np.int32) * 16
-    texts = pa.StringArray.from_buffers(len(columns[0]), pa.py_buffer(places), pa.py_buffer(digits))
-    present = functools.reduce(pc.or_, [column.is_valid() for column in columns])
-    return pc.if_else(present, texts, None)
-
-
-def _joined(columns: list[pa.Array]) -> pa.Array:
-    """One text for each row of values. A separator inside a value is escaped, so that different rows stay apart."""
-    if len(columns) == 1:
-        return pc.fill_null(columns[0], "")
-    plain = [pc.replace_substring(column, "\x1f", "\x1f\x1e") for column in columns]
-    return pc.binary_join_element_wise(*plain, "\x1f\x1f", null_handling="replace", null_replacement="")
-
-
-def _folded(texts: pa.Array) -> pa.Array:
-    return pc.ascii_lower(change_wide(texts, fold))
-
-
-def _plain(column: pa.Array) -> pa.Array:
-    """A column to show, in a type that the engine knows."""
-    kind = column.type
-    if pa.types.is_null(kind):
-        return column.cast(pa.string())
-    if pa.types.is_float16(kind):
-        return column.cast(pa.float32())
-    if pa.types.is_decimal256(kind) or not (has_text(kind) or pa.types.is_nested(kind) or pa.types.is_binary(kind)):
-        return as_texts(column.to_pylist())
-    return column

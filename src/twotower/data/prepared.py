@@ -5,6 +5,7 @@ prepared/<key>/   manifest.json   counts of all that was met, and of what became
                   queries.arrow   query rows as raw values; query/ holds them encoded
                   items.arrow     the catalogue: `_id` and the columns to show; item/ holds it encoded
                   log/            one array a property of a pair
+                  keys.npy        a name for each key
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from twotower import files
+from twotower import files, manifests
 from twotower.data.columns import Array, Column, Columns, Ragged, distinct, group
 from twotower.data.encoder import Encoder
 from twotower.data.schema import SIDES, Side, feature_name
@@ -50,6 +51,7 @@ class Prepared:
     columns: dict[Side, Columns]
     log: Log
     parts: Array  # int8 [n]
+    key_names: Array  # uint64 [keys], by `log.query_keys`: a hash of its text, which names a key across preparations
 
     @property
     def n_items(self) -> int:
@@ -69,7 +71,7 @@ class Prepared:
 
 def open_prepared(folder: Path) -> Prepared:
     """Open a prepared folder, memory-mapped. Raises BundleError if it is damaged."""
-    manifest = files.read_manifest(folder, "prepared folder", FORMAT)
+    manifest = manifests.read_manifest(folder, "prepared folder", FORMAT)
     encoder = Encoder.restore(files.read_json(folder / "encoder.json"), files.read_tensors(folder / "states.safetensors"))
     arrays = {name: files.read_array(folder / "log" / f"{name}.npy") for name in (*Log._fields, "parts")}
     return Prepared(
@@ -81,6 +83,7 @@ def open_prepared(folder: Path) -> Prepared:
         columns={side: _open_columns(folder / side) for side in SIDES},
         log=Log(*(arrays[name] for name in Log._fields)),
         parts=arrays["parts"],
+        key_names=files.read_array(folder / "keys.npy"),
     )
 
 
@@ -105,7 +108,7 @@ class SideWriter:
         self.offsets: dict[str, list[Array]] = {name: [np.zeros(1, np.int64)] for name in self.names}
 
     def append(self, batch: pa.RecordBatch) -> None:
-        columns = self.encoder.encode(self.side, batch)
+        columns = self.encoder.encode(self.side, batch, strict=False)
         for number, name in enumerate(self.names):
             column = columns[name]
             values = column.values if isinstance(column, Ragged) else column

@@ -25,9 +25,9 @@ _NAMES = {"train": TRAIN, "training": TRAIN, "validation": VALIDATION, "valid": 
 class SplitOptions:
     """How the log is divided.
 
-    by: `random` pairs, the `last` pairs of each key, whole keys (`group`), or what a `column` says. test, validation: a share
-    of the pairs or keys, for `last` a number of pairs of each key; by default 0.1, for `last` 1. column: holds train,
-    validation or test; where it names no validation, that share of its training pairs is drawn.
+    by: `random` pairs (the repeats of a key and item stay together), the `last` pairs of each key, whole keys (`group`), or what
+    a `column` says. test, validation: a share of the pairs or keys, for `last` a number of pairs of each key; by default 0.1, for
+    `last` 1. column: holds train, validation or test; where it names no validation, that share of its training pairs is drawn.
     """
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
@@ -61,6 +61,7 @@ class SplitLog(NamedTuple):
     """What a split may look at: one entry a pair, in the order of the log."""
 
     keys: Array  # int64 [n]
+    items: Array  # int64 [n]
     times: Array | None  # float64 [n]
     named: list[str | None] | None  # [n], the values of the split column
 
@@ -82,7 +83,9 @@ def _counts(counts: Array) -> str:
 
 
 def _random(log: SplitLog, options: SplitOptions) -> Array:
-    return _drawn(len(log.keys), options)
+    _, first, pair_of = np.unique(log.keys * (log.items.max(initial=0) + 1) + log.items, return_index=True, return_inverse=True)
+    order = np.argsort(np.argsort(first))  # pairs are numbered as they first occur
+    return _drawn(len(first), options)[order[pair_of]]
 
 
 def _drawn(n: int, options: SplitOptions) -> Array:

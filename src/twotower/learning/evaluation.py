@@ -58,7 +58,7 @@ def cases(log: Log, known: Ragged | None, per: Literal["pair", "query"]) -> Case
 def left_out(options: EvaluateOptions, part: int) -> tuple[int, ...]:
     """The parts of the log whose matches of a key are no candidates when it is ranked for this part, but for those asked for."""
     if options.per == "query":
-        return (TRAIN,) if options.exclude_seen else ()
+        return tuple(each for each in (TRAIN, VALIDATION) if each < part and options.exclude_seen)
     return tuple(each for each in (TRAIN, VALIDATION, TEST) if each <= part and (each != TRAIN or options.exclude_seen is not False))
 
 

@@ -17,7 +17,8 @@ class TrainOptions:
     epochs, batch_size: an epoch visits each training pair once; a batch counts pairs. loss, negatives: by name. correction:
     subtract the log-probability of meeting a candidate in a batch; correct_positive: from the positive's own logit too.
     learning_rate: of everything but tables; table_learning_rate: of tables. warmup: the share of all steps in which the rates
-    rise; afterwards they fall in a line to a fiftieth. weight_decay: of the matrices of an mlp; tables do not decay. patience: validations without a better metric before it stops, 0 for never.
+    rise; afterwards they fall in a line to a fiftieth. weight_decay: of the matrices of an mlp; tables do not
+    decay. patience: validations without a better metric before it stops, 0 for never.
     """
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
@@ -42,7 +43,8 @@ class EvaluateOptions:
 
     metrics: names like hit@10, each a mean over queries with its interval. select: the metric that picks the best epoch, stops
     training, and decides whether words are searched beside vectors. per: a `pair` is ranked with the key's other matches left out,
-    or a `query` with all its matches. exclude_seen: leave out what the key is known to have matched in training; by default so
+    or a `query` with all its matches. exclude_seen: leave out what the key is known to have matched before, in training, and in
+    validation for the test pairs; on by default,
     but where it ranks per query and the key is no id. baselines: by name. pretrained: the folder of a sentence encoder that is measured
     beside them as it is. queries: how many validation queries are ranked while training.
     """

@@ -13,20 +13,25 @@ from pathlib import Path
 import numpy as np
 
 from twotower.data.columns import Array
-from twotower.errors import DataError, MissingExtra
+from twotower.errors import ConfigError, MissingExtra
 
 Embed = Callable[[Sequence[str]], Array]  # texts [n] -> unit vectors float32 [n, d]
 
 
+def require(folder: str | Path) -> None:
+    """Raise ConfigError if a folder holds no encoder, MissingExtra if the extra `text` is not installed."""
+    if not (Path(folder) / "config.json").exists():
+        raise ConfigError(f"{folder} holds no sentence encoder: it has no config.json. [evaluate] pretrained names the folder of one.")
+    if find_spec("sentence_transformers") is None:
+        raise MissingExtra("a pretrained encoder", "text")
+
+
 @functools.lru_cache(maxsize=2)
 def open_encoder(folder: str | Path) -> Embed:
-    """The encoder in a folder. Raises DataError if there is none, MissingExtra if the extra `text` is not installed."""
-    if not (Path(folder) / "config.json").exists():
-        raise DataError(f"{folder} holds no sentence encoder: it has no config.json")
-    try:
-        from sentence_transformers import SentenceTransformer
-    except ImportError:
-        raise MissingExtra("a pretrained encoder", "text") from None
+    """The encoder in a folder. Raises what `require` raises."""
+    require(folder)
+    from sentence_transformers import SentenceTransformer
+
     model = SentenceTransformer(str(folder), local_files_only=True)
     # The tokeniser file may pad every text to the model's window, which costs several times the work.
     backend = getattr(model.tokenizer, "backend_tokenizer", None)

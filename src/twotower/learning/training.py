@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -38,7 +39,11 @@ logger = logging.getLogger("twotower")
 FORMAT = 1
 FLOOR = 0.02  # of the learning rates, where their decay ends
 SECONDS_BETWEEN_CHECKPOINTS = 60.0
-SHARE_OF_VALIDATION = 0.1  # of the work of training, at most
+SHARE_OF_VALIDATION = 0.1  # of the work of training, as far as the two bounds below allow
+FEWEST_QUERIES = 500  # ranked in a validation: with fewer, luck would pick the epoch
+VALIDATIONS = 3  # in a run of so many epochs, at least: with fewer, patience would mean nothing
+STEP_IN_ROWS = 6  # a pair trained on is both sides encoded and differentiated
+ROW_IN_SCORES = 4000  # encoding a row against one score of a ranking; both grow with the dimensions
 
 
 @dataclass
@@ -99,12 +104,27 @@ def data_of(prepared: Prepared, train: TrainOptions, options: EvaluateOptions) -
     """The loop's view of a prepared folder."""
     log = prepared.part(TRAIN)
     asked = cases(prepared.part(VALIDATION), prepared.known(*left_out(options, VALIDATION)), options.per)
-    validation = sample(asked, options.queries, options.seed)
-    # A step encodes and differentiates both sides, about six times the work of encoding once. Counting rows, not seconds,
-    # keeps the choice the same on every machine.
-    work = 6 * len(log.query_rows) * SHARE_OF_VALIDATION
-    every = max(1, round((prepared.n_items + len(validation.query_rows)) / work))
+    queries, every = plan(len(log.query_rows), prepared.n_items, min(len(asked.query_rows), options.queries), train.epochs)
+    validation = sample(asked, queries, options.seed)
     return Data(Epochs(log, train.batch_size, train.seed), prepared.known(TRAIN), prepared.columns, validation, prepared.n_items, every)
+
+
+def plan(pairs: int, items: int, queries: int, epochs: int) -> tuple[int, int]:
+    """How many queries a validation ranks, and every how many epochs there is one, so that training takes most of the time.
+
+    First fewer queries are ranked, then validations are rarer. Counts, not seconds, decide: a seed gives the same run everywhere.
+    """
+    room = SHARE_OF_VALIDATION * STEP_IN_ROWS * max(1, pairs)  # rows that may be encoded to validate an epoch
+    row = 1 + items / ROW_IN_SCORES  # a query is encoded, and scored against every item
+    fewest = min(queries, FEWEST_QUERIES)
+    every = min(max(1, epochs // VALIDATIONS), math.ceil((items + fewest * row) / room))
+    return min(queries, max(fewest, int((every * room - items) / row))), every
+
+
+def described(data: Data) -> str:
+    """What is about to be done, in a few words; how often it is validated, where that is not after every epoch."""
+    queries = f"{len(data.validation.query_rows):,} queries"
+    return "training" if data.validate_every == 1 else f"training, validated every {data.validate_every} epochs on {queries}"
 
 
 def start(model: TwoTower, data: Data, options: TrainOptions) -> TrainState:
@@ -201,17 +221,20 @@ def fit(
     stop: Callable[[], bool] = lambda: False,
     report: Callable[[Step | Validation], None] = lambda _: None,
 ) -> bool:
-    """Run the loop to its end, keep the best epoch, and put its weights back; False if `stop` ended it early.
+    """Run the loop to its end, keep the best epoch, and put its weights back; False if it was asked to stop.
 
-    folder: where `checkpoint.safetensors` and `history.jsonl` go. stop: asked after every step.
+    folder: where `checkpoint.safetensors` and `history.jsonl` go. stop: asked after every step and once at the end, since a
+    long validation comes last; the state is then done, and what follows training is left to a later run.
     """
     saved = time.monotonic()
     while not state.done:
         for step in steps(state, data, train):
             report(step)
-            if stop():
-                if folder is not None:
-                    save(state, folder)
+            stopped = stop()
+            if folder is not None and (stopped or time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS):
+                save(state, folder)
+                saved = time.monotonic()
+            if stopped:
                 return False
         loss, state.losses = state.losses / data.epochs.batches, 0.0
         last = state.epoch >= train.epochs
@@ -222,15 +245,12 @@ def fit(
                 line = {"epoch": seen.epoch, "step": state.step, "loss": loss, **seen.metrics}
                 files.append_line(folder / HISTORY, line | {"temperature": state.model.temperature, "seconds": round(state.seconds, 3)})
             report(seen)
-        if folder is not None and not state.done and time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS:
-            save(state, folder)
-            saved = time.monotonic()
     if state.best_weights:
         restore(state.model, state.best_weights)
         state.best_weights = {}
         if folder is not None:
             save(state, folder)
-    return True
+    return not stop()
 
 
 def _look(state: TrainState, data: Data, options: EvaluateOptions) -> Validation:

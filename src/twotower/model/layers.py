@@ -106,10 +106,10 @@ class TextTable(Table):
     """Rows for hashed words and pieces, one for each bucket that the training texts touched.
 
     A bucket that they did not touch has the row 0, whose scale is 0: an unknown word says nothing, rather than something
-    random. Buckets can thus be many, and collisions few, while memory grows with the words there are.
+    random. Buckets can thus be many, and collisions few: a bucket takes 4 bytes, and only one that was touched a row.
     """
 
-    row_of: Tensor  # int64 [buckets]
+    row_of: Tensor  # int32 [buckets]
     scale: Tensor  # float32 [rows]
 
     def __init__(self, row_of: Tensor, scale: Tensor, dimensions: int) -> None:
@@ -132,8 +132,8 @@ class HashedText(nn.Module):
         self.table = table
 
     def ids(self, column: Input) -> Tensor:
-        """The table's rows of buckets in any shape."""
-        return _chosen(self.table.row_of, column.values if isinstance(column, Bag) else column)
+        """The table's rows, int64, of buckets in any shape."""
+        return _chosen(self.table.row_of, column.values if isinstance(column, Bag) else column).long()
 
     def forward(self, column: Input) -> Tensor:
         """A Bag of n rows, or padded buckets [n, l] -> [n, d]"""
@@ -190,8 +190,8 @@ def text_table(features: Sequence[tuple[Text, State]], dimensions: int) -> TextT
         counts[torch.as_tensor(state["buckets"]).long()] += torch.as_tensor(state["counts"])
     texts = sum(int(state["texts"][0]) for _, state in features)
     touched = counts.nonzero().squeeze(1)
-    row_of = torch.zeros(feature.buckets, dtype=torch.int64)
-    row_of[touched] = torch.arange(1, len(touched) + 1)
+    row_of = torch.zeros(feature.buckets, dtype=torch.int32)
+    row_of[touched] = torch.arange(1, len(touched) + 1, dtype=torch.int32)
     kinds = torch.repeat_interleave(torch.tensor(KIND_WEIGHTS), torch.as_tensor(feature.ranges()[1].astype("int64")))
     idf = torch.log((texts + 1) / (counts[touched] + 0.5)).clamp(min=0.1)
     # Bucket 0 is padding, so the kinds begin at bucket 1.

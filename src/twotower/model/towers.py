@@ -1,6 +1,6 @@
 """The two towers: features of a side, summed, through a body, into one space.
 
-To add a body: a module [n, d] -> [n, d] and its entry in `BODIES`. The towers meet only in `TwoTower.similarities`.
+To add a body: a module [n, d] -> [n, d] and its entry in `BODIES`. The towers meet only in `TwoTower.logits`.
 """
 
 from __future__ import annotations

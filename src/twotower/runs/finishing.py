@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -56,16 +57,22 @@ def finish(folder: Path, prepared: Prepared, model: TwoTower, chosen: Config, fa
         measured = _measure(building / "model", prepared, item_vectors, words, chosen, progress)
         metrics = _metrics(measured, prepared, chosen, facts)
         _write_bundle(building, prepared, item_vectors, words, measured, metrics, chosen)
-    winner = measured.by_mode[measured.search["mode"]]
-    asked = measured.asked.cases
-    rows = np.repeat(asked.query_rows, np.diff(asked.relevant.offsets)) if chosen.evaluate.per == "pair" else asked.query_rows
-    if chosen.evaluate.per == "pair":
-        right = prepared.items.column(ID).take(pa.array(asked.relevant.values)).to_pylist()
-    else:
-        right = [""] * len(rows)
-    table = ranking_table(prepared.queries.take(pa.array(rows)), right, list_keys(asked, chosen.evaluate.per), winner)
+    table = _rankings(measured, prepared, metrics["evaluation"])
     files.write_parquet(folder / "rankings.parquet", table.to_batches(), table.schema)
     files.write_json(folder / "metrics.json", metrics)
+
+
+def _rankings(measured: _Measured, prepared: Prepared, told: Mapping[str, Any]) -> pa.Table:
+    """What each ranking of the finished model came to, for paired comparisons with other runs."""
+    asked, per = measured.asked.cases, told["per"]
+    items = prepared.items.column(ID).take(pa.array(asked.relevant.values)).to_pylist()
+    rows, offsets = asked.query_rows, asked.relevant.offsets
+    if per == "pair":
+        rows = np.repeat(rows, np.diff(offsets))
+    else:
+        items = [items[start:stop] for start, stop in itertools.pairwise(offsets.tolist())]
+    keys = prepared.key_names[list_keys(asked, per)]
+    return ranking_table(prepared.queries.take(pa.array(rows)), keys, items, measured.by_mode[measured.search["mode"]], told)
 
 
 def _encode(folder: Path, side: Side, prepared: Prepared, rows: Array | None, chosen: Config) -> Array:
@@ -104,8 +111,8 @@ def _measure(folder: Path, prepared: Prepared, item_vectors: Array, words: Any, 
     if options.pretrained is not None:
         progress.stage("encoding the catalogue with the pretrained encoder")
         encoder = untuned(options.pretrained, prepared, asked.cases.query_rows)
-        if encoder is not None:
-            baselines["pretrained"] = evaluate_scorer(encoder, asked.cases, prepared.n_items, options)
+        assert encoder is not None  # a config that asks for it has words on both sides
+        baselines["pretrained"] = evaluate_scorer(encoder, asked.cases, prepared.n_items, options)
     return _Measured(PARTS[part], by_mode, baselines, asked, search)
 
 
@@ -129,18 +136,19 @@ def _metrics(measured: _Measured, prepared: Prepared, chosen: Config, facts: dic
             "rankings": len(keys),
             "catalogue": prepared.n_items,
             "select": options.select,
-            "left_out": _left_out(chosen),
+            "left_out": _left_out(chosen, measured.part),
         },
         "training": facts,
         "data": prepared.report,
     }
 
 
-def _left_out(chosen: Config) -> str:
+def _left_out(chosen: Config, part: str) -> str:
     if chosen.evaluate.per == "pair":
         training = "training ones included" if chosen.evaluate.exclude_seen else "but not those of training"
         return f"other known matches of the same key, {training}, are left out of a pair's ranking"
-    return "what the key matched in training is left out" if chosen.evaluate.exclude_seen else "nothing is left out"
+    before = "training and validation" if part == PARTS[TEST] else "training"
+    return f"what the key matched in {before} is left out" if chosen.evaluate.exclude_seen else "nothing is left out"
 
 
 def _figures(evaluated: Evaluated) -> dict[str, dict[str, float]]:
@@ -156,7 +164,9 @@ def _write_bundle(
     model = folder / "model"
     layout.write_encoder(model, prepared.encoder)
     files.write_text(model / "config.toml", configs.to_toml(chosen, locations=False))
-    files.write_json(model / "metrics.json", {name: part for name, part in metrics.items() if name != "data"})
+    # The fingerprint is of what was learnt and measured: how long that took, and where the data lay, are the run's to tell.
+    told = {name: part for name, part in metrics.items() if name != "data"}
+    files.write_json(model / "metrics.json", told | {"training": {name: v for name, v in metrics["training"].items() if name != "training_seconds"}})
     files.write_json(model / "golden.json", _golden(prepared, measured, item_vectors))
     files.write_text(model / "card.md", _card(metrics, chosen))
     fingerprint = layout.seal_model(
@@ -178,7 +188,7 @@ def _golden(prepared: Prepared, measured: _Measured, item_vectors: Array) -> lis
         scores = item_vectors @ asked.vectors[n]
         best = np.argsort(-scores, kind="stable")[:5]
         query = prepared.queries.slice(int(asked.cases.query_rows[n]), 1).to_pylist()[0]
-        kept.append({"query": query, "rows": best, "scores": scores[best].astype(float)})
+        kept.append({"query": query, "vector": asked.vectors[n].astype(float), "rows": best, "scores": scores[best].astype(float)})
     return kept
 
 
@@ -196,8 +206,10 @@ def _card(metrics: dict[str, Any], chosen: Config) -> str:
             "",
             f"A two-tower retrieval model of {chosen.model.dimensions} dimensions. The query reads {sides['query']}; the item reads {sides['item']}.",
             "",
-            f"Trained on {data['split']['train']:,} pairs over a catalogue of {data['items']:,} items; {data['split']['validation']:,} pairs chose the epoch and the search mode.",
-            f"Measured on {evaluation['rankings']:,} {evaluation['part']} rankings of the whole catalogue, with 95% intervals; {evaluation['left_out']}.",
+            f"Trained on {data['split']['train']:,} pairs over a catalogue of {data['items']:,} items; "
+            f"{data['split']['validation']:,} pairs chose the epoch and the search mode.",
+            f"Measured on {evaluation['rankings']:,} {evaluation['part']} rankings of the whole catalogue, with 95% intervals; "
+            f"{evaluation['left_out']}.",
             "",
             *table,
             "",

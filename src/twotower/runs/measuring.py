@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from twotower import files
 from twotower.bundle.layout import runs_in
-from twotower.bundle.retriever import Mode, Retriever, SearchOptions, query_text
+from twotower.bundle.retriever import MODES, Mode, Retriever, SearchOptions, query_text
 from twotower.config import from_values
-from twotower.data.columns import Array, group, lengths_of
-from twotower.data.hashes import fold
+from twotower.data.batches import draft
+from twotower.data.columns import Array, group
+from twotower.data.keys import digests_of, keys_of, values_of
 from twotower.data.prepared import ID, Log
 from twotower.data.sources import Source, open_source
 from twotower.data.values import to_text
@@ -57,7 +60,7 @@ def choose_mode(asked: Asked, item_vectors: Array, lexical: Lexical | None, opti
     if lexical is None:
         if options.mode in ("words", "hybrid"):
             raise ConfigError(f'[search] mode = "{options.mode}" needs words on the query side, and on the item side or in training queries')
-        return {"mode": "vectors", "words_weight": WORDS_WEIGHTS[0]}
+        return {"mode": "vectors", "words_weight": None}
     weights = WORDS_WEIGHTS if options.words_weight is None else (options.words_weight,)
     ways = [("vectors", weights[0]), ("words", weights[0]), *(("hybrid", weight) for weight in weights)]
     tried: list[tuple[float, dict[str, Any]]] = []
@@ -74,52 +77,92 @@ def choose_mode(asked: Asked, item_vectors: Array, lexical: Lexical | None, opti
 
 
 class NewPairs(NamedTuple):
-    """Pairs that a bundle is measured on."""
+    """Pairs that a bundle is measured on, and by which search mode it is."""
 
     queries: pa.Table
     cases: Cases
-    items: list[Any]  # the item id of each ranking
+    rows: Array  # int64 [rankings], the row of the file that asks each; of merged ones the first
+    items: list[Any]  # the item id of each pair
     dropped: dict[str, int]
+    mode: Mode
 
 
-def read_pairs(retriever: Retriever, source: Source, per: Literal["pair", "query"]) -> NewPairs:
-    """Pairs of a file as cases for a bundle's catalogue; what cannot be ranked is dropped and counted.
+def read_pairs(retriever: Retriever, source: Source, per: Literal["pair", "query"], mode: Mode | None = None) -> NewPairs:
+    """Pairs of a file as cases for a bundle's catalogue; what training would not use or what cannot be ranked is dropped and counted.
 
     Other matches of the same key in the file are left out of a pair's ranking; the bundle holds no training log, so matches
     known from training cannot be.
     """
-    facts = retriever.bundle.model["schema"]
-    item_column = facts["pairs"]["item"] or facts["item"]["id"]
-    if item_column is None:
-        raise ConfigError("the items of this model are texts without ids; evaluate the run instead, or name [item] id and train again")
-    source.require(item_column, "the id of the item")
-    columns = retriever.encoder.columns("query")
-    key = facts["query"]["key"]
-    for column in [*columns, *([key] if key else [])]:
-        source.require(column, "the query")
-    table = pa.concat_tables([pa.Table.from_batches([batch]) for batch in source.batches()])
-    queries = table.select(list(dict.fromkeys([*columns, *([key] if key else [])])))
-    rows = retriever.find(table.column(item_column))
-    texts = [to_text(queries.column(name)).to_pylist() for name in columns]
-    empty = np.array([not any(values) for values in zip(*texts, strict=True)])
-    kept = np.flatnonzero((rows >= 0) & ~empty)
-    dropped = {"without_query": int(empty.sum()), "item_not_in_catalogue": int(((rows < 0) & ~empty).sum())}
+    schema = retriever.bundle.model["schema"]
+    table = _table(retriever, source)
+    queries = values_of(retriever.encoder.features["query"], table.column)
+    items = retriever.find(_item_ids(retriever, table))
+    present = functools.reduce(np.logical_or, [_valid(values) for values in queries.values()])
+    listed = np.ones(len(items), bool)
+    if schema["pairs"]["event"] is not None:
+        events = to_text(pa.array(list(schema["pairs"]["event_weights"]), pa.string()))
+        listed = _valid(pc.index_in(to_text(table.column(schema["pairs"]["event"])), events, skip_nulls=True))
+    kept = np.flatnonzero(listed & present & (items >= 0))
+    dropped = {
+        "of_unlisted_event": int((~listed).sum()),
+        "without_query": int((listed & ~present).sum()),
+        "item_not_in_catalogue": int((listed & present & (items < 0)).sum()),
+    }
     if not len(kept):
-        raise DataError(
-            f"{source.name}: none of its {len(rows):,} pairs names an item of the catalogue and a query; is {item_column} the column of ids?"
-        )
-    keys = (
-        [(key_text,) for key_text in to_text(queries.column(key)).to_pylist()]
-        if key
-        else [tuple(fold(v or "") for v in values) for values in zip(*texts, strict=True)]
-    )
-    _, key_codes = np.unique([repr(keys[row]) for row in kept], return_inverse=True)
+        column = _item_column(retriever)
+        hint = f"is {column} the column of ids?" if column else "are the items written as in training?"
+        counts = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in dropped.items() if count)
+        raise DataError(f"{source.name}: none of its {len(items):,} pairs names an item of the catalogue and a query ({counts}); {hint}")
+    declared = schema["query"]["key"]
+    key_codes = _codes(keys_of(list(queries.values()), None if declared is None else table.column(declared)))[kept]
+    query_codes = _codes(digests_of(list(queries.values())))[kept]
+    if schema["pairs"]["repeats"] != "keep":
+        _, first = np.unique(np.stack([query_codes, key_codes, items[kept]]), axis=1, return_index=True)
+        first.sort()
+        dropped["repeated"] = len(kept) - len(first)
+        kept, key_codes, query_codes = kept[first], key_codes[first], query_codes[first]
     # Equal queries of one key are one view: the first row of each stands for all.
-    _, first, query_codes = np.unique([repr([column[row] for column in texts]) for row in kept], return_index=True, return_inverse=True)
-    log = Log(first[query_codes].astype(np.int64), key_codes.astype(np.int64), rows[kept], np.ones(len(kept), np.float32))
+    _, first, view_of = np.unique(query_codes, return_index=True, return_inverse=True)
+    log = Log(first[view_of].astype(np.int64), key_codes, items[kept], np.ones(len(kept), np.float32))
     every = group(log.query_keys, log.item_rows, int(key_codes.max()) + 1)
     asked = cases(log, every if per == "pair" else None, per)
-    return NewPairs(queries.take(pa.array(kept)), asked, retriever.items.column(ID).take(pa.array(asked.relevant.values)).to_pylist(), dropped)
+    views = draft(log, np.arange(len(kept)))  # in the order of the cases
+    asking = views.pair_rows if per == "pair" else views.pair_rows[views.offsets[:-1]]
+    ids = retriever.items.column(ID).take(pa.array(asked.relevant.values)).to_pylist()
+    searched: Mode = mode or retriever.bundle.model["search"]["mode"]
+    columns = table.select(retriever.encoder.columns("query"))
+    return NewPairs(columns.take(pa.array(kept)), asked, kept[asking], ids, dropped, searched)
+
+
+def _table(retriever: Retriever, source: Source) -> pa.Table:
+    """The columns of a file that measuring needs, each required by its role."""
+    schema, column = retriever.bundle.model["schema"], _item_column(retriever)
+    roles = dict.fromkeys(retriever.encoder.columns("query"), "the query")
+    roles |= {column: "the id of the item"} if column else dict.fromkeys(retriever.encoder.columns("item"), "the item, which has no id")
+    roles |= {schema["query"]["key"]: "query.key", schema["pairs"]["event"]: "pairs.event"}
+    needed = [source.require(name, role) for name, role in roles.items() if name is not None]
+    return pa.concat_tables([pa.Table.from_batches([batch]).select(needed) for batch in source.batches()])
+
+
+def _item_column(retriever: Retriever) -> str | None:
+    """The column of pairs that names an item's id, or None where items are known by a digest of their values."""
+    schema = retriever.bundle.model["schema"]
+    column: str | None = schema["pairs"]["item"] or schema["item"]["id"]
+    return column
+
+
+def _item_ids(retriever: Retriever, table: pa.Table) -> pa.Array | pa.ChunkedArray:
+    column = _item_column(retriever)
+    return table.column(column) if column else digests_of(list(values_of(retriever.encoder.features["item"], table.column).values()))
+
+
+def _valid(values: pa.Array) -> Array:
+    return np.asarray(values.is_valid())
+
+
+def _codes(texts: pa.Array) -> Array:
+    """A number int64 [n] for each text, the same for equal ones; missing ones are equal."""
+    return np.asarray(texts.dictionary_encode("encode").indices.to_numpy(zero_copy_only=False), np.int64)
 
 
 def evaluate(retriever: Retriever, pairs: Any, options: EvaluateOptions | None = None, mode: Mode | None = None) -> tuple[Evaluated, NewPairs]:
@@ -128,19 +171,26 @@ def evaluate(retriever: Retriever, pairs: Any, options: EvaluateOptions | None =
     options: by default those that the bundle's own figures were made with. mode: by default the bundle's own.
     """
     options = evaluation_options(retriever) if options is None else options
-    read = read_pairs(retriever, _source(pairs), options.per)
-    return _answer(retriever, read, options, mode), read
+    _check_mode(retriever, mode)
+    read = read_pairs(retriever, _source(pairs), options.per, mode)
+    return _answer(retriever, read, options), read
+
+
+def _check_mode(retriever: Retriever, mode: str | None) -> None:
+    if mode is not None and mode not in MODES:
+        raise ConfigError(f'there is no search mode "{mode}"; {choices(MODES, mode)}')
+    if mode in ("words", "hybrid") and retriever.lexical is None:
+        raise ConfigError(f'this bundle holds no words, so it cannot be searched by "{mode}"; use mode "vectors"')
 
 
 def _source(pairs: Any) -> Source:
     return pairs if isinstance(pairs, Source) else open_source(pairs, "pairs")
 
 
-def _answer(retriever: Retriever, pairs: NewPairs, options: EvaluateOptions, mode: Mode | None = None) -> Evaluated:
+def _answer(retriever: Retriever, pairs: NewPairs, options: EvaluateOptions) -> Evaluated:
     table = pairs.queries.take(pa.array(pairs.cases.query_rows))
     asked = Asked(pairs.cases, retriever.embed_queries(table), query_text(table, retriever.text_columns))
-    search = retriever.bundle.model["search"]
-    scores = scorer(asked, retriever.vectors, retriever.lexical, search | ({"mode": mode} if mode else {}))
+    scores = scorer(asked, retriever.vectors, retriever.lexical, retriever.bundle.model["search"] | {"mode": pairs.mode})
     return evaluate_scorer(scores, asked.cases, len(retriever), options)
 
 
@@ -155,7 +205,6 @@ def evaluation_options(retriever: Retriever) -> EvaluateOptions:
 def facts_of(retriever: Retriever, evaluated: Evaluated, pairs: NewPairs, options: EvaluateOptions) -> dict[str, Any]:
     """The figures of an evaluation on new pairs, in the form of a run's `metrics.json`."""
     figures = {name: {part: float(v) for part, v in figure._asdict().items()} for name, figure in evaluated.figures.items()}
-    mode = retriever.bundle.model["search"]["mode"]
     left_out = "other matches of the same key in the file are left out of a pair's ranking" if options.per == "pair" else "nothing is left out"
     told = {
         "part": "given",
@@ -167,10 +216,10 @@ def facts_of(retriever: Retriever, evaluated: Evaluated, pairs: NewPairs, option
     }
     return {
         "model": figures,
-        "modes": {mode: figures},
+        "modes": {pairs.mode: figures},
         "baselines": {},
         "against": {},
-        "search": {"mode": mode},
+        "search": {"mode": pairs.mode},
         "evaluation": told,
         "dropped": pairs.dropped,
     }
@@ -180,12 +229,17 @@ def facts_of(retriever: Retriever, evaluated: Evaluated, pairs: NewPairs, option
 
 
 class Comparison(NamedTuple):
-    """How much better the first is than the second, by metric, and on how many rankings that rests."""
+    """How much better the first is than the second, by metric, and on how many rankings that rests.
+
+    catalogues, left_out: how many items each ranked, and what it left out of its rankings; None where one run measured both.
+    """
 
     names: tuple[str, str]
     tests: dict[str, PairedTest]
     figures: dict[str, tuple[float, float]]
     rankings: int
+    catalogues: tuple[int, int] | None = None
+    left_out: tuple[str, str] | None = None
 
     def worse(self, metric: str) -> bool:
         """Whether the first is worse, beyond what luck gives one time in twenty."""
@@ -205,43 +259,72 @@ def compare_values(names: tuple[str, str], a: Mapping[str, Array], b: Mapping[st
 
 
 def compare_on(retrievers: Sequence[Retriever], names: tuple[str, str], pairs: Any, options: EvaluateOptions) -> Comparison:
-    """Two bundles on those of some new pairs whose items both hold."""
+    """Two bundles on those of some new pairs that both can rank: whatever columns each reads, a pair is a row of the file."""
     source = _source(pairs)
-    both = [read_pairs(retriever, source, "pair") for retriever in retrievers]
+    first, second = (read_pairs(retriever, source, "pair") for retriever in retrievers)
     options = replace(options, per="pair")
-    evaluated = [_answer(retriever, pairs, options) for retriever, pairs in zip(retrievers, both, strict=True)]
-    tables = [_ranking_table(r, p, e) for r, p, e in zip(retrievers, both, evaluated, strict=True)]
-    return compare_tables(names, tables[0], tables[1])
+    a, b = (_answer(retriever, read, options).values for retriever, read in zip(retrievers, (first, second), strict=True))
+    _, left, right = np.intersect1d(first.rows, second.rows, assume_unique=True, return_indices=True)
+    if not len(left):
+        raise DataError(f"{source.name}: no row of it can be ranked by both {names[0]} and {names[1]}: their catalogues share none of its items")
+    keys = list_keys(first.cases, "pair")[left]
+    compared = compare_values(names, {m: v[left] for m, v in a.items()}, {m: v[right] for m, v in b.items()}, keys)
+    return compared._replace(catalogues=(len(retrievers[0]), len(retrievers[1])))
 
 
-def _ranking_table(retriever: Retriever, pairs: NewPairs, evaluated: Evaluated) -> pa.Table:
-    per_ranking = np.repeat(pairs.cases.query_rows, lengths_of(pairs.cases.relevant))
-    return ranking_table(pairs.queries.take(pa.array(per_ranking)), pairs.items, list_keys(pairs.cases, "pair"), evaluated)
+# --- stored rankings ----------------------------------------------------------------------------------------------
+
+IDENTITY = ("query", "key", "item")  # what is one ranking in two runs
 
 
-def ranking_table(queries: pa.Table, items: Sequence[Any], keys: Array, evaluated: Evaluated) -> pa.Table:
-    """One row a ranking: what was asked, what was right, and the value of each metric."""
-    asked = [files.json_text([*row.values()], indent=None) for row in queries.to_pylist()]
-    columns: dict[str, Any] = {"query": asked, "item": to_text(pa.array(items)), "key": keys}
-    return pa.table(columns | {f"metric {name}": values for name, values in evaluated.values.items()})
+def ranking_table(queries: pa.Table, keys: Array, items: Sequence[Any], evaluated: Evaluated, told: Mapping[str, Any]) -> pa.Table:
+    """One row a ranking: what was asked, for which key, what was right, and the value of each metric.
+
+    keys: their names [rankings], the same in every preparation. items: the id asked for, or per query all that are right.
+    told: how it was measured, kept beside the columns: `per`, `left_out` and `catalogue`.
+    """
+    asked = [files.json_text(dict(sorted(row.items())), indent=None) for row in queries.to_pylist()]
+    right = [files.json_text(sorted(to_text(pa.array(each)).to_pylist()), indent=None) if isinstance(each, list) else each for each in items]
+    columns: dict[str, Any] = {"query": asked, "key": keys, "item": to_text(pa.array(right))}
+    table = pa.table(columns | {f"metric {name}": values for name, values in evaluated.values.items()})
+    return table.replace_schema_metadata({name: str(told[name]) for name in ("per", "left_out", "catalogue")})
 
 
 def compare_tables(names: tuple[str, str], a: pa.Table, b: pa.Table) -> Comparison:
-    """Two tables of rankings, on the rankings that both hold."""
+    """Two tables of rankings, on the rankings that both hold. Raises DataError where one ranks pairs and the other queries."""
+    told = [_told(name, table) for name, table in zip(names, (a, b), strict=True)]
+    if told[0]["per"] != told[1]["per"]:
+        raise DataError(
+            f"{names[0]} was measured per {told[0]['per']} and {names[1]} per {told[1]['per']}, so their figures mean different things. "
+            "Evaluate both on one file: --pairs FILE --against OTHER"
+        )
     metrics = [name for name in a.column_names if name.startswith("metric ") and name in b.column_names]
-    places = {pair: n for n, pair in enumerate(zip(b.column("query").to_pylist(), b.column("item").to_pylist(), strict=True))}
-    match = [places.get(pair, -1) for pair in zip(a.column("query").to_pylist(), a.column("item").to_pylist(), strict=True)]
-    left = np.flatnonzero(np.array(match) >= 0)
+    places = {ranking: n for n, ranking in enumerate(_rankings(b))}
+    match = np.array([places.get(ranking, -1) for ranking in _rankings(a)])
+    left = np.flatnonzero(match >= 0)
     if not len(left):
         raise DataError(
             f"{names[0]} and {names[1]} were measured on different pairs: none is in both. Evaluate both on one file: --pairs FILE --against OTHER"
         )
-    right = np.array(match)[left]
 
     def values(table: pa.Table, rows: Array) -> dict[str, Array]:
         return {name.removeprefix("metric "): table.column(name).to_numpy()[rows] for name in metrics}
 
-    return compare_values(names, values(a, left), values(b, right), a.column("key").to_numpy()[left])
+    compared = compare_values(names, values(a, left), values(b, match[left]), a.column("key").to_numpy()[left])
+    catalogues = (int(told[0]["catalogue"]), int(told[1]["catalogue"]))
+    return compared._replace(catalogues=catalogues, left_out=(told[0]["left_out"], told[1]["left_out"]))
+
+
+def _rankings(table: pa.Table) -> Iterator[tuple[Any, ...]]:
+    return zip(*(table.column(name).to_pylist() for name in IDENTITY), strict=True)
+
+
+def _told(name: str, table: pa.Table) -> dict[str, str]:
+    """How a table of rankings was measured."""
+    told = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+    if not {"per", "left_out", "catalogue"} <= told.keys():
+        raise DataError(f"{name}: its rankings do not say how they were measured; another version wrote them. Train it again to compare it.")
+    return told
 
 
 def compare(a: Path | str, b: Path | str) -> Comparison:

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from twotower import config as configs
 from twotower import files
@@ -23,13 +23,15 @@ from twotower.data import inference
 from twotower.data.preparation import prepare
 from twotower.data.sources import Source, open_source
 from twotower.errors import BundleError, ConfigError, MissingExtra, TwotowerError
+from twotower.learning import pretrained
 from twotower.runs.finishing import finish
 from twotower.runs.progress import Progress, watching
 
-if TYPE_CHECKING:
-    pass
-
 logger = logging.getLogger("twotower")
+
+# What a run folder may hold: all that `overwrite` ever removes.
+OURS = {"config.toml", "prepared.json", "history.jsonl", "checkpoint.safetensors", "metrics.json", "rankings.parquet", "strangers.json", "bundle"}
+FREE = {"data", "machine", "search"}  # blocks that may change when a run is resumed: they decide nothing in training
 
 
 class Stopped(TwotowerError):
@@ -81,19 +83,25 @@ def train(
 
     pairs, items: paths, data frames, Arrow tables or dicts; by default what the config names. config: a Config, its plain
     values or a TOML file; without one the schema is inferred. settings: overrides like "train.epochs=3". output: the run
-    folder, by default a new one under `runs/`. progress: who is told what happens; by default stderr. Raises ConfigError, DataError, OutputError or MissingExtra before any training.
+    folder, by default a new one under `runs/`. progress: who is told what happens; by default stderr. Raises ConfigError,
+    DataError, OutputError or MissingExtra before any training.
     """
     _need_extra()
     if resume and config is None and output is not None and (Path(output) / "config.toml").exists():
         config = Path(output) / "config.toml"
     chosen = _resolve(pairs, items, config, settings)
     chosen = _located(chosen, pairs, items)
+    chosen = replace(chosen, evaluate=replace(chosen.evaluate, exclude_seen=_exclude_seen(chosen)))
     sources = _sources(pairs, items, chosen)
+    if sources[1] is None and chosen.item.unlisted == "keep":
+        raise ConfigError('[item] unlisted = "keep" is about items that a catalogue lacks, and there is no catalogue. Leave it out.')
+    if chosen.evaluate.pretrained is not None:
+        pretrained.require(chosen.evaluate.pretrained)
     folder = Path(output) if output is not None else _new_name(Path("runs"))
     if resume:
         _same_config(folder, chosen)
     else:
-        files.claim_folder(folder, overwrite=overwrite, room=200 << 20)
+        files.claim_folder(folder, overwrite=overwrite, ours=OURS, room=200 << 20)
     logger.info("writing %s", folder)
     if progress is not None:
         return _train(sources, chosen, folder, resume, progress)
@@ -119,16 +127,17 @@ def _train(sources: tuple[Source, Source | None], chosen: Config, folder: Path, 
     )
     if resume and files.read_json(folder / "prepared.json")["folder"] != prepared.folder.name:
         raise BundleError(f"the data of {folder} have changed since it was begun, so it cannot be continued. Start anew with --overwrite.")
-    # Only now, so that a folder whose data were refused stays empty, and free to be tried again.
+    # Only now, so that data which are refused cost no earlier run and leave no new one.
+    if not resume:
+        files.empty_folder(folder, OURS)
     files.write_text(folder / "config.toml", configs.to_toml(chosen))
     files.write_json(folder / "prepared.json", prepared.report | {"folder": prepared.folder.name})
-    progress.stage("training")
     model = build(prepared.encoder, chosen.model, chosen.train.seed).to(device)
-    chosen = replace(chosen, evaluate=replace(chosen.evaluate, exclude_seen=_exclude_seen(chosen)))
     data = training.data_of(prepared, chosen.train, chosen.evaluate)
     state = training.start(model, data, chosen.train)
     if resume:
         training.resume(state, folder)
+    progress.stage(training.described(data))
     with _interrupts() as asked:
         finished = training.fit(state, data, chosen.train, chosen.evaluate, folder=folder, stop=asked.is_set, report=progress.training)
     if not finished:
@@ -198,12 +207,11 @@ def _same_config(folder: Path, chosen: Config) -> None:
         raise BundleError(f"{folder} holds no run to resume: it has no config.toml")
     if (folder / "metrics.json").exists():
         raise BundleError(f"the run {folder} is finished; there is nothing to resume")
-    begun, now = ((configs.read(folder / "config.toml")), chosen)
-    different = [name for name in asdict(begun) if name not in ("data", "machine") and getattr(begun, name) != getattr(now, name)]
+    begun = configs.read(folder / "config.toml")
+    different = [name for name in asdict(begun) if name not in FREE and getattr(begun, name) != getattr(chosen, name)]
     if different:
-        raise ConfigError(
-            f"{folder} was begun with another config: [{'], ['.join(different)}] differ. Resume with {folder / 'config.toml'}, or start anew with --overwrite."
-        )
+        told = f"[{'], ['.join(different)}] differ"
+        raise ConfigError(f"{folder} was begun with another config: {told}. Resume with {folder / 'config.toml'}, or start anew with --overwrite.")
 
 
 @contextmanager

@@ -34,6 +34,7 @@ class Sample(NamedTuple):
     pairs: pa.Table
     items: pa.Table
     config: Path
+    shown: tuple[str, ...]  # columns of an answer, the first as its title
     strangers: tuple[Stranger, ...]
     licence: str
 
@@ -66,6 +67,7 @@ def _tldr() -> Sample:
         pairs=rows_to_table(pairs),
         items=rows_to_table(pages),
         config=folder / "config.toml",
+        shown=("command", "description", "example"),
         strangers=tuple(strangers),
         licence="tldr-pages team and contributors, CC BY 4.0",
     )
