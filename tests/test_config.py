@@ -263,3 +263,15 @@ def test_what_could_have_no_effect_is_refused(changes, said):
     from_values(values)
     with pytest.raises(ConfigError, match=said):
         from_values(values | changes)
+
+
+def test_the_docs_name_every_option():
+    page = (Path(__file__).parent.parent / "docs" / "config.md").read_text(encoding="utf-8")
+    values = to_values(
+        from_values({"query": {"features": [{"column": "q", "type": "text"}]}, "item": {"features": [{"column": "t", "type": "text"}]}})
+    )
+    blocks = [kind for kind in get_type_hints(Config).values() if is_dataclass(kind)]
+    options = {option.name for block in blocks for option in fields(block)}
+    assert len(options) > 40
+    assert options >= values["train"].keys()
+    assert [name for name in sorted(options) if f"`{name}`" not in page and f".{name}`" not in page] == []

@@ -261,28 +261,10 @@ def info(
 ) -> None:
     """Say what a bundle is: model, catalogue, features, figures."""
     from twotower import bundle
-    from twotower.bundle.layout import find_bundle
-    from twotower.files import read_json
 
     if verify:
         bundle.verify(model)
-    opened = bundle.open_bundle(model)
-    metrics = read_json(find_bundle(model) / "model" / "metrics.json")
-    facts = {
-        "bundle": str(opened.folder),
-        "made_by": opened.model["made_by"],
-        "fingerprint": opened.fingerprint[:16],
-        "catalogue_version": opened.version,
-        "items": sum(segment.items.num_rows for segment in opened.segments),
-        "dimensions": opened.dimensions,
-        "similarity": opened.model["similarity"],
-        "search": opened.model["search"]["mode"],
-        "query": [f"{f.column} ({f.type})" for f in opened.encoder.features["query"]],
-        "item": [f"{f.column} ({f.type})" for f in opened.encoder.features["item"]],
-        "shows": [name for name in opened.segments[0].items.column_names if name != "_id"],
-        "figures": metrics["model"],
-        "verified": verify,
-    }
+    facts = {**bundle.describe(bundle.open_bundle(model)), "verified": verify}
     if json:
         _print_json(facts)
         return

@@ -6,7 +6,7 @@ bundle/   CURRENT             one line: the catalogue version in use
           segments/<sha>/     immutable: item vectors, ids, columns and words; shared by versions
 """
 
-from twotower.bundle.layout import Bundle, open_bundle
+from twotower.bundle.layout import Bundle, describe, open_bundle
 from twotower.bundle.retriever import Found, Retriever, load, verify
 
-__all__ = ["Bundle", "Found", "Retriever", "load", "open_bundle", "verify"]
+__all__ = ["Bundle", "Found", "Retriever", "describe", "load", "open_bundle", "verify"]

@@ -16,6 +16,8 @@ import pyarrow as pa
 from twotower import files, manifests
 from twotower.data.columns import Array
 from twotower.data.encoder import Encoder
+from twotower.data.prepared import ID
+from twotower.data.schema import SIDES
 from twotower.errors import BundleError, choices
 from twotower.search.lexical import Lexical
 
@@ -161,6 +163,24 @@ def _open_segment(folder: Path, fingerprint: str, everything: bool) -> Segment:
 def _same_model(manifest: Mapping[str, Any], fingerprint: str, folder: Path) -> None:
     if manifest.get("fingerprint") != fingerprint:
         raise BundleError(f"{folder} belongs to another model than the one beside it; copy the whole bundle again")
+
+
+def describe(bundle: Bundle) -> dict[str, Any]:
+    """What a bundle is, as plain values: its model, catalogue, features and figures."""
+    features: dict[str, list[str]] = {side: [f"{feature.column} ({feature.type})" for feature in bundle.encoder.features[side]] for side in SIDES}
+    return {
+        "bundle": str(bundle.folder),
+        "made_by": bundle.model["made_by"],
+        "fingerprint": bundle.fingerprint[:16],
+        "catalogue_version": bundle.version,
+        "items": sum(segment.items.num_rows for segment in bundle.segments),
+        "dimensions": bundle.dimensions,
+        "similarity": bundle.model["similarity"],
+        "search": bundle.model["search"]["mode"],
+        **features,
+        "shows": [name for name in bundle.segments[0].items.column_names if name != ID],
+        "figures": files.read_json(bundle.folder / "model" / "metrics.json")["model"],
+    }
 
 
 def verify_files(place: Path | str) -> None:

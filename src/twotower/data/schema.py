@@ -83,7 +83,7 @@ class Schema:
             twice = {name for name in names if names.count(name) > 1}
             if twice:
                 raise ConfigError(f"[{side}] declares {', '.join(sorted(twice))} twice. Each column may have each type once.")
-        if (self.pairs.event is None) != (self.pairs.event_weights is None):
+        if (self.pairs.event is None) != (not self.pairs.event_weights):
             raise ConfigError('[pairs] event and event_weights go together: event = "type", event_weights = { click = 1, buy = 10 }')
         if self.pairs.item is not None and self.item.id is None:
             raise ConfigError("[pairs] item names the column of item ids, so [item] id must name its column in the catalogue")

@@ -44,6 +44,8 @@ class SplitOptions:
             raise ConfigError('[split] column = "..." goes with by = "column", and only with it')
         if self.by == "column" and self.test is not None:
             raise ConfigError('[split] test = ... says nothing with by = "column": the column names the test pairs. Leave it out.')
+        if self.by == "last" and self.seed:
+            raise ConfigError('[split] seed draws, and by = "last" draws nothing. Leave it out.')
         if self.by == "last":
             whole = [share for share in (self.test, self.validation) if share is not None]
             if not all(float(share).is_integer() for share in whole) or self.validation == 0:
