@@ -1,5 +1,6 @@
 """Exact search: against a full sort, whatever the blocks, ties and filters."""
 
+import sys
 import time
 
 import numpy as np
@@ -7,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from twotower.errors import ConfigError, DataError
-from twotower.search.index import INDEXES, Exact
+from twotower.errors import ConfigError, DataError, MissingExtra
+from twotower.search.index import INDEXES, Exact, Hnsw
 
 # Whole numbers, so that products are exact in any order of summation and equal scores really tie.
 WHOLE = st.integers(-2, 2)
@@ -56,8 +57,8 @@ def test_a_hit_worked_by_hand(make):
     assert hits.scores.tolist() == [[2, 2, 1, -2, -np.inf]]
 
 
-def test_ties_across_the_last_place_go_to_the_lower_rows(make):
-    hits = make(np.ones((1000, 4), np.float32)).search(np.ones((3, 4), np.float32), 7)
+def test_ties_across_the_last_place_go_to_the_lower_rows():
+    hits = Exact(np.ones((1000, 4), np.float32)).search(np.ones((3, 4), np.float32), 7)
     assert hits.rows.tolist() == [list(range(7))] * 3
 
 
@@ -78,7 +79,7 @@ def test_vectors_may_be_memory_mapped_and_of_half_precision(make, tmp_path):
     queries = vectors[:2].astype(np.float32)
     mapped = make(np.load(tmp_path / "vectors.npy", mmap_mode="r")).search(queries, 3)
     assert mapped.scores.dtype == np.float32
-    np.testing.assert_array_equal(mapped.rows, by_full_sort(vectors, queries, 3)[0])
+    np.testing.assert_array_equal(mapped.scores, by_full_sort(vectors, queries, 3)[1])
 
 
 def test_what_cannot_be_meant_raises(make):
@@ -105,3 +106,42 @@ def test_one_query_is_quick(make):
         index.search(query, 10)
         seconds.append(time.perf_counter() - start)
     assert min(seconds) < 0.02  # a generous guard against something quadratic; it takes some 0.1 ms
+
+
+# --- approximate
+
+
+def clustered(n: int, d: int = 16) -> np.ndarray:
+    """Vectors of length 1 about 20 centres."""
+    generator = np.random.default_rng(3)
+    vectors = generator.normal(size=(20, d))[generator.integers(20, size=n)] + 0.3 * generator.normal(size=(n, d))
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def test_a_graph_finds_nearly_what_exact_search_finds():
+    vectors, queries = clustered(3000), clustered(3100)[3000:]
+    exact, near = Exact(vectors).search(queries, 10), Hnsw(vectors).search(queries, 10)
+    recall = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(exact.rows, near.rows, strict=True)])
+    assert recall > 0.95
+    assert (np.diff(near.scores, axis=1) <= 0).all()
+    np.testing.assert_allclose(near.scores, np.einsum("qd,qkd->qk", queries, vectors[near.rows]), atol=1e-5)
+
+
+def test_a_graph_keeps_to_what_is_allowed_and_pads():
+    vectors = clustered(50)
+    allow = np.arange(50) % 10 == 0
+    hits = Hnsw(vectors).search(vectors[:4], 60, allow=allow)
+    assert hits.rows.shape == (4, 60)
+    assert all(set(rows[rows >= 0]) == {0, 10, 20, 30, 40} for rows in hits.rows)
+    assert np.isneginf(hits.scores[hits.rows < 0]).all()
+    with pytest.raises(ConfigError):
+        Hnsw(vectors).search(vectors[:1], 0)
+    with pytest.raises(DataError):
+        Hnsw(vectors).search(vectors[:1, :3], 1)
+    assert Hnsw(vectors[:0]).search(vectors[:2], 3).rows.tolist() == [[-1] * 3] * 2
+
+
+def test_a_graph_needs_its_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(MissingExtra, match=r"twotower\[ann\]"):
+        Hnsw(clustered(5))

@@ -253,3 +253,11 @@ def test_a_value_that_is_no_text_is_a_query_too(retriever):
     assert retriever.search(7, k=2).ids.shape == (2,)
     assert retriever.search([7, "subject1"], k=2).ids.shape == (2, 2)
     np.testing.assert_array_equal(retriever.search([7, 8], k=2).scores, retriever.search(["7", "8"], k=2).scores)
+
+
+def test_an_index_by_name(world_folder, retriever):
+    graph = load(world_folder, index="hnsw")
+    for queries in (["subject3 sort1"], ["subject4", "sort2"]):
+        np.testing.assert_array_equal(graph.search(queries, k=5, mode="vectors").rows, retriever.search(queries, k=5, mode="vectors").rows)
+    with pytest.raises(ConfigError, match=r'did you mean "hnsw"'):
+        load(world_folder, index="hnws")

@@ -66,7 +66,9 @@ def query_text(table: pa.Table, columns: Sequence[str]) -> list[str]:
 class Retriever:
     """One model and one version of its catalogue, ready to be asked."""
 
-    def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
+    def __init__(self, bundle: Bundle, threads: int | None = None, index: str = "exact") -> None:
+        if index not in INDEXES:
+            raise ConfigError(f'there is no index "{index}"; {choices(INDEXES, index)}')
         self.bundle = bundle
         self.encoder = bundle.encoder
         self._graphs = {side: open_graph(bundle.folder / "model", side, threads) for side in ("query", "item")}
@@ -74,7 +76,7 @@ class Retriever:
         self.vectors: Array = segments[0].vectors if len(segments) == 1 else np.concatenate([s.vectors for s in segments])
         self.items: pa.Table = pa.concat_tables([segment.items for segment in segments])
         self.lexical: Lexical | None = segments[0].lexical if len(segments) == 1 else None
-        self._index = INDEXES["exact"](self.vectors)
+        self._index = INDEXES[index](self.vectors)
         self._ids = self.items.column(ID)
         self._rows_by_id: dict[str, int] | None = None
         self._search = bundle.model["search"]
@@ -259,9 +261,13 @@ class Retriever:
         return list(self.items.take(pa.array(np.asarray(rows)[np.asarray(rows) >= 0])).to_pylist())
 
 
-def load(place: Path | str, *, threads: int | None = None) -> Retriever:
-    """The retriever of a bundle, or of the bundle of a run. Raises BundleError unless it loads exactly."""
-    return Retriever(open_bundle(place), threads)
+def load(place: Path | str, *, threads: int | None = None, index: str = "exact") -> Retriever:
+    """The retriever of a bundle, or of the bundle of a run. Raises BundleError unless it loads exactly.
+
+    index: how vectors are searched, `exact` or, with the extra `ann`, `hnsw`, which is built here. It serves the mode `vectors`
+    and `similar`; searches that weigh words too read the whole catalogue.
+    """
+    return Retriever(open_bundle(place), threads, index)
 
 
 def _first(found: Found) -> Found:
