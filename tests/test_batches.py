@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from twotower.data.batches import Epochs, complete, draft
-from twotower.data.columns import group
+from twotower.data.columns import group, ragged
 from twotower.data.prepared import Log
 
 PAIRS = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 2), st.integers(0, 7)), min_size=1, max_size=30)
@@ -16,7 +16,7 @@ PAIRS = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 2), st.integers(0, 
 
 def log_of(pairs):
     rows, keys, items = (np.array(part, np.int64) for part in zip(*pairs, strict=True))
-    return Log(rows, keys, items, np.arange(1, len(pairs) + 1, dtype=np.float32))
+    return Log(rows, keys, items, np.arange(1, len(pairs) + 1, dtype=np.float32), np.ones(len(pairs), np.float32))
 
 
 def known_of(pairs):
@@ -80,3 +80,27 @@ def test_a_batch_depends_on_seed_epoch_and_number_alone():
     straight = [part.pair_rows.tolist() for part in Epochs(log_of(pairs), 8, 1).drafts(2)]
     assert straight == [number(1, 2, n) for n in range(8)]
     assert len({str(number(*where)) for where in [(1, 2, 0), (1, 3, 0), (2, 2, 0), (2, 1, 0)]}) == 4
+
+
+@settings(deadline=None)
+@given(PAIRS, st.sets(st.integers(0, 9)), st.lists(st.sets(st.integers(0, 11), max_size=3), min_size=3, max_size=3), st.randoms())
+def test_what_a_key_turned_down_joins_the_candidates(pairs, extra, refused, random):
+    chosen = random.sample(range(len(pairs)), random.randint(1, len(pairs)))
+    part = draft(log_of(pairs), np.array(chosen, np.int64))
+    candidates = np.array(sorted({*part.item_rows.tolist(), *extra}), np.int64)
+    log_prob = -np.arange(1, len(candidates) + 1, dtype=np.float32)
+    rejected = ragged([sorted(refused[key]) for key in part.query_keys])
+    batch = complete(part, candidates, log_prob, known_of(pairs), rejected)
+    added = {item for key in part.query_keys for item in refused[key]} - set(candidates.tolist())
+    assert batch.item_rows.tolist() == sorted({*candidates.tolist(), *added})
+    assert set(batch.item_rows[batch.alone].tolist()) == added
+    told = dict(zip(batch.item_rows.tolist(), batch.log_prob.tolist(), strict=True))
+    assert told == {**dict(zip(candidates.tolist(), log_prob.tolist(), strict=True)), **dict.fromkeys(added, 0.0)}
+    assert batch.log_prob.dtype == np.float32 and batch.item_rows.dtype == np.int64
+    plain = complete(part, candidates, log_prob, known_of(pairs))
+    for n, key in enumerate(part.query_keys):
+        span = slice(batch.negatives.offsets[n], batch.negatives.offsets[n + 1])
+        assert batch.item_rows[batch.negatives.values[span]].tolist() == sorted(refused[key])
+        view = slice(part.offsets[n], part.offsets[n + 1])
+        assert batch.item_rows[batch.positives.positions[view]].tolist() == plain.item_rows[plain.positives.positions[view]].tolist()
+    assert not plain.alone.any() and len(plain.negatives.values) == 0 and len(plain.negatives.offsets) == len(part.query_keys) + 1

@@ -22,7 +22,7 @@ import twotower
 from twotower.app import bulk, cli
 from twotower.runs import progress
 
-VERBS = ["demo", "init", "train", "evaluate", "compare", "info", "search", "score", "embed"]
+VERBS = ["demo", "init", "check", "train", "evaluate", "compare", "info", "search", "score", "embed"]
 CONFIG = """
 version = 1
 [data]
@@ -183,9 +183,9 @@ def test_a_question_of_nothing_known_finds_nothing_and_says_so(tt, world_folder,
 
 
 def test_what_is_shown_cannot_move_the_cursor():
-    from twotower.app.reports import _short
+    from twotower.app.reports import plain_text
 
-    assert _short("\x1b[2Ja\tb\r\nc\x9b") == "[2Ja b c"
+    assert plain_text("\x1b[2Ja\tb\r\nc\x9b") == "[2Ja b c"
 
 
 # --- files of queries ---------------------------------------------------------------------------------------------
@@ -397,7 +397,7 @@ def test_a_report_on_data_names_keys_and_warns_of_pairs_met_twice():
 
 def test_a_comparison_says_what_was_not_the_same_for_both(capsys):
     from twotower.app.reports import comparison, show
-    from twotower.runs.measuring import compare_values
+    from twotower.runs.comparing import compare_values
 
     values = {"mrr": np.array([0.1, 0.4])}
     same = compare_values(("new", "old"), values, values, np.arange(2))

@@ -1,5 +1,6 @@
 """One TOML file <-> one object: all faults at once, strict types, overrides, and every option there and back."""
 
+import re
 import tomllib
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from twotower.config import Config, from_values, override, read, to_toml, to_values
 from twotower.data.features import Text
+from twotower.data.sources.databases import SqlOptions
 from twotower.errors import ConfigError
 
 LEAST = {"query": {"features": [{"column": "q", "type": "text"}]}, "item": {"features": [{"column": "a", "type": "text"}]}}
@@ -165,7 +167,7 @@ def test_settings_are_toml_values_or_texts(setting, value):
 
 @pytest.mark.parametrize("setting", ["train.epochs", "=3", "version.x=3", "train.=3"])
 def test_settings_that_set_nothing(setting):
-    with pytest.raises(ConfigError, match=setting.replace(".", r"\.")):
+    with pytest.raises(ConfigError, match=re.escape(setting.partition("=")[0] or setting)):
         override({"version": 1}, [setting])
 
 
@@ -187,29 +189,27 @@ def test_a_bundle_is_told_no_locations():
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8)
 
 
+PLAIN = {str: NAMES, bool: st.booleans(), int: st.integers(1, 1 << 40), float: st.floats(1e-9, 1e9), type(None): st.none()}
+
+
 def values_of(hint):
     """Values of an option's type, from the type itself."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
         bounds = {name: value for bound in arguments[1:] for name, value in asdict(bound).items()}
         low, high = bounds.get("ge", bounds.get("gt", 0)), bounds.get("le", bounds.get("lt", 1 << 40))
-        if arguments[0] is int:
-            return st.integers(low, high)
-        return st.floats(low, high, exclude_min="gt" in bounds, exclude_max="lt" in bounds)
-    if hint is str:
-        return NAMES
-    if hint is bool:
-        return st.booleans()
-    if hint is int:
-        return st.integers(1, 1 << 40)
-    if hint is float:
-        return st.floats(1e-9, 1e9)
+        letters = st.characters(exclude_categories=["Cs"])
+        return {
+            int: lambda: st.integers(low, high),
+            str: lambda: st.text(letters, min_size=bounds.get("min_length", 1), max_size=bounds.get("max_length") or 8),
+            float: lambda: st.floats(low, high, exclude_min="gt" in bounds, exclude_max="lt" in bounds),
+        }[arguments[0]]()
+    if hint in PLAIN:
+        return PLAIN[hint]
     if origin is Literal:
         return st.sampled_from(arguments)
     if origin is tuple:
         return st.lists(values_of(arguments[0]), min_size=1, max_size=3)
-    if hint is type(None):
-        return st.none()
     if isinstance(hint, type) and is_dataclass(hint):
         return blocks_of(hint)
     if "Mapping" in str(hint):
@@ -220,7 +220,7 @@ def values_of(hint):
 def blocks_of(kind):
     hints = get_type_hints(kind, include_extras=True)
     names = [field.name for field in fields(kind)]
-    some = st.fixed_dictionaries({name: values_of(hints[name]) for name in names})
+    some = st.fixed_dictionaries({name: st.just("Europe/Berlin") if name == "zone" else values_of(hints[name]) for name in names})
     return some.map(lambda values: {name: value for name, value in values.items() if value is not None})
 
 
@@ -254,6 +254,10 @@ def test_a_file_written_is_a_file_read(tmp_path: Path):
     [
         ({"search": {"words_weight": 0.5, "mode": "vectors"}}, "words_weight"),
         ({"train": {"correct_positive": False, "correction": False}}, "correct_positive"),
+        ({"train": {"pretrained_learning_rate": 1e-4}}, "no feature has tune"),
+        ({"model": {"depth": 2}}, "does not read depth"),
+        ({"model": {"body": "mlp", "depth": 2}}, "does not read depth"),
+        ({"model": {"shared_body": True}}, "does not read shared_body"),
         ({"search": {"mode": "hybrid"}, "query": {"features": [{"column": "user", "type": "id"}]}}, "needs a text feature"),
         ({"evaluate": {"pretrained": "x"}, "query": {"features": [{"column": "user", "type": "id"}]}}, "both sides need a text"),
     ],
@@ -275,3 +279,56 @@ def test_the_docs_name_every_option():
     assert len(options) > 40
     assert options >= values["train"].keys()
     assert [name for name in sorted(options) if f"`{name}`" not in page and f".{name}`" not in page] == []
+
+
+# --- queries ------------------------------------------------------------------------------------------------------
+
+SQL = "SELECT q, a FROM 'log.parquet' WHERE n > 3"
+
+
+def test_a_query_comes_back_from_toml_and_takes_settings():
+    config = made(data={"pairs": {"sql": SQL, "database": "env:SHOP_DB"}})
+    assert config.data.pairs == SqlOptions(sql=SQL, database="env:SHOP_DB")
+    assert from_values(tomllib.loads(to_toml(config))) == from_values(to_values(config)) == config
+    other = from_values(override(to_values(config), ["data.pairs.database=env:OTHER"]))
+    assert other.data.pairs == SqlOptions(sql=SQL, database="env:OTHER")
+    assert from_values(override(LEAST, ["data.items={ sql = 'SELECT 1' }"])).data.items == SqlOptions(sql="SELECT 1")
+
+
+def test_the_files_of_a_query_are_looked_for_beside_the_config(tmp_path):
+    (tmp_path / "x.toml").write_text(to_toml(made(data={"pairs": {"sql": SQL}})))
+    assert read(tmp_path / "x.toml").data.pairs == SqlOptions(sql=SQL, folder=str(tmp_path))
+
+
+SECRET = "postgresql://me:hunter2@shop/db"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"pairs": {"sql": SQL, "databse": SECRET}},
+        {"pairs": {"sql": SQL, "database": SECRET}},
+        {"pairs": {"sql": SQL, "password": "hunter2"}},
+        {"pairs": {"database": SECRET}},
+        {"pairs": {"sql": SQL, "database": ["hunter2"]}},
+        {"pairs": [{"sql": SQL, "database": SECRET}]},
+        {"pairs": {"sql": {"text": "hunter2"}}},
+        {"url": SECRET},
+        {"items": {"q": SECRET}},
+        SECRET,
+        [SECRET],
+    ],
+    ids=str,
+)
+def test_no_password_is_ever_repeated(data):
+    with pytest.raises(ConfigError) as raised:
+        made(data=data)
+    assert "hunter2" not in str(raised.value)
+    assert "data" in str(raised.value)
+
+
+@pytest.mark.parametrize("setting", [f"data.pairs.database={SECRET}", f"data.pairs.sql.x={SECRET}"])
+def test_no_password_of_a_setting_is_ever_repeated(setting):
+    with pytest.raises(ConfigError) as raised:
+        from_values(override(LEAST | {"data": {"pairs": "log.csv"}}, [setting]))
+    assert "hunter2" not in str(raised.value)

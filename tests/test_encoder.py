@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from twotower.data.encoder import Encoder, to_table
-from twotower.data.features import Category, Id, Text
+from twotower.data.features import Category, History, Id, Text
 from twotower.data.schema import ItemSide, QuerySide, Schema
 from twotower.errors import BundleError, DataError
 
@@ -22,9 +22,14 @@ ROWS = {
 }
 
 
+def counted(rows):
+    """Rows to learn from, each in one pair."""
+    return [(batch, np.ones(len(batch), np.int64)) for batch in to_table(rows).to_batches()]
+
+
 @pytest.fixture(scope="module")
 def encoder():
-    return Encoder.fit(SCHEMA, lambda side: to_table(ROWS[side]).to_batches())
+    return Encoder.fit(SCHEMA, lambda side: counted(ROWS[side]))
 
 
 def equal(one, two):
@@ -102,10 +107,42 @@ def test_a_policy_of_errors_holds_at_look_up_and_not_where_rows_are_held_out():
         query=QuerySide(features=(Id(column="user", unknown_values="error"), Category(column="device", unknown_values="error"))), item=SCHEMA.item
     )
     rows = {"query": [{"user": "a", "device": "tv"}], "item": [{"sku": 1}]}
-    encoder = Encoder.fit(schema, lambda side: to_table(rows[side]).to_batches())
+    encoder = Encoder.fit(schema, lambda side: counted(rows[side]))
     new = [{"user": "b", "device": "tv"}, {"user": "a", "device": "radio"}]
     with pytest.raises(DataError, match="'b', which the model has never seen"):
         encoder.encode("query", new)
     encoded = encoder.encode("query", new, strict=False)
     assert {name: codes.tolist() for name, codes in encoded.items()} == {"user:id": [1, 2], "device:category": [2, 1]}
     assert encoder.unknown("query", encoded) == {"user:id": 1, "device:category": 1}
+
+
+def test_missing_values_are_counted(encoder):
+    assert encoder.missing("query", encoder.encode("query", ROWS["query"])) == {"q:text": 1, "device:category": 1}
+    assert encoder.missing("item", encoder.encode("item", ROWS["item"])) == {"sku:id": 1, "sku:text": 1}
+
+
+def test_a_row_is_empty_where_all_its_columns_are(encoder):
+    rows = to_table([{"q": None, "device": ""}, {"q": "x", "device": None}, {"q": " ", "device": "tv"}])
+    assert encoder.empty("query", rows).tolist() == [True, False, False]
+    assert encoder.empty("query", rows.select(["q"])).tolist() == [True, False, True]
+
+
+def with_history():
+    schema = Schema(query=QuerySide(features=(Category(column="device"), History(column="seen", last=2)), key="device"), item=SCHEMA.item)
+    return Encoder.fit(schema, lambda side: counted(ROWS[side]))
+
+
+def test_a_history_may_be_given_and_is_empty_where_it_is_not():
+    encoder = with_history()
+    assert encoder.columns("query") == ["device"]
+    given = encoder.encode("query", [{"device": "tv", "seen": ["a", "b", "c"]}, {"device": "tv", "seen": None}])["seen:history"]
+    assert given.offsets.tolist() == [0, 2, 2]
+    assert encoder.encode("query", [{"device": "tv"}])["seen:history"].offsets.tolist() == [0, 0]
+    assert list(encoder.encode("query", [{"device": "tv"}], logged=False)) == ["device:category"]
+    assert encoder.missing("query", encoder.encode("query", [{"device": "tv"}], logged=False)) == {"device:category": 0}
+
+
+@pytest.mark.parametrize("feature", [{"type": "time", "column": "a", "zone": "Mars/Olympus"}, {"type": "time", "column": "a", "cycles": []}])
+def test_a_declaration_that_cannot_be_made_here_is_refused(encoder, feature):
+    with pytest.raises(BundleError, match="damaged"):
+        Encoder.restore(encoder.describe() | {"query": [feature]}, {})

@@ -17,7 +17,7 @@ from twotower.learning.options import EvaluateOptions
 
 def random_log(generator, n=60):
     columns = [generator.integers(0, high, n) for high in (9, 4, 12)]
-    return Log(*columns, np.ones(n, np.float32))
+    return Log(*columns, np.ones(n, np.float32), np.ones(n, np.float32))
 
 
 def rows_of(ragged_column):
@@ -149,7 +149,8 @@ def prepared(tmp_path_factory):
 
 
 def test_popularity_counts_training_weight_alone(prepared):
-    scores = popularity(prepared, np.array([0, 1]))(slice(0, 2))
+    asked = cases(prepared.part(2), None, "pair").take(np.array([0, 1]))
+    scores = popularity(prepared, asked)(slice(0, 2))
     assert scores.tolist() == [[4.0, 10.0, 2.0, 0.0]] * 2
 
 

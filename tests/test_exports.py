@@ -2,10 +2,12 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
+import pyarrow as pa
 import pytest
 import torch
 
@@ -15,12 +17,101 @@ from twotower.bundle.graphs import open_graph, run_graph
 from twotower.config import read
 from twotower.data.columns import Ragged, offsets_of, take_rows
 from twotower.data.encoder import Encoder
+from twotower.data.features import Categories, Category, History, Id, Number, Text, Time, Vector
+from twotower.data.schema import feature_name
 from twotower.errors import BundleError, TwotowerError
 from twotower.exports import check_parity, read_weights, write_model
 from twotower.model.options import ModelOptions
 from twotower.model.towers import build
 
 SIDES = ("query", "item")
+
+
+# --- every feature and every body, of made encoders ---------------------------------------------------------------
+
+
+def learnt(feature, values):
+    column = pa.array(values)
+    return feature.fit([(column, np.ones(len(column), np.int64))])
+
+
+def made_encoder(**features):
+    """An encoder of these (feature, values to learn of) by side."""
+    sides = {side: features.get(side, [(Id(column="sku"), ["a", "b", "c"])]) for side in SIDES}
+    return Encoder(
+        {side: tuple(feature for feature, _ in sides[side]) for side in SIDES},
+        {side: {feature_name(feature): {} if values is None else learnt(feature, values) for feature, values in sides[side]} for side in SIDES},
+    )
+
+
+NAMES, TEXTS = ["x", "y", "z", None], ["red shoe", "blue hat of wool", None]
+EXPORTED = {
+    "id": (Id(column="a", buckets=3, dropout=0.2), NAMES),
+    "category": (Category(column="a"), NAMES),
+    "categories mean": (Categories(column="a"), ["x|y", "z", None]),
+    "categories sum": (Categories(column="a", pool="sum"), ["x|y", "z", None]),
+    "categories weighted": (Categories(column="a", pool="weighted"), ["x:0.5|y:2", "z", None]),
+    "number": (Number(column="a"), [1.0, 2.0, None]),
+    "number quantile": (Number(column="a", scale="quantile", bins=5), [1.0, 2.0, None]),
+    "time": (Time(column="a", zone="Europe/Berlin"), ["2024-05-01", None]),
+    "vector as wide": (Vector(column="a"), [[float(n == m) for n in range(16)] for m in range(3)]),
+    "vector wider": (Vector(column="a", scale="standard"), np.random.default_rng(0).normal(size=(9, 40)).tolist()),
+    "vector narrower": (Vector(column="a", scale="none"), [[100.0, 200.0], None]),
+    "vector of nothing": (Vector(column="a"), pa.nulls(2)),
+    "text": (Text(column="a", buckets=512), TEXTS),
+    "text of nothing": (Text(column="a", buckets=512), pa.nulls(2)),
+    **{
+        f"history {pool} of {items}, {last}": (History(column="a", pool=pool, items=items, last=last, forget=0.1), None)
+        for pool in ("mean", "recency", "attention", "transformer")
+        for items in ("tower", "ids")
+        for last in (7, 50)
+    },
+    **{
+        f"history {pool} of tower, {last}": (History(column="a", pool=pool, last=last), None)
+        for pool in ("attention", "transformer")
+        for last in (1, 2)
+    },
+}
+
+
+def shaken(model):
+    """The model off its start, as training would leave it."""
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        if parameter.ndim:
+            parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
+    return model
+
+
+@pytest.mark.parametrize("name", EXPORTED)
+def test_every_feature_is_exported(name, tmp_path):
+    """`write_model` compares the graph with torch on no rows, one, many long ones, one empty row and none but empty ones."""
+    encoder = made_encoder(query=[EXPORTED[name]])
+    write_model(tmp_path, shaken(build(encoder, ModelOptions(dimensions=16, similarity="dot"))), encoder)
+
+
+@pytest.mark.parametrize("body", ["none", "linear", "mlp", "residual", "cross", "custom"])
+def test_every_body_is_exported_over_many_features(body, tmp_path):
+    names = ["id", "categories weighted", "number quantile", "time", "vector wider", "text", "history transformer of tower, 7"]
+    columns = [(replace(EXPORTED[name][0], column=f"c{n}"), EXPORTED[name][1]) for n, name in enumerate(names)]
+    encoder = made_encoder(query=columns)
+    bodies = {side: lambda f, d: torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(f * d, d), torch.nn.Tanh()) for side in SIDES}
+    model = build(encoder, ModelOptions(dimensions=16, body=body, hidden=(24,)), bodies=bodies if body == "custom" else None)
+    write_model(tmp_path, shaken(model), encoder)
+
+
+def test_raw_values_reach_the_graph_as_they_reach_torch(tmp_path):
+    """From raw rows, missing and unknown ones among them, by both roads."""
+    names = ["id", "categories mean", "categories weighted", "number", "time", "vector narrower", "text"]
+    columns = [(replace(EXPORTED[name][0], column=f"c{n}"), EXPORTED[name][1]) for n, name in enumerate(names)]
+    encoder = made_encoder(query=columns)
+    model = shaken(build(encoder, ModelOptions(dimensions=16)))
+    write_model(tmp_path, model, encoder)
+    raw = [["x", "x|y", "x:2|new:1", 3.5, "2024-05-01 10:00", [1.0, 2.0], "red hat"], ["new", "new", "new", None, None, None, None], [None] * 7]
+    for rows in ([0, 1, 2], [2], [2, 2], [1]):
+        encoded = encoder.encode("query", {f"c{n}": [raw[row][n] for row in rows] for n in range(7)})
+        expected = model.encode("query", encoded).numpy()
+        np.testing.assert_allclose(run_graph(open_graph(tmp_path, "query"), encoded, 16), expected, atol=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +123,7 @@ def encoder(world_folder):
 @pytest.fixture(scope="module")
 def moved():
     """Options that use every part of a tower."""
-    return ModelOptions(dimensions=32, body="mlp", hidden=(64,), dropout=0.3, shared_body=True)
+    return ModelOptions(dimensions=32, body="mlp", hidden=(64,), dropout=0.3)
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +196,7 @@ def test_graphs_hold_no_weights_of_their_own(written, side):
     assert {entry.value for tensor in outside for entry in tensor.external_data if entry.key == "location"} == {"weights.safetensors"}
     assert sum(tensor.ByteSize() for tensor in inside) < 2048
     named = [tensor.name for tensor in outside]
-    for part in ("table.weight", "row_of", "scale", "steps.1.weight"):
+    for part in ("table.weight", "row_of", "scale", "body.steps.1.weight"):
         assert any(part in name for name in named), (part, named)
     assert (folder / f"{side}.onnx").stat().st_size < 60_000
     assert (folder / "weights.safetensors").stat().st_size > 300_000
@@ -116,7 +207,6 @@ def test_shared_weights_are_kept_once(written):
     kept = files.read_tensors(folder / "weights.safetensors")
     tables = [name for name in kept if "row_of" in name]
     assert len(tables) == 1
-    assert not any(name.startswith("item.body") for name in kept)
     aliases = json.loads(files.tensor_metadata(folder / "weights.safetensors")["aliases"])
     assert set(aliases) | set(kept) == set(model.state_dict())
 

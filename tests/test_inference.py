@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from twotower.data.features import Category, Id, Text
+from twotower.data.features import Category, History, Id, Text
 from twotower.data.inference import infer
 from twotower.data.sources import open_source
 from twotower.errors import DataError
@@ -47,9 +47,9 @@ def interactions(n=2000):
 
 def test_interactions_without_a_catalogue():
     guess = infer(open_source(interactions()), None)
-    assert guess.schema.query.features == (Id(column="user_id"),) and guess.schema.query.key == "user_id"
+    assert guess.schema.query.features == (History(),) and guess.schema.query.key == "user_id"
     assert guess.schema.item.features == (Id(column="movie_id"),) and guess.schema.item.id == "movie_id"
-    assert guess.split.by == "last" and guess.correction
+    assert guess.split.by == "random" and guess.correction and guess.per == "query"
 
 
 @pytest.mark.parametrize("time", ["timestamp", "watched"])
@@ -62,7 +62,7 @@ def test_interactions_with_a_catalogue_and_times(time):
     films = [{"id": n, "title": f"{sentence(3)} {n}", "genre": f"g{n % 9}", "year": 1950 + n % 70, "cast": [sentence(2)]} for n in range(300)]
     guess = infer(open_source(log), open_source(films))
     schema = guess.schema
-    assert schema.query.features == (Id(column="user_id"),) and schema.query.key == "user_id"
+    assert schema.query.features == (History(),) and schema.query.key == "user_id"
     assert (schema.item.id, schema.pairs.item, schema.pairs.time) == ("id", "movie_id", time)
     assert (columns(schema.item.features, Id), columns(schema.item.features, Text), columns(schema.item.features, Category)) == (
         ["id"],
@@ -88,7 +88,8 @@ def test_what_the_log_repeats_of_the_catalogue_does_not_leak_into_the_query(aske
 
 def test_every_choice_has_a_reason():
     guess = infer(open_source(interactions()), None)
-    assert {"query.features", "item.id", "item.features", "split.by", "train.correction"} <= guess.reasons.keys() and all(guess.reasons.values())
+    told = {"query.key", "query.history:history", "item.id", "item.movie_id:id", "split.by", "train.correction"}
+    assert told <= guess.reasons.keys() and all(guess.reasons.values())
 
 
 def test_what_nothing_can_be_told_from_is_said():
@@ -110,7 +111,7 @@ def test_an_item_is_found_however_it_is_spelled(item, first):
         "timestamp": GENERATOR.integers(0, 10**9, n),
     }
     guess = infer(open_source({first: columns[first]} | columns), None)
-    assert guess.schema.query.features == (Id(column="userId"),) and guess.schema.query.key == "userId"
+    assert guess.schema.query.features == (History(),) and guess.schema.query.key == "userId" and guess.schema.pairs.label == "rating"
     assert guess.schema.item.features == (Id(column=item),) and guess.schema.item.id == item
     assert guess.schema.pairs.time == "timestamp" and 'event = "eventType"' in guess.reasons["pairs.event"]
 
@@ -145,7 +146,7 @@ def test_the_files_are_read_as_often_as_needed():
 
     def counted(name, rows):
         source = open_source(rows, name)
-        return replace(source, batches=lambda: (opened.append(name), source.batches())[1])
+        return replace(source, read=lambda columns: (opened.append(name), source.read(columns))[1])
 
     products = [{"sku": f"p{n}", "title": f"{sentence(4)} {n}", "code": n, "note": f"{n} {sentence(3)}"} for n in range(200)]
     infer(counted("pairs", [{"asked": sentence(3), "sku": f"p{n % 200}", "page": n} for n in range(400)]), counted("items", products))

@@ -15,14 +15,16 @@ from twotower.model.negatives import in_batch, sampler_state
 INF = math.inf
 
 
-def related(p_views, p_positions, hidden, log_prob, weights=None):
+def related(p_views, p_positions, hidden, log_prob, weights=None, own=(), alone=None):
     weights = [1.0] * len(p_views) if weights is None else weights
     return Relation(
-        torch.tensor(p_views),
-        torch.tensor(p_positions),
-        torch.tensor(weights),
-        torch.tensor(hidden, dtype=torch.int64).reshape(-1, 2),
-        torch.tensor(log_prob, dtype=torch.float32),
+        views=torch.tensor(p_views),
+        positions=torch.tensor(p_positions),
+        weights=torch.tensor(weights),
+        hidden=torch.tensor(hidden, dtype=torch.int64).reshape(-1, 2),
+        own=torch.tensor(own, dtype=torch.int64).reshape(-1, 2),
+        alone=None if alone is None else torch.tensor(alone),
+        log_prob=torch.tensor(log_prob, dtype=torch.float32),
     )
 
 
@@ -90,24 +92,28 @@ def test_large_logits_stay_finite():
     assert torch.isfinite(logits.grad).all()
 
 
-def of_pairs(pairs, known, items):
-    """A batch of (query row, key, item, weight), in one part, and its relation."""
-    log = Log(*(np.array(column) for column in zip(*pairs, strict=True)))
-    batch = complete(draft(log, np.arange(len(pairs))), np.array(items), np.zeros(len(items), np.float32), known)
+def of_pairs(pairs, known, items, rejected=None):
+    """A batch of (query row, key, item, weight), in one part, and its relation; rejected: the items of each key that it turned down."""
+    rows, keys, item_rows, weights = (np.array(column) for column in zip(*pairs, strict=True))
+    log = Log(rows, keys, item_rows, weights.astype(np.float32), np.ones(len(pairs), np.float32))
+    part = draft(log, np.arange(len(pairs)))
+    refused = None if rejected is None else ragged([rejected.get(int(key), []) for key in part.query_keys])
+    batch = complete(part, np.array(items), np.zeros(len(items), np.float32), known, refused)
     return batch, relation(batch, torch.device("cpu"))
 
 
-def test_grouped_equals_ungrouped():
+@pytest.mark.parametrize("rejected", [None, {0: [6, 2], 1: [5]}])
+def test_grouped_equals_ungrouped(rejected):
     """Pairs of one query row, as one view or as a view each with the same masks: the same loss, the same gradients."""
     known = ragged([[0, 1, 4], [2]])
     pairs = [(0, 0, 0, 1.0), (0, 0, 1, 2.0), (5, 1, 2, 1.0)]
     items = [0, 1, 2, 3, 4]
     vectors = torch.randn(6, 4, generator=torch.manual_seed(0))
-    candidates = torch.randn(5, 4, generator=torch.manual_seed(1))
+    candidates = torch.randn(7, 4, generator=torch.manual_seed(1))
     outcomes = []
-    grouped, grouped_relation = of_pairs(pairs, known, items)
+    grouped, grouped_relation = of_pairs(pairs, known, items, rejected)
     assert len(grouped.query_rows) == 2
-    apart = [of_pairs([pair], known, items) for pair in pairs]
+    apart = [of_pairs([pair], known, items, rejected) for pair in pairs]
     for parts in ([(grouped, grouped_relation)], apart):
         q, c = vectors.clone().requires_grad_(), candidates.clone().requires_grad_()
         total = weight = torch.tensor(0.0)
@@ -124,6 +130,45 @@ def test_grouped_equals_ungrouped():
     assert grouped.masked.offsets.tolist() == [0, 1, 1]
 
 
+@pytest.mark.parametrize("value", [0.0, 50.0, 1e4])
+def test_what_one_view_turned_down_has_probability_zero_for_the_others(value):
+    """Items 5 and 6 are there as what somebody turned down; item 1, turned down too, is there for all."""
+    known = ragged([[0], [1], [2]])
+    pairs = [(0, 0, 0, 1.0), (1, 1, 1, 1.0), (2, 2, 2, 1.0)]
+    batch, relations = of_pairs(pairs, known, [0, 1, 2], {0: [6, 1], 1: [5]})
+    assert batch.item_rows.tolist() == [0, 1, 2, 5, 6]
+    assert batch.alone.tolist() == [False, False, False, True, True]
+    logits = torch.tensor([[1.0, 0.5, 0.2, value, 0.3], [0.1, 1.0, 0.4, 0.6, value], [0.2, 0.3, 1.0, value, value]], requires_grad=True)
+    loss = softmax(logits, relations, correction=False, correct_positive=False)
+    loss.sum().backward()
+    own = [[1, 2, 4], [0, 2, 3], [0, 1]]  # the negatives of each view
+    for view, others in enumerate(own):
+        total = sum(math.exp(logits[view, n].item()) for n in others)
+        positive = math.exp(logits[view, view].item())
+        assert loss[view].item() == pytest.approx(math.log((positive + total) / positive), abs=1e-5)
+        for n in set(range(5)) - {view}:
+            share = math.exp(logits[view, n].item()) / (positive + total) if n in others else 0.0
+            assert logits.grad[view, n].item() == (0.0 if n not in others else pytest.approx(share, abs=1e-6))
+
+
+def test_what_was_turned_down_and_chosen_stays_a_match():
+    known = ragged([[0, 1], [2]])
+    batch, relations = of_pairs([(0, 0, 0, 1.0), (1, 1, 2, 1.0)], known, [0, 1, 2], {0: [0, 1]})
+    logits = torch.tensor([[1.0, 5.0, 0.5], [0.0, 0.0, 0.0]], requires_grad=True)
+    softmax(logits, relations, correction=False, correct_positive=False).sum().backward()
+    assert not batch.alone.any()
+    assert logits.grad[0, 1] == 0  # a known match of the key, whatever it said another time
+    assert logits.grad[0, 0] < 0 < logits.grad[0, 2]
+
+
+def test_what_was_turned_down_is_there_for_certain():
+    """No correction makes more of it than it is."""
+    relations = related([0], [0], [(0, 0)], [math.log(0.5), 0.0], own=[(0, 1)], alone=[False, True])
+    logits = torch.tensor([[1.0, 0.5]])
+    found = softmax(logits, relations, correction=True, correct_positive=False).item()
+    assert found == pytest.approx(math.log(1 + math.exp(0.5 - 1.0)))
+
+
 def test_a_weight_of_two_is_the_pair_twice():
     logits = torch.randn(2, 3, generator=torch.manual_seed(2))
     once = related([0, 1], [0, 1], [(0, 0), (1, 1)], [0.0] * 3, [2.0, 1.0])
@@ -138,7 +183,7 @@ SHARES = np.array([0.4, 0.3, 0.15, 0.1, 0.04, 0.01])
 def drawn(n, generator):
     """A batch of n pairs whose items come with these shares."""
     items = np.sort(generator.choice(len(SHARES), n, p=SHARES))
-    return BatchDraft(np.arange(n), np.arange(n), items, np.arange(n + 1), np.arange(n), np.ones(n, np.float32))
+    return BatchDraft(np.arange(n), np.arange(n), None, None, items, np.arange(n + 1), np.arange(n), np.ones(n, np.float32))
 
 
 def test_log_prob_is_the_chance_of_being_met():

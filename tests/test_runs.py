@@ -20,9 +20,10 @@ import pytest
 
 import twotower as tt
 from conftest import WORLD_CONFIG
-from twotower.errors import BundleError, ConfigError, DataError, OutputError
+from twotower.errors import BundleError, ConfigError, DataError, MissingExtra, OutputError
 from twotower.learning.evaluation import Evaluated
-from twotower.runs.measuring import compare_on, compare_tables, evaluation_options, facts_of, ranking_table
+from twotower.runs.comparing import compare_on, compare_tables, ranking_table
+from twotower.runs.measuring import evaluation_options, facts_of
 from twotower.runs.progress import Progress
 from twotower.runs.run import Stopped
 
@@ -109,14 +110,23 @@ def test_users_and_items_without_words(tmp_path, monkeypatch, caplog):
     rows = [(user, 100 + 8 * (user % 4) + n) for user in range(200) for n in generator.permutation(8)]
     frame = pd.DataFrame(rows, columns=["user_id", "item_id"]).sample(frac=1, random_state=0, ignore_index=True)
     with caplog.at_level(logging.INFO, "twotower"):
-        run = tt.train(frame, settings=["train.epochs=4", "train.batch_size=64", "model.dimensions=16"])
+        settings = ["split.by=last", "split.test=1", "split.validation=1", "train.epochs=4", "train.batch_size=64", "model.dimensions=16"]
+        settings += [
+            'evaluate.metrics=["hit@1", "hit@10", "mrr"]',
+            "evaluate.select=mrr",
+            "evaluate.per=pair",
+            'evaluate.baselines=["item_knn", "popularity"]',
+        ]
+        settings += ["query.key=user_id", "query.features=[{ column = 'user_id', type = 'id' }]"]
+        run = tt.train(frame, settings=settings)
     assert run.folder.parent == Path("runs")
     assert str(run.folder) in caplog.text
     metrics = run.metrics
-    assert metrics["data"]["split"] == {"by": "last", "train": 1200, "validation": 200, "test": 200}
+    assert metrics["data"]["split"].items() >= {"by": "last", "train": 1200, "validation": 200, "test": 200}.items()
     assert metrics["search"] == {"mode": "vectors", "words_weight": None}  # no words, so no weight of them
     assert set(metrics["modes"]) == {"vectors"}
-    assert set(metrics["baselines"]) == {"popularity"}
+    assert set(metrics["baselines"]) == {"item_knn", "popularity"}
+    assert metrics["baselines"]["item_knn"]["hit@1"]["value"] > 0.9  # who shares six items with you has the seventh
     # Seven items of the user's eight are left out, so the eighth is first if the group was learnt: of 25 left, one is right.
     assert metrics["model"]["hit@1"]["value"] > 0.9 > 0.3 > metrics["baselines"]["popularity"]["hit@1"]["value"]
     found = run.retriever.search({"user_id": 3}, k=8)
@@ -290,7 +300,7 @@ def new_pairs():
 def test_new_pairs_are_ranked_and_what_cannot_be_is_counted(world_run):
     retriever = world_run.retriever
     evaluated, asked = tt.evaluate(retriever, new_pairs())
-    assert asked.dropped == {"of_unlisted_event": 0, "without_query": 2, "item_not_in_catalogue": 1, "repeated": 0}
+    assert asked.dropped == {"of_unlisted_event": 0, "without_query": 2, "that_are_no_match": 0, "item_not_in_catalogue": 1, "repeated": 0}
     assert sorted(asked.rows.tolist()) == list(range(36))
     assert len(evaluated.values["mrr"]) == 36
     assert evaluated.figures["mrr"].value > 0.95
@@ -365,7 +375,7 @@ def test_two_runs_on_what_both_held_out(world_run, world_folder, tmp_path):
     assert against.rankings == 30
     assert against.worse("mrr")
     assert against.figures["mrr"][0] == 0 < against.figures["mrr"][1]
-    pq.write_table(bad.slice(0, 1).set_column(0, "query", [["else"]]), other / "rankings.parquet")
+    pq.write_table(bad.slice(0, 1).set_column(0, "query", [['{"asked": "else"}']]), other / "rankings.parquet")
     with pytest.raises(DataError, match="none is in both"):
         tt.compare(other, world_folder)
     pq.write_table(bad.replace_schema_metadata(None), other / "rankings.parquet")
@@ -450,7 +460,7 @@ def test_new_pairs_are_counted_as_in_training(keyed):
         ("one", "me", "buy", 1000), ("one", "me", "see", 1001), ("one", "me", "try", 1000), ("one", "me", None, 1000), ("one", "you", "buy", 1000)
     )
     _, asked = tt.evaluate(keyed, rows)
-    assert asked.dropped == {"of_unlisted_event": 2, "without_query": 0, "item_not_in_catalogue": 0, "repeated": 1}
+    assert asked.dropped == {"of_unlisted_event": 2, "without_query": 0, "that_are_no_match": 0, "item_not_in_catalogue": 0, "repeated": 1}
     assert sorted(asked.rows.tolist()) == [0, 4]
     with pytest.raises(DataError, match=r"pairs\.event"):
         tt.evaluate(keyed, pd.DataFrame(rows).drop(columns="what"))
@@ -568,6 +578,6 @@ def test_keeping_unlisted_items_needs_a_catalogue(world, tmp_path):
 
 def test_a_missing_encoder_is_said_before_training(world, tmp_path):
     config = {**WORLD_CONFIG, "evaluate": {"pretrained": str(tmp_path / "nowhere")}}
-    with pytest.raises(ConfigError, match="holds no sentence encoder"):
+    with pytest.raises((ConfigError, MissingExtra), match=r"holds no sentence encoder|twotower\[text\]"):
         tt.train(*world, config=config, output=tmp_path / "run", progress=Progress())
     assert not (tmp_path / "run").exists()

@@ -4,6 +4,7 @@ import bz2
 import gzip
 import json
 import lzma
+import uuid
 
 import numpy as np
 import pandas as pd
@@ -77,7 +78,7 @@ def test_columns_may_stand_in_another_order_in_the_next_file(tmp_path):
     (tmp_path / "b.csv").write_text("n,q\n2,y\n")
     assert canonical(str(tmp_path)) == {"q": ["x", "y"], "n": ["1", "2"]}
     (tmp_path / "c.csv").write_text("n,other\n2,y\n")
-    with pytest.raises(DataError, match="must agree"):
+    with pytest.raises(DataError, match=r'c\.csv has no column "q", and .*a\.csv has one'):
         open_source(tmp_path)
 
 
@@ -126,6 +127,177 @@ def test_head_reads_no_more_than_asked(tmp_path):
     (tmp_path / "a.csv").write_text(CSV)
     assert open_source(tmp_path / "a.csv").head(7).num_rows == 7
     assert open_source(ROWS).head().num_rows == 300
+
+
+# --- several files
+
+
+def test_a_mix_of_formats_in_one_folder_is_refused_and_a_list_of_them_is_not(tmp_path):
+    (tmp_path / "a.csv").write_text("q,n\nx,1\n")
+    (tmp_path / "a.jsonl").write_text('{"q": "x", "n": 1}\n')
+    for place in (tmp_path, tmp_path / "*"):
+        with pytest.raises(DataError, match=r"several formats.*count twice"):
+            open_source(place)
+    assert canonical([tmp_path / "a.csv", tmp_path / "a.jsonl"])["n"] == ["1", "1"]
+
+
+DAYS = {"day=1/shop=a%2Fb": "a/b", "day=2/shop=__HIVE_DEFAULT_PARTITION__": None, "day=2/shop=c": "c"}
+
+
+def partitioned(folder):
+    for number, name in enumerate(DAYS):
+        (folder / name).mkdir(parents=True)
+        pq.write_table(pa.table({"q": [f"q{number}", "x"]}), folder / name / "part-0.parquet")
+    (folder / "_SUCCESS").write_text("")
+    (folder / ".part-0.parquet.crc").write_bytes(b"crc")
+
+
+def test_folders_named_by_key_and_value_are_columns(tmp_path):
+    partitioned(tmp_path)
+    expected = {"q": ["q0", "x", "q1", "x", "q2", "x"], "day": list("112222"), "shop": ["a/b", "a/b", None, None, "c", "c"]}
+    for place in (tmp_path, f"{tmp_path}/*/*/*.parquet", f"{tmp_path}/**/*.parquet"):
+        assert table(place).to_pydict() == expected
+    assert table(tmp_path / "day=2").column_names == ["q", "shop"]
+    (tmp_path / "_stray.parquet").write_bytes(b"left by another tool")
+    assert table(tmp_path).to_pydict() == expected
+    before = digest(tmp_path)
+    (tmp_path / "day=1").rename(tmp_path / "day=0")  # the order of the files stays
+    assert digest(tmp_path) != before
+
+
+def test_keys_are_read_without_the_columns_of_the_files(tmp_path):
+    partitioned(tmp_path)
+    assert open_source(tmp_path).select(["day"]).head().to_pydict() == {"day": list("112222")}
+
+
+def test_a_column_of_the_file_comes_before_a_key_of_its_folder(tmp_path):
+    (tmp_path / "q=1").mkdir()
+    (tmp_path / "q=1" / "a.csv").write_text("q\nown\n")
+    assert table(tmp_path).to_pydict() == {"q": ["own"]}
+
+
+def test_files_deeper_in_a_folder_are_pointed_at(tmp_path):
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    (tmp_path / "deep" / "er" / "a.csv").write_text("q\nx\n")
+    with pytest.raises(DataError, match=r"glob, .*/\*\*/\*\.csv"):
+        open_source(tmp_path)
+    (tmp_path / "day=1").mkdir()
+    (tmp_path / "day=1" / "a.csv").write_text("q\nx\n")
+    with pytest.raises(DataError, match="in none of them"):
+        open_source(tmp_path)
+
+
+# --- some of the columns
+
+
+def written(folder, kind):
+    rows = pa.table({"q": ["x", None], "n": [1, 2], "v": [[1.0, 2.0], [3.0]], "a.b": ["dot", "ted"]})
+    plain = rows.drop_columns(["v"])
+    if kind == "parquet":
+        pq.write_table(rows, folder / "a.parquet")
+    elif kind == "arrow":
+        with pa.ipc.new_file(str(folder / "a.arrow"), rows.schema) as writer:
+            writer.write_table(rows)
+    elif kind == "jsonl":
+        (folder / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows.to_pylist()))
+    elif kind == "csv":
+        plain.to_pandas().to_csv(folder / "a.csv", index=False)
+    else:
+        return rows
+    return folder / f"a.{kind}"
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet", "arrow", "table"])
+def test_selecting_columns_reads_the_same_values(tmp_path, kind):
+    source = open_source(written(tmp_path, kind))
+    whole = source.head()
+    for names in ([name] for name in source.columns):
+        assert source.select(names).head() == whole.select(names)
+    names = list(reversed(source.columns))
+    chosen = source.select([*names, names[0]])
+    assert chosen.columns == tuple(names) and chosen.head() == whole.select(names)
+    assert chosen.digest() == source.digest()
+    assert chosen.select(names[:1]).columns == (names[0],)
+    with pytest.raises(DataError, match='no column "p"'):
+        source.select(["p"])
+    with pytest.raises(DataError, match=f'no column "{names[1]}"'):
+        source.select(names[:1]).require(names[1], "a role")
+    with pytest.raises(DataError, match="no column is selected"):
+        source.select([])
+
+
+def test_a_column_that_is_not_selected_is_not_read(tmp_path):
+    broken = pa.array([b"\xff"]).view(pa.string())
+    pq.write_table(pa.table({"q": ["x"], "n": broken}), tmp_path / "a.parquet")
+    assert open_source(tmp_path / "a.parquet").select(["q"]).head().to_pydict() == {"q": ["x"]}
+    with pytest.raises(DataError, match=r'a\.parquet: the column "n" holds text that is not UTF-8'):
+        table(tmp_path / "a.parquet")
+
+
+# --- lists and objects
+
+
+def test_json_lists_of_one_kind_are_typed_and_others_are_texts(tmp_path):
+    lines = [
+        {"ints": [1, 2], "mixed": [1], "words": ["a", None], "odd": [1, "x"], "big": [2**53 + 1], "empty": [], "truths": [True]},
+        {"ints": None, "mixed": [0.5], "words": [], "odd": [2], "big": [1], "empty": [], "truths": [False]},
+    ]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert table(tmp_path / "a.jsonl").to_pylist() == [
+        {"ints": [1, 2], "mixed": [1.0], "words": ["a", None], "odd": '[1, "x"]', "big": "[9007199254740993]", "empty": "[]", "truths": "[true]"},
+        {"ints": None, "mixed": [0.5], "words": [], "odd": "[2]", "big": "[1]", "empty": "[]", "truths": "[false]"},
+    ]
+
+
+def test_lists_are_for_those_who_read_them(tmp_path):
+    nested = {"list": [[1.0]], "map": pa.array([[("a", 1)]], pa.map_(pa.string(), pa.int64())), "object": [{"a": [1], "b": "x"}]}
+    rows = pa.table(nested | {"bytes": [b"x"], "of_bytes": [[b"x"]]})
+    pq.write_table(rows, tmp_path / "a.parquet")
+    (tmp_path / "a.jsonl").write_text('{"list": [1], "odd": [1, "x"], "object": {"a": 1}}\n')
+    for data in (rows, tmp_path / "a.parquet", tmp_path / "a.jsonl"):
+        source = open_source(data)
+        for column in source.columns:
+            with pytest.raises(DataError, match="plain values are needed"):
+                source.require(column, "a role")
+            if "bytes" in column:
+                with pytest.raises(DataError, match="plain values are needed"):
+                    source.require(column, "a role", nested=True)
+            else:
+                assert source.require(column, "a role", nested=True) == column
+    assert table(tmp_path / "a.parquet").to_pylist() == rows.to_pylist()
+
+
+LISTS = st.lists(st.one_of(st.none(), st.lists(st.one_of(st.none(), st.floats(allow_nan=False, width=32)), max_size=3)), min_size=1, max_size=4)
+
+
+@settings(max_examples=60, deadline=None)
+@given(LISTS, LISTS)
+def test_other_lists_have_another_digest(one, two):
+    kind = pa.list_(pa.float64())
+    digests = [digest(pa.table({"v": pa.array(rows, kind)})) for rows in (one, two)]
+    assert (digests[0] == digests[1]) == (repr(one) == repr(two))
+    padded = pa.array([[9.0], *one, None], kind).slice(1, len(one))
+    assert digest(pa.table({"v": padded})) == digests[0]
+
+
+def test_what_a_type_stands_for_is_read(tmp_path):
+    number = uuid.UUID(int=7)
+    ids = pa.ExtensionArray.from_storage(pa.uuid(), pa.array([number.bytes, None], pa.binary(16)))
+    words = pa.array([["a", "b"], None], pa.list_(pa.dictionary(pa.int32(), pa.string())))
+    rows = pa.table({"id": ids, "words": words, "view": pa.array(["x", None], pa.string_view())})
+    pq.write_table(rows, tmp_path / "a.parquet")
+    expected = {"id": [str(number), None], "words": [["a", "b"], None], "view": ["x", None]}
+    assert table(rows).to_pydict() == table(tmp_path / "a.parquet").to_pydict() == expected
+
+
+# --- odd texts
+
+
+def test_odd_texts_are_read(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"q": "\\ud800x", "v": ["\\udfff", null], "n": "a\\u0000b"}\n')
+    assert table(tmp_path / "a.jsonl").to_pylist() == [{"q": "?x", "v": ["?", None], "n": "a\0b"}]
+    (tmp_path / "a.csv").write_bytes(b"q,n\na\0b," + b"x" * 1_000_000 + b"\n7,\nseven,7\n")
+    assert table(tmp_path / "a.csv").to_pydict() == {"q": ["a\0b", "7", "seven"], "n": ["x" * 1_000_000, None, "7"]}
 
 
 # --- digests
@@ -198,7 +370,13 @@ BAD = {
     "open.csv": (CSV.encode() + b'"never closed,1\n', "columns|quote"),
     "list.jsonl": (b"[1]\n", "not a JSON object"),
     "words.jsonl": (JSONL.encode() + b"nope\n", "line 301 is not JSON"),
-    "deep.jsonl": (b"[" * 100_000 + b"\n", "line 1 is not JSON"),
+    "deep.jsonl": (b'{"a":' * 100_000 + b"\n", "line 1 is not JSON"),
+    "array.jsonl": (b'[{"q": 1}, {"q": 2}]\n', r"one JSON array.*jq -c '\.\[\]' array\.jsonl"),
+    "pretty.jsonl": (b'{\n  "q": 1\n}\n', "spread over lines.*jq -c"),
+    "wide.jsonl": ('{"q": "x"}\n'.encode("utf-16"), "iconv -f utf-16 "),
+    "little.jsonl": ('{"q": "x, and more"}\n'.encode("utf-16-le"), "iconv -f utf-16le"),
+    "little.csv": ("query,item\nx,y\n".encode("utf-16-le"), "iconv -f utf-16le"),
+    "many.csv": (b"q,n\n" + b"1,2\n" * 3 + b"1\n1,2\n1,2,3\n1\n", r"row 4 .line 5. has 1 columns.*rows 6, 7;"),
     "nothing.jsonl": (b"{}\n{}\n", "no rows"),
     "blank.jsonl": (b"\n\n", "no rows"),
     "cut.csv.gz": (packed(CSV), "damaged, truncated"),
@@ -210,7 +388,15 @@ BAD = {
     "garbled.csv.gz": (gzip.compress(CSV.encode())[:60] + b"\0\xff\x13" * 5 + gzip.compress(CSV.encode())[75:], "damaged, truncated"),
     "words.parquet": (CSV.encode(), "damaged, truncated"),
     "words.arrow": (CSV.encode(), "damaged, truncated"),
-    "book.xlsx": (b"PK", "cannot tell its format"),
+    "cut.csv.zst": (zstd(CSV.encode() * 20)[:-30], "damaged, truncated"),
+    "cut.jsonl.zst": (zstd(JSONL.encode() * 20)[:-30], "damaged, truncated"),
+    "book.xlsx": (b"PK", "spreadsheet. Save the sheet as CSV"),
+    "pairs.json": (b"[]", r"jq -c '\.\[\]' pairs\.json"),
+    "shop.sqlite": (b"SQLite format 3", 'database = "shop.sqlite"'),
+    "all.zip": (b"PK", "Unpack it"),
+    "frame.pkl": (b"\x80", "pickle"),
+    "pairs.txt": (b"a,b", "Rename it"),
+    "pairs.foo": (b"a,b", "cannot tell its format"),
 }
 
 

@@ -5,10 +5,10 @@ import pyarrow as pa
 import pytest
 import torch
 
+from twotower.data.columns import Ragged
 from twotower.data.encoder import Encoder
-from twotower.data.features import Category, Id, Text
+from twotower.data.features import Categories, Category, History, Id, Text
 from twotower.data.schema import ItemSide, QuerySide, Schema
-from twotower.errors import ConfigError
 from twotower.model.layers import tensors
 from twotower.model.options import ModelOptions
 from twotower.model.towers import build, distinct, restore
@@ -21,7 +21,11 @@ def encoder(query=None, item=None):
     query = query or [Text(column="asked", buckets=1024), Category(column="device")]
     item = item or [Id(column="name"), Text(column="title", buckets=1024), Category(column="kind")]
     schema = Schema(query=QuerySide(features=tuple(query)), item=ItemSide(features=tuple(item), id="name"))
-    return Encoder.fit(schema, lambda side: (QUERIES if side == "query" else ITEMS).to_batches())
+
+    def rows(side):
+        return [(batch, np.ones(len(batch), np.int64)) for batch in (QUERIES if side == "query" else ITEMS).to_batches()]
+
+    return Encoder.fit(schema, rows)
 
 
 def options(**given):
@@ -43,7 +47,7 @@ def test_the_same_seed_gives_the_same_weights():
 
 
 @pytest.mark.parametrize("similarity", ["cosine", "dot"])
-@pytest.mark.parametrize("body", ["none", "mlp"])
+@pytest.mark.parametrize("body", ["none", "linear", "mlp", "residual", "cross"])
 def test_a_row_alone_equals_the_row_in_a_batch(similarity, body):
     made = encoder()
     model = build(made, options(similarity=similarity, body=body))
@@ -56,15 +60,16 @@ def test_a_row_alone_equals_the_row_in_a_batch(similarity, body):
         torch.testing.assert_close(blocks, together, rtol=0, atol=1e-6)
 
 
-def test_an_mlp_starts_at_the_plain_sum():
+def test_a_tower_without_a_body_is_the_sum_of_its_features():
     made = encoder()
-    plain, mlp = (build(made, options(similarity="dot", body=body), 5) for body in ("none", "mlp"))
+    plain, residual = (build(made, options(similarity="dot", body=body), 5) for body in ("none", "residual"))
     for side, rows in (("query", QUERIES), ("item", ITEMS)):
         columns = made.encode(side, rows)
-        tower = mlp.tower(side)
+        tower = plain.tower(side)
+        tower.gains.data[0] = 0.5
         parts = [layer(tensors(columns[name])) for name, layer in zip(tower.names, tower.layers, strict=True)]
-        torch.testing.assert_close(mlp.encode(side, columns), torch.stack(parts).sum(0))
-    assert set(plain.state_dict()) < set(mlp.state_dict())
+        torch.testing.assert_close(plain.encode(side, columns), 0.5 * parts[0] + sum(parts[1:]))
+    assert set(plain.state_dict()) < set(residual.state_dict())
 
 
 def test_cosine_has_length_one_and_dot_has_not():
@@ -108,15 +113,8 @@ def test_texts_that_hash_otherwise_have_tables_of_their_own():
     assert model.query.layers[0].table is not model.item.layers[1].table
 
 
-def test_a_shared_body_is_one():
-    made = encoder()
-    shared, apart = (build(made, options(body="mlp", shared_body=value)) for value in (True, False))
-    assert shared.query.body is shared.item.body
-    assert apart.query.body is not apart.item.body
-
-
 def test_every_tensor_is_kept_once_and_comes_back():
-    made = encoder()
+    made = encoder(item=[Text(column="title", buckets=1024), Category(column="kind")])
     model, other = (build(made, options(body="mlp", shared_body=True), seed) for seed in (1, 2))
     kept, aliases = distinct(model)
     assert len({tensor.data_ptr() for tensor in kept.values()}) == len(kept)
@@ -128,7 +126,7 @@ def test_every_tensor_is_kept_once_and_comes_back():
         restore(other, {name: tensor for name, tensor in kept.items() if "gains" not in name})
 
 
-@pytest.mark.parametrize("body", ["none", "mlp"])
+@pytest.mark.parametrize("body", ["none", "linear", "mlp", "residual", "cross"])
 def test_gathered_gradients_equal_those_of_the_whole_model(body):
     """Both sides read one table: the rows that both touch collect the gradients of both."""
     made = encoder()
@@ -174,11 +172,44 @@ def test_two_ids_do_not_start_at_zero():
     assert (vectors(build(made, options(similarity="dot")), made, "item", ITEMS).norm(dim=1) > 0.1).all()
 
 
-@pytest.mark.parametrize("idle", [{"dropout": 0.1}, {"hidden": (3,)}, {"shared_body": True}])
-def test_options_without_effect_are_refused(idle):
-    with pytest.raises(ConfigError, match='body = "mlp"'):
-        ModelOptions(**idle).check()
-    ModelOptions(body="mlp", **idle).check()
+def test_features_of_one_table_are_tied():
+    made = encoder(
+        query=[Id(column="asked", table="words"), Categories(column="device", table="words")],
+        item=[Id(column="name", table="words"), Category(column="kind")],
+    )
+    model = build(made, options(similarity="dot"))
+    tables = [model.query.layers[0].table, model.query.layers[1].table, model.item.layers[0].table]
+    assert all(table is tables[0] for table in tables)
+    assert model.item.layers[1].table is not tables[0]
+    assert len(tables[0].weight) == 2 + 4 + 2 + 3  # missing, unknown, and every value of the three columns
+    before = vectors(model, made, "item", ITEMS)
+    code = int(made.encode("item", ITEMS)["name:id"][0])
+    tables[0].weight[code] += 1
+    moved = vectors(model, made, "item", ITEMS) - before
+    assert moved[0].abs().min() > 0.5 and (moved[1:] == 0).all()
+    kept, _ = distinct(model)
+    assert sum("table.weight" in name for name in kept) == 2
+
+
+@pytest.mark.parametrize("table", [None, "things"])
+def test_a_history_of_ids_reads_the_table_of_the_items(table):
+    made = encoder(item=[Id(column="name", table=table), Text(column="title", buckets=1024)])
+    features = {"query": (History(items="ids"),), "item": made.features["item"]}
+    made = Encoder(features, {"query": {"history:history": {}}, "item": made.states["item"]})
+    model = build(made, options())
+    assert model.query.layers[0].table is model.item.layers[0].table
+
+
+def test_a_query_that_is_a_history_alone_meets_the_items_it_holds():
+    made = encoder(item=[Text(column="title", buckets=1024)])
+    made = Encoder({"query": (History(),), "item": made.features["item"]}, {"query": {"history:history": {}}, "item": made.states["item"]})
+    model = build(made, options())
+    items = vectors(model, made, "item", ITEMS)
+    history = {"history:history": Ragged(items.numpy()[[0, 2, 1]], np.array([0, 1, 1, 3]))}
+    queries = model.encode("query", history)
+    torch.testing.assert_close(queries[0], items[0])
+    assert (queries[1] == 0).all()
+    torch.testing.assert_close(queries[2], torch.nn.functional.normalize(items[2] + items[1], dim=0))
 
 
 def test_embeddings_are_plain_numbers():

@@ -26,7 +26,7 @@ OTHERS = itertools.count()
 def config():
     from conftest import WORLD_CONFIG
 
-    return from_values(WORLD_CONFIG | {"model": {"dimensions": 16, "body": "mlp", "hidden": [16], "dropout": 0.2}})
+    return from_values(WORLD_CONFIG | {"model": {"dimensions": 16, "body": "residual", "hidden": [16], "dropout": 0.2}})
 
 
 @pytest.fixture(scope="module")
@@ -240,12 +240,13 @@ def test_the_rates_rise_to_one_and_fall_in_a_line_to_a_fiftieth(prepared, config
 
 OTHER = {
     "model": {
-        "dimensions": 8, "similarity": "dot", "temperature": 0.2, "learn_temperature": False, "body": "none", "hidden": (8,), "dropout": 0.0,
+        "dimensions": 8, "similarity": "dot", "temperature": 0.2, "learn_temperature": False, "body": "none", "hidden": (8,), "depth": 2,
+        "norm": "none", "dropout": 0.0,
         "shared_tables": False, "shared_body": True,
     },
     "train": {
         "epochs": 1, "batch_size": 32, "correction": True, "learning_rate": 1e-2, "table_learning_rate": 0.01,
-        "weight_decay": 0.5, "warmup": 0.5, "seed": 3,
+        "query_rate": 0.5, "item_rate": 2.0, "weight_decay": 0.5, "warmup": 0.5, "seed": 3,
     },
 }  # fmt: skip
 
@@ -264,14 +265,33 @@ def test_every_option_changes_what_is_learnt(prepared, config, plain, block, nam
     assert one.keys() != two.keys() or any(one[n].shape != two[n].shape or not torch.equal(one[n], two[n]) for n in one)
 
 
+@pytest.mark.parametrize("name", ["non_matches", "pretrained_learning_rate"])
+def test_an_option_of_what_is_not_there_changes_nothing(prepared, config, plain, name):
+    """There is no label in this world, and no encoder to tune."""
+    short = changed(config, train={"epochs": 2, "patience": 0, name: 1})
+    assert_same(run(prepared, short)[0], plain)
+
+
+@pytest.mark.parametrize(("name", "side", "other"), [("query_rate", "query", "item"), ("item_rate", "item", "query")])
+def test_a_rate_of_one_side_is_that_of_its_tower_alone(prepared, config, name, side, other):
+    """With as good as no rate a tower stays where it began; what both own moves as before."""
+    apart = changed(config, model={"shared_tables": False})
+    still = changed(apart, train={"epochs": 1, name: 1e-12})
+    begun = begin(prepared, apart)[0].model.state_dict()
+    moved = run(prepared, still)[0].model.state_dict()
+    learnt = {part: max(float((moved[n] - begun[n]).abs().max()) for n in begun if n.startswith(f"{part}.")) for part in (side, other)}
+    assert learnt[side] < 1e-6 < 1e-3 < learnt[other]
+
+
 def test_correcting_the_positive_changes_what_is_learnt(prepared, config):
     corrected = changed(config, train={"epochs": 1, "correction": True})
     assert weights_differ(run(prepared, corrected)[0], run(prepared, changed(corrected, train={"correct_positive": False}))[0])
 
 
 def test_no_option_is_forgotten_here(config):
-    """What has one choice cannot change anything; patience and the rest have tests of their own."""
-    told = {"model": set(), "train": {"loss", "negatives", "correct_positive", "patience"}}
+    """What has one choice cannot change anything; patience and the rest have tests of their own, here or in test_worlds.py."""
+    elsewhere = {"loss", "negatives", "correct_positive", "patience", "non_matches", "pretrained_learning_rate"}
+    told = {"model": set(), "train": elsewhere}
     for block, elsewhere in told.items():
         assert set(vars(getattr(config, block))) == elsewhere | set(OTHER[block])
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from twotower.bundle import Found, Retriever, load
     from twotower.config import Config
     from twotower.errors import BundleError, ConfigError, DataError, MissingExtra, OutputError, TwotowerError
-    from twotower.runs import Run, compare, evaluate, open_run, train
+    from twotower.runs import Run, compare, estimate, evaluate, open_run, train
 
 __version__ = "0.1.0"
 
@@ -32,6 +32,7 @@ _HOMES = {
     "Run": "runs",
     "TwotowerError": "errors",
     "compare": "runs",
+    "estimate": "runs",
     "evaluate": "runs",
     "load": "bundle",
     "open_run": "runs",
@@ -50,6 +51,7 @@ __all__ = [
     "Run",
     "TwotowerError",
     "compare",
+    "estimate",
     "evaluate",
     "load",
     "open_run",

@@ -18,24 +18,34 @@ from typing import Annotated, Any, ClassVar, Literal, get_args, get_type_hints
 from annotated_types import Ge
 
 from twotower.bundle.retriever import SearchOptions
-from twotower.data.features import FEATURES
+from twotower.data.features import FEATURES, Pretrained
+from twotower.data.pretrained import placed
 from twotower.data.schema import SIDES, ItemSide, PairColumns, QuerySide, Schema
+from twotower.data.sources.databases import SqlOptions
 from twotower.data.splits import SplitOptions
 from twotower.errors import ConfigError, choices
 from twotower.learning.options import EvaluateOptions, TrainOptions
 from twotower.model.options import ModelOptions
 
 VERSION = 1
+Place = str | tuple[str, ...] | SqlOptions  # a path or a glob, several of them, or a query
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataOptions:
-    """Where the data are: paths, globs or lists of them, relative to the config. items: the catalogue, if there is one."""
+    """Where the data are: paths, globs or lists of them, relative to the config, or a query, { sql = "SELECT ..." }.
+
+    items: the catalogue, if there is one. queries: a table of what is known of each query, if the pairs name queries by id.
+    validation, test: pairs of their own for these parts, with `split.by = "files"`.
+    """
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
-    pairs: str | tuple[str, ...] | None = None
-    items: str | tuple[str, ...] | None = None
+    pairs: Place | None = None
+    items: Place | None = None
+    queries: Place | None = None
+    validation: Place | None = None
+    test: Place | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,13 +84,20 @@ class Config:
 
     def check(self) -> None:
         """Raise ConfigError for what no single option can see."""
+        for place in vars(self.data).values():
+            if isinstance(place, SqlOptions):
+                place.check()
         self.schema.check()
         self.split.check()
         self.model.check()
         self.evaluate.check()
-        if self.train.weight_decay and self.model.body == "none":
-            raise ConfigError('[train] weight_decay decays the matrices of an mlp, and [model] body = "none". Set body = "mlp", or leave it out.')
-        worded = {side: any(feature.type == "text" for feature in self.schema.features(side)) for side in SIDES}
+        worded = {side: any(feature.worded for feature in self.schema.features(side)) for side in SIDES}
+        tuned = any(isinstance(f, Pretrained) and f.tune for side in SIDES for f in self.schema.features(side))
+        if self.train.pretrained_learning_rate != TrainOptions.pretrained_learning_rate and not tuned:
+            raise ConfigError("[train] pretrained_learning_rate is for an encoder that is tuned, and no feature has tune = true. Leave it out.")
+        plain = all(feature.type in ("id", "category", "categories", "text") for side in SIDES for feature in self.schema.features(side))
+        if self.train.weight_decay and self.model.body == "none" and plain:
+            raise ConfigError('[train] weight_decay decays matrices, and with [model] body = "none" these features have only tables. Leave it out.')
         if self.search.mode in ("words", "hybrid") and not worded["query"]:
             raise ConfigError(f'[search] mode = "{self.search.mode}" needs a text feature in [query]; use mode = "auto" or "vectors"')
         if self.search.words_weight is not None and self.search.mode in ("vectors", "words"):
@@ -109,8 +126,21 @@ def read(path: Path, settings: Sequence[str] = ()) -> Config:
         raise ConfigError(f"{path} is not valid TOML: {error}") from None
     config = from_values(override(values, settings), str(path))
     encoder = config.evaluate.pretrained
-    measured = replace(config.evaluate, pretrained=encoder and os.path.normpath(path.parent.absolute() / encoder))
-    return replace(config, data=absolute(config.data, path.parent), evaluate=measured)
+    measured = replace(config.evaluate, pretrained=encoder and placed(encoder, path.parent))
+    sides = {side: _placed(getattr(config, side), path.parent) for side in SIDES}
+    return replace(config, data=absolute(config.data, path.parent), evaluate=measured, **sides)
+
+
+def _placed(side: Any, folder: Path) -> Any:
+    """A side whose encoders that lie beside the config are named by their whole path."""
+    features = tuple(replace(f, folder=placed(f.folder, folder)) if isinstance(f, Pretrained) else f for f in side.features)
+    return replace(side, features=features)
+
+
+def portable(schema: Schema) -> Schema:
+    """A schema without the places of encoders on this machine."""
+    sides = {side: tuple(f.portable() if isinstance(f, Pretrained) else f for f in schema.features(side)) for side in SIDES}
+    return replace(schema, query=replace(schema.query, features=sides["query"]), item=replace(schema.item, features=sides["item"]))
 
 
 def absolute(data: DataOptions, folder: Path) -> DataOptions:
@@ -119,10 +149,12 @@ def absolute(data: DataOptions, folder: Path) -> DataOptions:
     def one(place: str) -> str:
         return os.path.normpath((folder / Path(place).expanduser()).absolute())
 
-    def each(places: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
-        return one(places) if isinstance(places, str) else places and tuple(map(one, places))
+    def each(place: Place | None) -> Place | None:
+        if isinstance(place, SqlOptions):
+            return replace(place, folder=place.folder or str(folder.absolute()))
+        return one(place) if isinstance(place, str) else place and tuple(map(one, place))
 
-    return DataOptions(pairs=each(data.pairs), items=each(data.items))
+    return DataOptions(**{place.name: each(getattr(data, place.name)) for place in fields(data)})
 
 
 def override(values: Mapping[str, Any], settings: Iterable[str]) -> dict[str, Any]:
@@ -141,7 +173,7 @@ def override(values: Mapping[str, Any], settings: Iterable[str]) -> dict[str, An
         for block in blocks:
             target = target.setdefault(block, {})
             if not isinstance(target, dict):
-                raise ConfigError(f'"{setting}": {block} is a value, not a block')
+                raise ConfigError(f"{name.strip()}: {block} is a value, not a block")
         target[last] = value
     return changed
 
@@ -159,7 +191,7 @@ def from_values(values: Mapping[str, Any], where: str = "the config") -> Config:
     if isinstance(newer, int) and newer > VERSION:
         raise ConfigError(f"{where} has version = {newer}; this twotower reads up to {VERSION}. Upgrade: pip install -U twotower")
     faults: list[str] = []
-    values = {**values}
+    values = {**values, **({"data": _queries(values["data"], faults)} if isinstance(values.get("data"), Mapping) else {})}
     for side in ("query", "item"):
         if isinstance(values.get(side), Mapping) and isinstance(values[side].get("features"), (list, tuple)):
             features = [_feature(entry, f"{side}.features[{n}]", faults) for n, entry in enumerate(values[side]["features"])]
@@ -181,6 +213,24 @@ def _told(value: Any) -> Any:
     return asdict(value) if is_dataclass(value) and not isinstance(value, type) else str(value)
 
 
+def _queries(places: Mapping[str, Any], faults: list[str]) -> dict[str, Any]:
+    """The places of data, with what is wrong with a query told here: nothing of it is shown, since it may hold a password."""
+    known = [field.name for field in fields(SqlOptions)]
+    for name, place in places.items():
+        if isinstance(place, (list, tuple)) and not all(isinstance(each, str) for each in place):
+            faults.append(f"data.{name}: a list may name files, and nothing else; a query stands alone")
+        if not isinstance(place, Mapping):
+            continue
+        strange = [str(option) for option in place if option not in known]
+        faults += [f"data.{name}.{option}: there is no such option; {choices(known, option)}" for option in strange]
+        wrong = [option for option in known if option in place and not isinstance(place[option], str | None)]
+        faults += [f"data.{name}.{option}: it must be a text" for option in wrong]
+        if "sql" not in place:
+            faults.append(f"data.{name}.sql: it is needed and missing")
+    sound = [name for name in places if not any(fault.startswith((f"data.{name}.", f"data.{name}:")) for fault in faults)]
+    return {name: places[name] for name in sound}
+
+
 def _feature(entry: Any, where: str, faults: list[str]) -> Any:
     """A feature of plain values, or None and faults."""
     from pydantic import TypeAdapter, ValidationError
@@ -198,10 +248,13 @@ def _feature(entry: Any, where: str, faults: list[str]) -> Any:
         return None
 
 
+NO_PART = ("str", "int", "float", "bool", "tuple", "SqlOptions")
+
+
 def _fault(entry: Any, of: type, where: str = "") -> str:
     """One of pydantic's complaints in our words."""
     # A step that names a member of a union, such as `str` or `tuple[str, ...]`, is no part of the user's file.
-    place = [step for step in entry["loc"] if isinstance(step, int) or (step.isidentifier() and step not in ("str", "int", "float", "bool", "tuple"))]
+    place = [step for step in entry["loc"] if isinstance(step, int) or (step.isidentifier() and step not in NO_PART)]
     name = where + "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in place)
     name = name.lstrip(".")
     if entry["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
@@ -212,6 +265,8 @@ def _fault(entry: Any, of: type, where: str = "") -> str:
     if entry["type"] == "literal_error":
         return f"{name}: {json.dumps(entry['input'], default=str)} is none of {entry['ctx']['expected']}"
     message = entry["msg"][0].lower() + entry["msg"][1:]
+    if place[:1] == ["data"]:
+        return f"{name}: {message}"  # where the data are may hold a password
     return f"{name}: {json.dumps(entry['input'], default=str)} - {message}"
 
 
@@ -239,6 +294,9 @@ def _filled(value: Any) -> Any:
 
 def to_toml(config: Config, *, locations: bool = True) -> str:
     """A config as TOML, every option written out; without `locations`, where the data lie is left out."""
+    if not locations:
+        bare = portable(config.schema)
+        config = replace(config, query=bare.query, item=bare.item)
     values = to_values(config)
     if not locations:
         values.pop("data")

@@ -21,14 +21,15 @@ from twotower import files
 from twotower.bundle.graphs import graph_name, open_graph, run_graph
 from twotower.data.columns import Array, Column, Columns, Ragged, row_count, take_rows
 from twotower.data.encoder import Encoder
-from twotower.data.features import FIRST_KNOWN
+from twotower.data.features import History, Text
 from twotower.data.schema import SIDES, Side, feature_name
 from twotower.errors import MissingExtra, TwotowerError
 from twotower.model.towers import Tower, TwoTower, distinct
 
 WEIGHTS = "weights.safetensors"
 SMALL = 1024  # bytes: smaller tensors stay inside the graph
-TOLERANCE = 1e-5  # how far the exported vectors may be from torch's
+TOLERANCE = 1e-5  # how far the exported vectors may be from torch's, for numbers up to 1
+MOST = 1 << 30  # entries of a row that may have any number
 
 
 def _need_exporter() -> None:
@@ -62,7 +63,7 @@ def write_model(folder: Path, model: TwoTower, encoder: Encoder) -> None:
     places = files.tensor_places(folder / WEIGHTS)
     for side in SIDES:
         known = {name.removeprefix(f"{side}."): aliases.get(name, name) for name in model.state_dict() if name.startswith(f"{side}.")}
-        graph = _graph(model.tower(side), encoder, side)
+        graph = _graph(model.tower(side), encoder, side, model.dimensions)
         _point(graph, {name: (names[own], *places[own]) for name, own in known.items()})
         _forget_origin(graph)
         files.write_bytes(folder / graph_name(side), onnx_ir.to_proto(graph).SerializeToString())
@@ -77,15 +78,18 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     return tensors | {alias: tensors[name] for alias, name in aliases.items()}
 
 
-def _graph(tower: Tower, encoder: Encoder, side: Side) -> Any:
-    """The graph of a tower, any number of rows and any width of ragged columns."""
+def _graph(tower: Tower, encoder: Encoder, side: Side, dimensions: int) -> Any:
+    """The graph of a tower, any number of rows and any length of ragged columns."""
     rows = torch.export.Dim("rows")
     arguments, shapes = [], []
     for number, feature in enumerate(encoder.features[side]):
-        ragged = feature.type == "text"
-        # Examples of 2 rows and width 3: the exporter takes sizes 0 and 1 for constants.
-        arguments.append(torch.ones((2, 3) if ragged else 2, dtype=torch.int64))
-        shapes.append({0: rows, 1: torch.export.Dim(f"width{number}")} if ragged else {0: rows})
+        form = feature.form(encoder.states[side][feature_name(feature)], dimensions)
+        # Examples of 2 rows and length 3: the exporter takes sizes 0 and 1 for constants.
+        longest = _longest(feature)
+        shape = (2, *([min(3, longest)] if form.ragged else []), *([] if form.width is None else [form.width]))
+        arguments.append(torch.ones(shape, dtype=torch.from_numpy(np.empty(0, form.dtype)).dtype))
+        length = torch.export.Dim.STATIC if longest == 1 else torch.export.Dim(f"length{number}", max=longest)
+        shapes.append({0: rows, 1: length} if form.ragged else {0: rows})
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
@@ -101,6 +105,11 @@ def _graph(tower: Tower, encoder: Encoder, side: Side) -> Any:
     if program is None:
         raise TwotowerError("the tower could not be exported to ONNX")
     return program.model
+
+
+def _longest(feature: Any) -> int:
+    """How many entries one row may have."""
+    return feature.last if isinstance(feature, History) else MOST
 
 
 def _forget_origin(model: Any) -> None:
@@ -136,37 +145,51 @@ def check_parity(folder: Path, model: TwoTower, encoder: Encoder) -> None:
     generator = np.random.default_rng(0)
     for side in SIDES:
         session = open_graph(folder, side)
-        many = _made(encoder, side, 256, 50, generator)
-        one = _made(encoder, side, 1, 1, generator)
-        some_empty = {name: _emptied(column, 1) for name, column in _made(encoder, side, 8, 5, generator).items()}
-        empty = {name: _emptied(column, 8) for name, column in _made(encoder, side, 8, 5, generator).items()}
+        many = _made(encoder, side, 256, 50, model.dimensions, generator)
+        one = _made(encoder, side, 1, 1, model.dimensions, generator)
+        some_empty = {name: _emptied(column, 1) for name, column in _made(encoder, side, 8, 5, model.dimensions, generator).items()}
+        empty = {name: _emptied(column, 8) for name, column in _made(encoder, side, 8, 5, model.dimensions, generator).items()}
         for columns in (many, one, some_empty, empty, take_rows(one, np.empty(0, np.int64))):
             expected = model.encode(side, columns).numpy()
             found = run_graph(session, columns, expected.shape[1])
             worst = float(np.abs(found - expected).max(initial=0.0))
-            if found.shape != expected.shape or not worst <= TOLERANCE:
+            if found.shape != expected.shape or not worst <= TOLERANCE * max(1.0, float(np.abs(expected).max(initial=0.0))):
                 n = row_count(next(iter(columns.values())))
                 raise TwotowerError(f"the exported {side} tower differs from torch by {worst:.2e} on {n} rows; it was not kept")
 
 
-def _made(encoder: Encoder, side: Side, n: int, length: int, generator: np.random.Generator) -> Columns:
-    """Made rows of every feature: any codes that its table has."""
+def _made(encoder: Encoder, side: Side, n: int, length: int, dimensions: int, generator: np.random.Generator) -> Columns:
+    """Made rows of every feature: any codes that its table has, any numbers."""
     columns: dict[str, Column] = {}
     for feature in encoder.features[side]:
-        if feature.type == "text":
-            values = generator.integers(1, feature.buckets, n * length).astype(np.int32)
-            known = encoder.states[side][feature_name(feature)]["buckets"]
-            values[::2] = generator.choice(known, len(values[::2])) if len(known) else 1  # few others have a row of their own
-            columns[feature_name(feature)] = Ragged(values, np.arange(n + 1) * length)
-        else:
-            known = encoder.states[side][feature_name(feature)]["hashes"]
-            columns[feature_name(feature)] = generator.integers(0, len(known) + FIRST_KNOWN, n)
+        name = feature_name(feature)
+        state = encoder.states[side][name]
+        form = feature.form(state, dimensions)
+        own = min(length, _longest(feature), form.longest or length)
+        size = n * own if form.ragged else n
+        high = item_ids(encoder) if isinstance(feature, History) and feature.items == "ids" else form.high
+        first = 1 if form.ragged else 0  # 0 pads
+        values: Array = generator.integers(first, max(first + 1, high), size) if high else generator.standard_normal((size, form.width or 1))
+        if isinstance(feature, Text) and len(state["buckets"]):
+            values[::2] = generator.choice(state["buckets"], len(values[::2]))  # few others have a row of their own
+        if high and form.width:
+            values = np.stack([values.astype(np.float64), generator.random(size)], axis=1)  # codes and their weights
+        values = np.asarray(values, form.dtype)
+        columns[name] = Ragged(values, np.arange(n + 1) * own) if form.ragged else values
     return columns
+
+
+def item_ids(encoder: Encoder) -> int:
+    """How many codes the ids of the item side have."""
+    named = next(feature for feature in encoder.features["item"] if feature.type == "id")
+    return named.form(encoder.states["item"][feature_name(named)], 1).high
 
 
 def _emptied(column: Column, rows: int) -> Column:
     """A column whose first rows hold nothing."""
     if not isinstance(column, Ragged):
-        return np.where(np.arange(len(column)) < rows, 0, column)
+        emptied = column.copy()
+        emptied[:rows] = 0
+        return emptied
     first = column.offsets[rows]
     return Ragged(column.values[first:], np.maximum(column.offsets - first, 0))

@@ -168,12 +168,12 @@ def read_array(path: Path, mapped: bool = True) -> Array:
 
 
 class ArrayWriter:
-    """Writes a one-dimensional `.npy` whose length is known only at the end."""
+    """Writes a `.npy` whose length is known only at the end; width: of each row, where rows are themselves of several numbers."""
 
     _header = 128  # bytes, as numpy's own for a short one-dimensional array
 
-    def __init__(self, path: Path, dtype: Any) -> None:
-        self.path, self.dtype, self.count = path, np.dtype(dtype), 0
+    def __init__(self, path: Path, dtype: Any, width: tuple[int, ...] = ()) -> None:
+        self.path, self.dtype, self.width, self.count = path, np.dtype(dtype), width, 0
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("wb")
@@ -182,7 +182,7 @@ class ArrayWriter:
         self._file.write(b" " * self._header)
 
     def append(self, values: Array) -> None:
-        """Add values [n] behind those already written."""
+        """Add values, n rows, behind those already written."""
         try:
             self._file.write(np.ascontiguousarray(values, self.dtype).tobytes())
         except OSError as error:
@@ -191,7 +191,7 @@ class ArrayWriter:
 
     def close(self) -> None:
         """Write the header, now that the length is known."""
-        shape = {"descr": np.lib.format.dtype_to_descr(self.dtype), "fortran_order": False, "shape": (self.count,)}
+        shape = {"descr": np.lib.format.dtype_to_descr(self.dtype), "fortran_order": False, "shape": (self.count, *self.width)}
         text = repr(shape).ljust(self._header - 11) + "\n"
         try:
             with self._file as file:
@@ -334,6 +334,14 @@ def _take_name(building: Path, path: Path, yielding: bool) -> None:
     except OSError as error:
         if not (yielding and path.is_dir()):
             raise _unwritable(path, error) from error
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder where there is none."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(path, error) from error
 
 
 def remove_folder(path: Path) -> None:

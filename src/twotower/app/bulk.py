@@ -17,7 +17,6 @@ from twotower.bundle.retriever import MODES
 from twotower.data.columns import Array
 from twotower.data.schema import Side
 from twotower.data.sources import Source, open_source
-from twotower.data.values import to_text
 from twotower.errors import ConfigError, OutputError, choices
 
 ROWS = 8192  # at once, and of one part
@@ -41,7 +40,7 @@ def search_file(retriever: Retriever, queries: str, output: Path, k: int, mode: 
     if mode is not None and mode not in MODES:
         raise ConfigError(f'there is no search mode "{mode}"; {choices(MODES, mode)}')
     k = min(k, len(retriever))
-    source = _opened(queries, retriever.encoder.columns("query"), "the query")
+    source = _opened(retriever, queries, "query")
     _check_output(output)
     begun = {"bundle": retriever.bundle.fingerprint, "version": retriever.bundle.version, "queries": source.digest(), "k": k, "mode": mode}
     parts = output.with_name(f".{output.name}.parts")
@@ -84,7 +83,9 @@ def score_file(retriever: Retriever, pairs: str, output: Path | None, report: Ca
     facts = retriever.bundle.model["schema"]
     item_column = facts["pairs"]["item"] or facts["item"]["id"]
     columns = [item_column] if item_column else retriever.encoder.columns("item")
-    source = _opened(pairs, [*retriever.encoder.columns("query"), *columns], "the pair")
+    source = _opened(retriever, pairs, "query")
+    for column in columns:
+        source.require(column, "the item", nested=True)
     empty = 0
 
     def scored(table: pa.Table) -> pa.Table:
@@ -110,7 +111,7 @@ def score_file(retriever: Retriever, pairs: str, output: Path | None, report: Ca
 
 def embed_file(retriever: Retriever, rows: str, side: Side, output: Path, report: Callable[[int], None]) -> Wrote:
     """Write the columns of a file with a column `vector` of float32 lists, null where a query is empty."""
-    source = _opened(rows, retriever.encoder.columns(side), f"the {side}")
+    source = _opened(retriever, rows, side)
     width = retriever.bundle.dimensions
     empty = 0
 
@@ -131,10 +132,13 @@ def embed_file(retriever: Retriever, rows: str, side: Side, output: Path, report
 # --- streams ------------------------------------------------------------------------------------------------------
 
 
-def _opened(data: str, columns: list[str], role: str) -> Source:
+def _opened(retriever: Retriever, data: str, side: Side) -> Source:
+    """A file with the columns that a side reads; a history may be left out where there are others."""
     source = open_source(data)
-    for column in columns:
-        source.require(column, role)
+    features = retriever.encoder.features[side]
+    for feature in features:
+        if not feature.from_log or len(features) == 1 or feature.column in source.columns:
+            source.require(feature.column, f"the {side}", nested=feature.nested)
     return source
 
 
@@ -154,8 +158,7 @@ def _tables(source: Source, rows: int = ROWS) -> Iterator[pa.Table]:
 
 def _asked(retriever: Retriever, table: pa.Table) -> Array:
     """Whether each row [n] holds anything of a query."""
-    valid = [to_text(table.column(name), exact=False).is_valid().to_numpy(zero_copy_only=False) for name in retriever.encoder.columns("query")]
-    return np.asarray(np.logical_or.reduce(valid))
+    return np.asarray(~retriever.encoder.empty("query", table))
 
 
 def _with(table: pa.Table, name: str, column: pa.Array) -> pa.Table:

@@ -51,19 +51,18 @@ def demonstrate(name: str, output: Path, settings: list[str], progress: Progress
     finished = (output / "metrics.json").exists()
     if finished and not (output / MARK).exists():
         raise OutputError(f"{output} holds a run that is no demo. Choose another folder with -o.")
-    encoder = shipped()
+    encoder = shipped() if sample.strangers else None
     settings = [*([f"evaluate.pretrained='{encoder}'"] if encoder else []), *settings]
     chosen = config.read(sample.config, settings)
     run = train(
         open_source(sample.pairs, "pairs"), open_source(sample.items, "items"), config=chosen, output=output, overwrite=True, progress=progress
     )
+    if not sample.strangers:
+        files.write_json(output / MARK, {})
+        return Shown(sample, run, {}, [_next(run.retriever, history, sample) for history in sample.histories], list(sample.shown), K)
     progress.stage(f"asking {len(sample.strangers)} strangers' questions")
-    retriever = run.retriever
-    modes = ["vectors"] if retriever.lexical is None else ["vectors", "hybrid", "words"]
-    counted = {mode: _satisfied(retriever, sample.strangers, mode) for mode in modes}
+    counted = _count(run.retriever, sample, chosen.evaluate.pretrained)
     strangers = {}
-    if chosen.evaluate.pretrained is not None:
-        counted["pretrained"] = _satisfied_untuned(chosen.evaluate.pretrained, retriever, sample.strangers)
     for mode, satisfied in counted.items():
         figure = interval(satisfied.astype(float), generator=np.random.default_rng(0))
         counts = {"found": int(satisfied.sum()), "asked": len(satisfied)}
@@ -75,8 +74,25 @@ def demonstrate(name: str, output: Path, settings: list[str], progress: Progress
     if satisfied[picked].all() and len(missed):
         picked.append(int(missed[0]))
     columns = list(sample.shown)
-    answers = [_answer(retriever, sample.strangers[n].query, columns, sample.strangers[n].accepted) for n in picked]
+    answers = [_answer(run.retriever, sample.strangers[n].query, columns, sample.strangers[n].accepted) for n in picked]
     return Shown(sample, run, strangers, answers, columns, K)
+
+
+def _count(retriever: Retriever, sample: Sample, encoder: str | None) -> dict[str, np.ndarray]:
+    """Which strangers' questions are satisfied, by search mode, and by a pretrained encoder as it is."""
+    modes = ["vectors"] if retriever.lexical is None else ["vectors", "hybrid", "words"]
+    counted = {mode: _satisfied(retriever, sample.strangers, mode) for mode in modes}
+    if encoder is not None:
+        counted["pretrained"] = _satisfied_untuned(encoder, retriever, sample.strangers)
+    return counted
+
+
+def _next(retriever: Retriever, history: tuple[Any, ...], sample: Sample) -> Answered:
+    """What is found for somebody who touched these items and whom training never saw."""
+    title = sample.shown[0]
+    known = retriever.show(retriever.rows_of(list(history)))
+    rows = retriever.show(retriever.search(history=list(history), k=K).rows)
+    return Answered(" + ".join(str(row[title]) for row in known), [{name: row[name] for name in sample.shown} for row in rows], None)
 
 
 def _satisfied(retriever: Retriever, strangers: tuple[Stranger, ...], mode: str) -> np.ndarray:
@@ -91,7 +107,7 @@ def _satisfied(retriever: Retriever, strangers: tuple[Stranger, ...], mode: str)
 
 def _satisfied_untuned(folder: str, retriever: Retriever, strangers: tuple[Stranger, ...]) -> np.ndarray:
     """The same for a pretrained encoder as it is, over the words that the items' towers read."""
-    columns = [feature.column for feature in retriever.encoder.features["item"] if feature.type == "text"]
+    columns = [feature.column for feature in retriever.encoder.features["item"] if feature.worded]
     ids = np.array(retriever.items.column("_id").to_pylist(), object)
     items = embed_documents(folder, tuple(query_text(retriever.items, columns)))
     best = np.argsort(-(open_encoder(folder)([stranger.query for stranger in strangers]) @ items.T), axis=1, kind="stable")[:, :K]

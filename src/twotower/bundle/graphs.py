@@ -50,8 +50,9 @@ def run_graph(session: InferenceSession, columns: Columns, dimensions: int) -> A
 
 
 def _input(column: Column) -> Array:
-    """A column in the form that an exported tower takes: int64 [n], or padded [n, l] with l >= 1."""
-    return (pad(column) if isinstance(column, Ragged) else np.asarray(column)).astype(np.int64)
+    """A column in the form that an exported tower takes: [n, ...], or padded [n, l, ...] with l >= 1; whole numbers as int64."""
+    values = pad(column) if isinstance(column, Ragged) else np.asarray(column)
+    return values.astype(np.int64) if values.dtype.kind in "iu" else values
 
 
 def _blocks(columns: Columns, n: int) -> list[Array]:

@@ -60,7 +60,7 @@ class Bundle:
 
 def write_encoder(folder: Path, encoder: Encoder) -> None:
     """The encoder's part of a model folder."""
-    files.write_json(folder / "encoder.json", encoder.describe())
+    files.write_json(folder / "encoder.json", encoder.describe(locations=False))
     files.write_tensors(folder / "states.safetensors", encoder.arrays())
 
 

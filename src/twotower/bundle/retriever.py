@@ -15,9 +15,11 @@ import numpy as np
 import pyarrow as pa
 from annotated_types import Gt
 
+from twotower.bundle.asking import columnar, histories_of, is_list, is_one, is_rows, is_value, listed, with_history
 from twotower.bundle.graphs import open_graph, run_graph
 from twotower.bundle.layout import Bundle, open_bundle, verify_files
-from twotower.data.columns import Array
+from twotower.bundle.memory import Memory, without
+from twotower.data.columns import Array, lengths_of
 from twotower.data.encoder import Rows, to_table
 from twotower.data.prepared import ID
 from twotower.data.schema import Side
@@ -32,6 +34,7 @@ Mode = Literal["vectors", "words", "hybrid"]
 MODES: tuple[Mode, ...] = ("vectors", "words", "hybrid")
 GOLDEN_TOLERANCE = 1e-4
 SCORES_AT_ONCE = 1 << 23  # 32 MB of float32
+HISTORIES_AT_ONCE = 2048
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +63,7 @@ class Found(NamedTuple):
 def query_text(table: pa.Table, columns: Sequence[str]) -> list[str]:
     """The words of each query row: its text columns, joined."""
     parts = [to_text(table.column(name), exact=False).to_pylist() for name in columns]
-    return [" ".join(value for value in values if value) for values in zip(*parts, strict=True)]
+    return [" ".join(value for value in values if value) for values in zip(*parts, strict=True)] if parts else [""] * table.num_rows
 
 
 class Retriever:
@@ -81,6 +84,8 @@ class Retriever:
         self._rows_by_id: dict[str, int] | None = None
         self._search = bundle.model["search"]
         self.text_columns: list[str] = list(bundle.model["query_text"])
+        self.history = Memory.of(self.encoder, self._ids, self.vectors)
+        self._nested = [feature.column for feature in self.encoder.features["query"] if feature.nested]
 
     def __len__(self) -> int:
         return int(self.items.num_rows)
@@ -90,19 +95,23 @@ class Retriever:
 
     # Asking.
 
-    def search(self, queries: Any, k: int = 10, *, mode: Mode | None = None) -> Found:
+    def search(self, queries: Any = None, k: int = 10, *, history: Any = None, repeats: bool = False, mode: Mode | None = None) -> Found:
         """The k best items for each query: [k] for one query (a text or a dict), [q, k] for several.
 
-        queries: a text or an id, or several, where the query side reads one column; otherwise dicts, a data frame or an Arrow table. k may
-        exceed the catalogue: the rest is filled with None; so is all for a query of which the model knows nothing. Raises
-        ConfigError for k below 1 and DataError for an empty query.
+        queries: a text or an id, or several, where the query side reads one column; otherwise dicts, a data frame or an Arrow table. history:
+        for a model that reads one, the ids of the items that were touched before, oldest first: a list for one query, a list of
+        lists for several; or a column of the queries. repeats: whether items of the history may be found again. k may exceed the
+        catalogue: the rest is filled with None; so is all for a query of which the model knows nothing. Raises ConfigError for k
+        below 1 and DataError for an empty query.
         """
-        one = _is_value(queries) or (isinstance(queries, Mapping) and not _columnar(queries))
-        table = self.query_table(queries)
-        columns = self.encoder.encode("query", table)
-        vectors = self._run("query", columns)
-        hits = self._hits(vectors, table, k, mode or self._search["mode"])
-        return _first(self._found(hits, vectors)) if one else self._found(hits, vectors)
+        one = is_one(queries, history, self._nested)
+        table = self.query_table(queries, history)
+        vectors = self.embed_queries(table)
+        known = None if self.history is None or repeats else self.history.known(table)
+        longest = 0 if known is None else int(lengths_of(known).max(initial=0))
+        hits = self._hits(vectors, table, k + longest if k > 0 else k, mode or self._search["mode"])
+        found = self._found(hits if known is None else without(hits, known, k), vectors)
+        return _first(found) if one else found
 
     def _hits(self, vectors: Array, table: pa.Table, k: int, mode: str) -> Hits:
         if mode not in MODES:
@@ -166,10 +175,10 @@ class Retriever:
         items: ids of the catalogue, or rows with the item's feature columns for items that it does not hold.
         """
         query_vectors = self.embed_queries(queries)
-        if _is_rows(items):
+        if is_rows(items):
             item_vectors = self.embed_items(items)
         else:
-            item_vectors = np.asarray(self.vectors[self.rows_of(items if _is_list(items) else [items])])
+            item_vectors = np.asarray(self.vectors[self.rows_of(items if is_list(items) else [items])])
         if len(query_vectors) != len(item_vectors):
             raise DataError(f"{len(query_vectors)} queries came with {len(item_vectors)} items; score takes one item for each query")
         return np.asarray(np.einsum("nd,nd->n", query_vectors, item_vectors))
@@ -194,9 +203,17 @@ class Retriever:
         vectors = np.asarray(self.vectors[row])
         return _first(self._found(self._index.search(vectors, k, allow=allow), vectors))
 
-    def embed_queries(self, queries: Any) -> Array:
+    def embed_queries(self, queries: Any = None, history: Any = None) -> Array:
         """Query vectors float32 [n, d]."""
-        return self._run("query", self.encoder.encode("query", self.query_table(queries)))
+        table = self.query_table(queries, history)
+        if self.history is None:
+            return self._run("query", self.encoder.encode("query", table))
+        vectors = np.empty((table.num_rows, self.bundle.dimensions), np.float32)
+        for start in range(0, table.num_rows, HISTORIES_AT_ONCE):
+            columns = dict(self.encoder.encode("query", table.slice(start, HISTORIES_AT_ONCE)))
+            columns[self.history.name] = self.history.column(columns[self.history.name])
+            vectors[start : start + HISTORIES_AT_ONCE] = self._run("query", columns)
+        return vectors
 
     def embed_items(self, items: Rows) -> Array:
         """Item vectors float32 [n, d] of rows with the item's feature columns, in the catalogue or not."""
@@ -207,37 +224,50 @@ class Retriever:
 
     # Queries and items.
 
-    def query_table(self, queries: Any) -> pa.Table:
+    def query_table(self, queries: Any = None, history: Any = None) -> pa.Table:
         """Queries in any accepted form as an Arrow table. Raises DataError for a query with nothing in it."""
         columns = self.encoder.columns("query")
-        if _is_list(queries) and not isinstance(queries, Sequence):
-            queries = _listed(queries)
-        if _is_value(queries) or (isinstance(queries, Sequence) and queries and all(map(_is_value, queries))):
+        if history is not None and self.history is None:
+            raise ConfigError("this model reads no history; it was trained without one")
+        if is_list(queries) and not isinstance(queries, Sequence):
+            queries = listed(queries)
+        if queries is None:
+            if self.history is None or history is None:
+                raise ConfigError(f"there is nothing to search for; a query has {', '.join(columns) or 'a history'}")
+            # Whoever is known by a history alone; a table needs a column to have rows.
+            table = pa.table({name: pa.nulls(len(histories_of(history))) for name in columns or [""]})
+        elif is_value(queries) or (isinstance(queries, Sequence) and queries and all(map(is_value, queries))):
             if len(columns) != 1:
+                if not columns:
+                    raise DataError("this model knows who asks by what they touched before: pass history=[...], or --history ID,ID,...")
                 raise DataError(f"a query of this model has {len(columns)} columns; name them: {' '.join(f'{name}=...' for name in columns)}")
-            table = pa.table({columns[0]: to_array([queries] if _is_value(queries) else list(queries))})
-        elif isinstance(queries, Mapping) and not _columnar(queries):
+            table = pa.table({columns[0]: to_array([queries] if is_value(queries) else list(queries))})
+        elif isinstance(queries, Mapping) and not columnar(queries, self._nested):
             table = to_table([queries])
         elif isinstance(queries, Sequence) and not queries:
-            table = pa.table({name: pa.array([], pa.string()) for name in columns})
+            table = pa.table({name: pa.array([], pa.string()) for name in columns or [""]})
         else:
             table = to_table(queries)
+        if history is not None and self.history is not None:
+            table = with_history(table, self.history.column_name, histories_of(history))
         self._not_empty(table, columns)
         return table
 
     def _not_empty(self, table: pa.Table, columns: Sequence[str]) -> None:
+        if self.history is not None and self.history.column_name in table.column_names:
+            columns = [*columns, self.history.column_name]
         present = [name for name in columns if name in table.column_names]
         if len(present) < len(columns) or not table.num_rows:
             return  # the encoder says what is missing
-        valid = [to_text(table.column(name), exact=False).is_valid().to_numpy(zero_copy_only=False) for name in present]
-        empty = np.flatnonzero(~np.logical_or.reduce(valid))
+        empty = np.flatnonzero(self.encoder.empty("query", table.select(present)))
         if len(empty):
             where = "the query" if table.num_rows == 1 else f"query row {empty[0]}"
-            raise DataError(f"{where} is empty: {', '.join(columns)} holds nothing to search for")
+            named = ", ".join(columns) or "the history, which is all that this model reads,"
+            raise DataError(f"{where} is empty: {named} holds nothing to search for")
 
     def rows_of(self, ids: Any) -> Array:
         """The catalogue rows int64 [n] of item ids. Raises DataError for one that is not there."""
-        ids = _listed(ids)
+        ids = listed(ids)
         rows = self.find(to_array(ids))
         missing = np.flatnonzero(rows < 0)
         if len(missing):
@@ -282,33 +312,3 @@ def verify(place: Path | str) -> None:
         # The vector rather than the answer: a catalogue may have grown since.
         if not np.allclose(retriever.embed_queries([golden["query"]])[0], golden["vector"], atol=GOLDEN_TOLERANCE):
             raise BundleError(f"{retriever.bundle.folder} is whole, but here its model reads {golden['query']} otherwise than where it was made")
-
-
-def _is_value(query: Any) -> bool:
-    """Whether this is one value of one column."""
-    return isinstance(query, (str, int, float, np.generic)) and not isinstance(query, bool)
-
-
-def _columnar(queries: Any) -> bool:
-    """Whether a mapping is columns of several rows rather than one row."""
-    return isinstance(queries, Mapping) and bool(queries) and all(isinstance(v, (list, tuple, np.ndarray)) for v in queries.values())
-
-
-def _is_list(values: Any) -> bool:
-    """Whether these are several plain values: a list, an array, a column of a data frame."""
-    column = isinstance(values, (np.ndarray, pa.Array, pa.ChunkedArray)) or type(values).__name__ == "Series"
-    return column or (isinstance(values, Sequence) and not isinstance(values, (str, bytes)))
-
-
-def _listed(values: Any) -> list[Any]:
-    """Such values as a list of plain Python ones."""
-    for plain in ("to_pylist", "tolist", "to_list"):
-        if hasattr(values, plain):
-            return list(getattr(values, plain)())
-    return [value.item() if isinstance(value, np.generic) else value for value in values]
-
-
-def _is_rows(items: Any) -> bool:
-    if isinstance(items, Mapping) or hasattr(items, "__arrow_c_stream__") or isinstance(items, (pa.Table, pa.RecordBatch)):
-        return not isinstance(items, (pa.Array, pa.ChunkedArray)) and type(items).__name__ != "Series"
-    return isinstance(items, Sequence) and bool(items) and not isinstance(items, str) and all(isinstance(item, Mapping) for item in items)

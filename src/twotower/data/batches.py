@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from twotower.data.columns import Array, Ragged, group, spans
+from twotower.data.histories import Histories
 from twotower.data.prepared import Log
 
 
@@ -21,8 +22,7 @@ class Positives(NamedTuple):
     positions: Array  # int64 [p]  in 0..c
     offsets: Array  # int64 [b + 1]
     pair_rows: Array  # int64 [p]  which pair of the training log
-    weights: Array  # float32 [p]
-    labels: Array  # float32 [p]
+    weights: Array  # float32 [p]  graded labels included
 
 
 class Batch(NamedTuple):
@@ -36,6 +36,7 @@ class Batch(NamedTuple):
     log_prob: Array  # float32 [c]  log of the probability that this item is among the shared candidates
     positives: Positives
     negatives: Ragged  # [b] positions of explicit or mined negatives, for this view only; masked for the others
+    alone: Array  # bool [c]  candidates that are there as somebody's negatives only
     masked: Ragged  # [b] positions of other known matches of the key: neither positive nor negative
 
 
@@ -44,6 +45,8 @@ class BatchDraft(NamedTuple):
 
     query_rows: Array  # int64 [b]
     query_keys: Array  # int64 [b]
+    history_keys: Array | None  # int64 [b]
+    cuts: Array | None  # int64 [b]
     item_rows: Array  # int64 [p]  of each match, in the order of the views
     offsets: Array  # int64 [b + 1]
     pair_rows: Array  # int64 [p]
@@ -51,11 +54,16 @@ class BatchDraft(NamedTuple):
 
 
 class Epochs(NamedTuple):
-    """The training log in its order of each epoch."""
+    """The matches to train on, in their order of each epoch.
+
+    groups: pairs of one group stay together in an epoch, in the order of the log; without them every pair goes its own way.
+    """
 
     log: Log
     batch_size: int
     seed: int
+    histories: Histories | None = None
+    groups: Array | None = None  # int64 [n]
 
     @property
     def batches(self) -> int:
@@ -64,25 +72,34 @@ class Epochs(NamedTuple):
 
     def order(self, epoch: int) -> Array:
         """The order int64 [n] in which an epoch visits the pairs."""
-        return np.random.default_rng([self.seed, epoch]).permutation(len(self.log.query_rows))
+        generator = np.random.default_rng([self.seed, epoch])
+        if self.groups is None:
+            return generator.permutation(len(self.log.query_rows))
+        return np.argsort(generator.permutation(int(self.groups.max()) + 1)[self.groups], kind="stable")
 
     def drafts(self, epoch: int, start: int = 0) -> Iterator[BatchDraft]:
         """The drafts of an epoch, from the one numbered `start` on."""
         order = self.order(epoch)
         for number in range(start, self.batches):
-            yield draft(self.log, order[number * self.batch_size : (number + 1) * self.batch_size])
+            yield draft(self.log, order[number * self.batch_size : (number + 1) * self.batch_size], self.histories)
 
 
-def draft(log: Log, pair_rows: Array) -> BatchDraft:
-    """These pairs [p] as views and their matches."""
+def draft(log: Log, pair_rows: Array, histories: Histories | None = None) -> BatchDraft:
+    """These pairs [p] as views and their matches: pairs of one query row, key and history are one view."""
     chosen = log.take(pair_rows)
-    order = np.lexsort((chosen.query_keys, chosen.query_rows))
-    rows, keys = chosen.query_rows[order], chosen.query_keys[order]
+    parts = [chosen.query_rows, chosen.query_keys]
+    if histories is not None:
+        assert chosen.history_keys is not None
+        parts += [chosen.history_keys, histories.cuts(chosen.history_keys, chosen.moments)]
+    order = np.lexsort(parts[::-1])
     new = np.ones(len(order), bool)
-    new[1:] = (rows[1:] != rows[:-1]) | (keys[1:] != keys[:-1])
+    new[1:] = np.logical_or.reduce([part[order[1:]] != part[order[:-1]] for part in parts])
+    views = [part[order[new]] for part in parts]
     return BatchDraft(
-        query_rows=rows[new],
-        query_keys=keys[new],
+        query_rows=views[0],
+        query_keys=views[1],
+        history_keys=None if histories is None else views[2],
+        cuts=None if histories is None else views[3],
         item_rows=chosen.item_rows[order],
         offsets=np.append(np.flatnonzero(new), len(order)),
         pair_rows=pair_rows[order],
@@ -90,16 +107,29 @@ def draft(log: Log, pair_rows: Array) -> BatchDraft:
     )
 
 
-def complete(part: BatchDraft, item_rows: Array, log_prob: Array, known: Ragged) -> Batch:
+def complete(part: BatchDraft, item_rows: Array, log_prob: Array, known: Ragged, rejected: Ragged | None = None) -> Batch:
     """A draft with its candidates.
 
     item_rows: distinct candidates int64 [c] in rising order, the draft's own matches among them. known: for every key its
-    training matches. Every known match among the candidates that is not a match of the view here is masked.
+    training matches. Every known match among the candidates that is not a match of the view here is masked. rejected: for every
+    view [b] the items that it is known not to match; they join the candidates, for it alone where nobody else brought them.
     """
+    b = len(part.query_rows)
+    alone = np.zeros(len(item_rows), bool)
+    negatives = Ragged(np.empty(0, np.int64), np.zeros(b + 1, np.int64))
+    if rejected is not None and len(rejected.values):
+        every = np.union1d(item_rows, rejected.values)
+        place = np.searchsorted(every, item_rows)
+        alone = np.ones(len(every), bool)
+        alone[place] = False
+        probable = np.zeros(len(every), np.float32)  # what is there for certain needs no correction
+        probable[place] = log_prob
+        item_rows, log_prob = every, probable
+        negatives = Ragged(np.searchsorted(every, rejected.values), rejected.offsets)
     positions = np.searchsorted(item_rows, part.item_rows)
-    positives = Positives(positions, part.offsets, part.pair_rows, part.weights, np.ones(len(positions), np.float32))
-    none = Ragged(np.empty(0, np.int64), np.zeros(len(part.query_rows) + 1, np.int64))
-    return Batch(part.query_rows, part.query_keys, None, None, item_rows, log_prob, positives, none, _masked(part, item_rows, known))
+    positives = Positives(positions, part.offsets, part.pair_rows, part.weights)
+    masked = _masked(part, item_rows, known)
+    return Batch(part.query_rows, part.query_keys, part.history_keys, part.cuts, item_rows, log_prob, positives, negatives, alone, masked)
 
 
 def _masked(part: BatchDraft, item_rows: Array, known: Ragged) -> Ragged:

@@ -17,7 +17,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 class Ragged(NamedTuple):
     """Rows of different length: row i is `values[offsets[i]:offsets[i + 1]]`."""
 
-    values: Array  # [sum of lengths]
+    values: Array  # [sum of lengths], or [sum of lengths, w] where an entry is itself a row
     offsets: Array  # int64 [n + 1]
 
 
@@ -46,6 +46,11 @@ def row_count(column: Column) -> int:
 def lengths_of(column: Ragged) -> Array:
     """The length int64 [n] of each row."""
     return np.diff(column.offsets)
+
+
+def ragged_rows(column: Ragged) -> Array:
+    """The row int64 [sum of lengths] of each value."""
+    return np.repeat(np.arange(len(column.offsets) - 1), lengths_of(column))
 
 
 def spans(starts: Array, lengths: Array) -> Array:
@@ -89,13 +94,13 @@ def distinct(values: Array) -> Array:
 
 
 def pad(column: Ragged, fill: int = 0) -> Array:
-    """A Ragged as a rectangle [n, longest], never narrower than one: what the exported towers take.
+    """A Ragged as a rectangle [n, longest] or [n, longest, w], never narrower than one: what the exported towers take.
 
     The width is at least 1 since recurrent and attention bodies abort, raise or go silently wrong on length 0.
     """
     lengths = lengths_of(column)
     width = max(1, int(lengths.max(initial=0)))
-    padded = np.full((len(lengths), width), fill, dtype=column.values.dtype)
+    padded = np.full((len(lengths), width, *column.values.shape[1:]), fill, dtype=column.values.dtype)
     padded[np.arange(width) < lengths[:, None]] = column.values[column.offsets[0] : column.offsets[-1]]
     return padded
 

@@ -6,43 +6,71 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
-from annotated_types import Ge
+from annotated_types import Ge, Gt
 
-from twotower.data.features import Category, Feature, Id, Text
+from twotower.data.features import Feature, FeatureOptions, Pieces
+from twotower.data.quantities import moment, span
 from twotower.errors import ConfigError
 
 Side = Literal["query", "item"]
 SIDES: tuple[Side, Side] = ("query", "item")
-FeatureOptions = Id | Category | Text
 
 
 @dataclass(frozen=True, kw_only=True)
 class PairColumns:
     """The columns of the pair log that are no feature.
 
-    item: names the item's id in the log; by default the name of `item.id`. time: orders the log. weight: how much a pair
-    counts in the loss. event, event_weights: the weight by kind of event; a kind that is not listed is dropped and counted.
-    repeats: the same query and item again is kept, or counted into one pair's weight, or only its first is kept.
+    item: names the item's id in the log; by default the name of `item.id`. query: names the query's id, where queries have a table of
+    their own; by default the name of `query.id`. time: orders the log. ordered: the log stands in order of time, but has no times.
+    weight: how much a pair counts in the loss. event, event_weights: the weight by kind of event; a kind that is not listed is
+    dropped and counted. label: how right the item is, 0 or more. match: labels from here on are matches, those below explicit
+    non-matches; by default all above 0 are matches. repeats: the same query and item again is kept, or counted into one pair's
+    weight, or only its first is kept. core: keys and items with fewer different matches are dropped, until none is left. since: pairs
+    before this date, or longer before the last than this span, are dropped.
     """
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     item: str | None = None
+    query: str | None = None
     time: str | None = None
+    ordered: bool = False
     weight: str | None = None
     event: str | None = None
     event_weights: Mapping[str, Annotated[float, Ge(0)]] | None = None
+    label: str | None = None
+    match: Annotated[float, Gt(0)] | None = None
     repeats: Literal["keep", "count", "first"] = "count"
+    core: Annotated[int, Ge(1)] = 1
+    since: str | None = None
+
+    def check(self) -> None:
+        """Raise ConfigError for what no single option can see."""
+        if (self.event is None) != (not self.event_weights):
+            raise ConfigError('[pairs] event and event_weights go together: event = "type", event_weights = { click = 1, buy = 10 }')
+        if self.ordered and self.time is not None:
+            raise ConfigError("[pairs] ordered = true says that the log has no times, and time names them. Leave one out.")
+        if self.match is not None and self.label is None:
+            raise ConfigError('[pairs] match says which labels are matches, so label = "..." must name their column')
+        if self.since is not None and self.time is None:
+            raise ConfigError('[pairs] since counts back in time, so time = "..." must name the column of times')
+        if self.since is not None and span(self.since) is None and moment(self.since) is None:
+            raise ConfigError(f'[pairs] since = "{self.since}" is no span like "90d" and no date like "2024-05-01"')
 
 
 @dataclass(frozen=True, kw_only=True)
 class QuerySide:
-    """The query side. key: the column whose equal values share their known matches; by default the feature values themselves."""
+    """The query side.
+
+    key: the column of the log whose equal values share their known matches; by default the query's id, or else the feature values
+    themselves. id: the column that names a query, where the queries have a table of their own.
+    """
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     features: tuple[FeatureOptions, ...]
     key: str | None = None
+    id: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +102,25 @@ class Schema:
         """The features of one side."""
         return self.query.features if side == "query" else self.item.features
 
+    def raw_features(self, side: Side) -> tuple[FeatureOptions, ...]:
+        """The features of one side that read a raw column; a history is cut from the log."""
+        return tuple(feature for feature in self.features(side) if not feature.from_log)
+
+    @property
+    def key(self) -> str | None:
+        """The column of the log that holds the declared key."""
+        return self.query.key or self.query_column
+
+    @property
+    def query_column(self) -> str | None:
+        """The column of the log that names the query's id, where queries have a table of their own."""
+        return None if self.query.id is None else self.pairs.query or self.query.id
+
+    @property
+    def history_by(self) -> str | None:
+        """The column of the log whose equal values share a history; None where nothing has a history."""
+        return next((feature.by or self.key for feature in self.query.features if feature.type == "history"), None)
+
     def check(self) -> None:
         """Raise ConfigError for what no single option can see."""
         for side in SIDES:
@@ -83,10 +130,24 @@ class Schema:
             twice = {name for name in names if names.count(name) > 1}
             if twice:
                 raise ConfigError(f"[{side}] declares {', '.join(sorted(twice))} twice. Each column may have each type once.")
-        if (self.pairs.event is None) != (not self.pairs.event_weights):
-            raise ConfigError('[pairs] event and event_weights go together: event = "type", event_weights = { click = 1, buy = 10 }')
+            for feature in self.features(side):
+                if isinstance(feature, Pieces):
+                    feature.check()
+        self.pairs.check()
+        self._check_history()
         if self.pairs.item is not None and self.item.id is None:
             raise ConfigError("[pairs] item names the column of item ids, so [item] id must name its column in the catalogue")
+        if self.pairs.query is not None and self.query.id is None:
+            raise ConfigError("[pairs] query names the column of query ids, so [query] id must name its column in the table of queries")
+
+    def _check_history(self) -> None:
+        if any(feature.from_log for feature in self.item.features):
+            raise ConfigError("[item] cannot have a history: it is the items that a query touched before. Put it into [query].")
+        found = [feature for feature in self.query.features if feature.type == "history"]
+        if found and self.history_by is None:
+            raise ConfigError('a history needs to know whose it is: [query] key = "user_id", or by = "user_id" in the feature')
+        if len(found) > 1:
+            raise ConfigError(f"[query] has {len(found)} histories, and a model reads one. Leave the others out.")
 
 
 def feature_name(feature: Feature) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 
 from twotower.data.batches import draft
 from twotower.data.columns import Array, Ragged, lengths_of, row_count, take_ragged
+from twotower.data.histories import Histories
 from twotower.data.prepared import Log
 from twotower.data.splits import TEST, TRAIN, VALIDATION
 from twotower.errors import ConfigError, DataError
@@ -33,26 +34,30 @@ class Cases(NamedTuple):
     query_keys: Array  # int64 [q]
     relevant: Ragged  # [q] item rows
     excluded: Ragged | None  # [q] item rows that are not ranked
+    history_keys: Array | None = None  # int64 [q]
+    cuts: Array | None = None  # int64 [q]  history = the log of that key before this position
 
     def take(self, which: Array) -> Cases:
         """The chosen cases."""
         excluded = None if self.excluded is None else take_ragged(self.excluded, which)
-        return Cases(self.query_rows[which], self.query_keys[which], take_ragged(self.relevant, which), excluded)
+        history = (None if part is None else part[which] for part in (self.history_keys, self.cuts))
+        return Cases(self.query_rows[which], self.query_keys[which], take_ragged(self.relevant, which), excluded, *history)
 
 
-def cases(log: Log, known: Ragged | None, per: Literal["pair", "query"]) -> Cases:
-    """The pairs of a log as cases, one for each query row and key.
+def cases(log: Log, known: Ragged | None, per: Literal["pair", "query"], histories: Histories | None = None) -> Cases:
+    """The pairs of a log as cases, one for each query row, key and history.
 
     known: for every key, the items left out of its rankings unless they are the ones asked for, or None to rank everything;
     `left_out` says which parts of a log they come from.
     """
-    part = draft(log, np.arange(len(log.query_rows)))
+    part = draft(log, np.arange(len(log.query_rows)), histories)
     relevant = Ragged(part.item_rows, part.offsets)
     if per == "query":
         n = 1 + int(part.item_rows.max(initial=0))
         keys = _keys(relevant, 0, row_count(relevant), n)
         relevant = Ragged(keys % n, np.searchsorted(keys, np.arange(row_count(relevant) + 1) * n))
-    return Cases(part.query_rows, part.query_keys, relevant, None if known is None else take_ragged(known, part.query_keys))
+    excluded = None if known is None else take_ragged(known, part.query_keys)
+    return Cases(part.query_rows, part.query_keys, relevant, excluded, part.history_keys, part.cuts)
 
 
 def left_out(options: EvaluateOptions, part: int) -> tuple[int, ...]:

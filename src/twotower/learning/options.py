@@ -16,9 +16,11 @@ class TrainOptions:
 
     epochs, batch_size: an epoch visits each training pair once; a batch counts pairs. loss, negatives: by name. correction:
     subtract the log-probability of meeting a candidate in a batch; correct_positive: from the positive's own logit too.
-    learning_rate: of everything but tables; table_learning_rate: of tables. warmup: the share of all steps in which the rates
-    rise; afterwards they fall in a line to a fiftieth. weight_decay: of the matrices of an mlp; tables do not
-    decay. patience: validations without a better metric before it stops, 0 for never.
+    learning_rate: of everything but tables; table_learning_rate: of tables; pretrained_learning_rate: of the weights of an encoder
+    that is tuned. query_rate, item_rate: what all rates of one tower are multiplied by. warmup: the share of all steps in which
+    the rates rise; afterwards they fall in a line to a fiftieth. weight_decay: of matrices; tables do not
+    decay. non_matches: how many of the items that the log says its key does not match a view is shown, at most. patience:
+    validations without a better metric before it stops, 0 for never.
     """
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
@@ -31,8 +33,12 @@ class TrainOptions:
     correct_positive: bool = True
     learning_rate: Annotated[float, Gt(0)] = 1e-3
     table_learning_rate: Annotated[float, Gt(0)] = 0.1
+    pretrained_learning_rate: Annotated[float, Gt(0)] = 2e-5
+    query_rate: Annotated[float, Gt(0)] = 1.0
+    item_rate: Annotated[float, Gt(0)] = 1.0
     weight_decay: Annotated[float, Ge(0)] = 0.0
     warmup: Annotated[float, Ge(0), Lt(1)] = 0.05
+    non_matches: Annotated[int, Ge(0)] = 4
     patience: Annotated[int, Ge(0)] = 2
     seed: Annotated[int, Ge(0)] = 0
 
@@ -55,7 +61,7 @@ class EvaluateOptions:
     select: str = "mrr"
     per: Literal["pair", "query"] = "pair"
     exclude_seen: bool | None = None
-    baselines: tuple[Literal["popularity", "bm25", "bm25_queries"], ...] = ("bm25_queries", "bm25", "popularity")
+    baselines: tuple[Literal["popularity", "item_knn", "bm25", "bm25_queries"], ...] = ("bm25_queries", "bm25", "item_knn", "popularity")
     pretrained: str | None = None
     queries: Annotated[int, Ge(1)] = 10_000
     seed: Annotated[int, Ge(0)] = 0

@@ -6,14 +6,11 @@ runner used by default. All that must survive a kill is in `TrainState`, so a ch
 
 from __future__ import annotations
 
-import json
-import logging
 import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,22 +18,25 @@ from torch import Tensor
 
 from twotower import files
 from twotower.data.batches import Batch, Epochs, complete
-from twotower.data.columns import Array, Columns, Ragged, take_rows
-from twotower.data.prepared import Prepared
-from twotower.data.schema import Side
+from twotower.data.columns import Array, Columns, Ragged, group, lengths_of, offsets_of, ragged_rows, take_ragged, take_rows
+from twotower.data.encoder import Encoder
+from twotower.data.histories import Histories
+from twotower.data.prepared import Log, Prepared
+from twotower.data.schema import SIDES, Side
 from twotower.data.splits import TRAIN, VALIDATION
-from twotower.errors import BundleError, DataError
+from twotower.errors import DataError
+from twotower.learning.checkpoints import HISTORY, TrainState, resume, save
 from twotower.learning.evaluation import Cases, cases, dot_scorer, left_out, measure, rank, sample
 from twotower.learning.options import EvaluateOptions, TrainOptions
-from twotower.model.layers import Table, tensors
+from twotower.learning.views import Reading, before, blocks, encoded, reading
+from twotower.model.layers import Bag, Input, Prefixes, Table, is_pretrained, tensors
 from twotower.model.losses import LOSSES, relation
-from twotower.model.negatives import NEGATIVES, SamplerState, sampler_state
+from twotower.model.negatives import NEGATIVES, sampler_state
 from twotower.model.optimizers import dense_optimizer, rowwise_adagrad
 from twotower.model.towers import TwoTower, Vectors, distinct, restore
 
-logger = logging.getLogger("twotower")
+__all__ = ["Data", "Step", "TrainState", "Validation", "data_of", "fit", "resume", "save", "start", "steps", "validate"]
 
-FORMAT = 1
 FLOOR = 0.02  # of the learning rates, where their decay ends
 SECONDS_BETWEEN_CHECKPOINTS = 60.0
 SHARE_OF_VALIDATION = 0.1  # of the work of training, as far as the two bounds below allow
@@ -46,33 +46,17 @@ STEP_IN_ROWS = 6  # a pair trained on is both sides encoded and differentiated
 ROW_IN_SCORES = 4000  # encoding a row against one score of a ranking; both grow with the dimensions
 
 
-@dataclass
-class TrainState:
-    """Everything that training changes."""
-
-    model: TwoTower
-    optimizer: torch.optim.AdamW
-    accumulators: dict[str, Tensor]  # float32 [rows], for each table by its name in the model
-    sampler: SamplerState
-    epoch: int = 0
-    batch: int = 0  # the next one of this epoch
-    step: int = 0
-    best: float = -np.inf
-    best_epoch: int = 0
-    best_weights: dict[str, Tensor] = field(default_factory=dict)
-    since_best: int = 0  # validations
-    losses: float = 0.0  # summed over the batches of this epoch
-    seconds: float = 0.0  # of training, validation left out
-    done: bool = False
-
-
 class Data(NamedTuple):
     """What the loop reads."""
 
     epochs: Epochs
     known: Ragged  # for every key, its training matches
+    rejected: Ragged | None  # for every key, what the training log says it does not match, where the log says so
+    encoder: Encoder
     columns: dict[Side, Columns]
+    reading: Reading | None  # how histories are read
     validation: Cases
+    before_validation: Histories | None
     n_items: int
     validate_every: int  # epochs
 
@@ -102,11 +86,35 @@ class Validation(NamedTuple):
 
 def data_of(prepared: Prepared, train: TrainOptions, options: EvaluateOptions) -> Data:
     """The loop's view of a prepared folder."""
-    log = prepared.part(TRAIN)
-    asked = cases(prepared.part(VALIDATION), prepared.known(*left_out(options, VALIDATION)), options.per)
+    read = reading(prepared.encoder, prepared.columns["item"])
+    whole = prepared.part(TRAIN)
+    log = whole.take(np.flatnonzero(whole.labels > 0))
+    log = log._replace(weights=log.weights * log.labels)  # a better match weighs more
+    seen = before(prepared, VALIDATION, read)
+    asked = cases(prepared.part(VALIDATION), prepared.known(*left_out(options, VALIDATION)), options.per, seen)
     queries, every = plan(len(log.query_rows), prepared.n_items, min(len(asked.query_rows), options.queries), train.epochs)
-    validation = sample(asked, queries, options.seed)
-    return Data(Epochs(log, train.batch_size, train.seed), prepared.known(TRAIN), prepared.columns, validation, prepared.n_items, every)
+    groups = None
+    if seen is not None and read is not None and read.feature.pool == "transformer":
+        assert log.history_keys is not None
+        groups = seen.groups(log.history_keys, seen.cuts(log.history_keys, log.moments))
+    return Data(
+        Epochs(log, train.batch_size, train.seed, seen, groups),
+        prepared.known(TRAIN),
+        _rejected(whole, int(prepared.report["keys"])),
+        prepared.encoder,
+        prepared.columns,
+        read,
+        sample(asked, queries, options.seed),
+        seen,
+        prepared.n_items,
+        every,
+    )
+
+
+def _rejected(log: Log, keys: int) -> Ragged | None:
+    """For every key the items of its explicit non-matches, or None if the log has none."""
+    which = np.flatnonzero(log.labels == 0)
+    return group(log.query_keys[which], log.item_rows[which], keys) if len(which) else None
 
 
 def plan(pairs: int, items: int, queries: int, epochs: int) -> tuple[int, int]:
@@ -130,8 +138,25 @@ def described(data: Data) -> str:
 def start(model: TwoTower, data: Data, options: TrainOptions) -> TrainState:
     """The state before the first step."""
     accumulators = {name: torch.zeros(len(table.weight), device=model.device) for name, table in tables(model).items()}
-    optimizer = dense_optimizer(model, options.learning_rate, options.weight_decay)
+    optimizer = dense_optimizer(dense_rates(model, options), options.weight_decay)
     return TrainState(model, optimizer, accumulators, sampler_state(data.epochs.log.item_rows, data.n_items))
+
+
+def dense_rates(model: TwoTower, options: TrainOptions) -> dict[torch.nn.Parameter, float]:
+    """The highest learning rate of every parameter that is no table."""
+    tuned = {p for module in model.modules() if is_pretrained(module) for p in module.parameters()}
+    of_side = {side: set(model.tower(side).parameters()) for side in SIDES}
+    return {
+        parameter: (options.pretrained_learning_rate if parameter in tuned else options.learning_rate) * _factor(parameter, of_side, options)
+        for parameter in model.parameters()
+        if parameter.requires_grad
+    }
+
+
+def _factor(part: object, of_side: Mapping[Side, Collection[object]], options: TrainOptions) -> float:
+    """What the rates of a parameter or table are multiplied by: what its tower says, 1 where both own it."""
+    query, item = part in of_side["query"], part in of_side["item"]
+    return 1.0 if query == item else options.query_rate if query else options.item_rate
 
 
 def tables(model: TwoTower) -> dict[str, Table]:
@@ -147,10 +172,11 @@ def steps(state: TrainState, data: Data, options: TrainOptions) -> Iterator[Step
         begun = time.perf_counter()
         generator = np.random.default_rng([options.seed, state.epoch, state.batch])
         candidates, state.sampler = sampler(part, state.sampler, generator)
-        batch = complete(part, candidates.item_rows, candidates.log_prob, data.known)
+        rejected = None if data.rejected is None else drawn(data.rejected, part.query_keys, options.non_matches, generator)
+        batch = complete(part, candidates.item_rows, candidates.log_prob, data.known, rejected)
         with torch.random.fork_rng([state.model.device] if state.model.device.type == "cuda" else []):
             torch.manual_seed(int(generator.integers(1 << 62)))  # dropout, too, is a function of the step
-            loss = _learn(state, batch, data.columns, options, _rate(state.step, options, batches))
+            loss = _learn(state, batch, data, options, _rate(state.step, options, batches))
         state.step, state.batch, state.losses = state.step + 1, state.batch + 1, state.losses + loss
         seconds = time.perf_counter() - begun
         state.seconds += seconds
@@ -165,15 +191,31 @@ def _rate(step: int, options: TrainOptions, batches: int) -> float:
     return (step + 1) / (warm + 1) if step < warm else 1 - (1 - FLOOR) * (step - warm) / (total - warm)
 
 
-def _learn(state: TrainState, batch: Batch, columns: dict[Side, Columns], options: TrainOptions, rate: float) -> float:
+def drawn(rejected: Ragged, keys: Array, most: int, generator: np.random.Generator) -> Ragged:
+    """For each view [b] at most so many of the items that its key is known not to match."""
+    found = take_ragged(rejected, keys)
+    order = np.lexsort((generator.random(len(found.values)), ragged_rows(found)))
+    kept = order[np.arange(len(order)) - np.repeat(found.offsets[:-1], lengths_of(found)) < most]
+    return Ragged(found.values[kept], offsets_of(np.minimum(lengths_of(found), most)))
+
+
+def _learn(state: TrainState, batch: Batch, data: Data, options: TrainOptions, rate: float) -> float:
     """One step; returns the loss. A loss that is no number stops before anything moves."""
     model = state.model
     model.train()
-    query = {name: tensors(c, model.device) for name, c in take_rows(columns["query"], batch.query_rows).items()}
-    item = {name: tensors(c, model.device) for name, c in take_rows(columns["item"], batch.item_rows).items()}
+    history, item_rows = _history(batch, data)
+    columns = {name: column for name, column in data.columns["query"].items() if history is None or name != history.name}
+    query: dict[str, Input] = {name: tensors(c, model.device) for name, c in take_rows(columns, batch.query_rows).items()}
+    item = {name: tensors(c, model.device) for name, c in take_rows(data.columns["item"], item_rows).items()}
+    if history is not None and history.codes is not None:
+        query[history.name] = history.input(torch.as_tensor(history.codes[history.rows.values]), model.device)
     gathered = model.gather(query, item)
     try:
-        logits = model.logits(Vectors(model.query(query), model.item(item)))
+        items = model.item(item)
+        if history is not None and history.codes is None:
+            query[history.name] = history.input(_places(item_rows, history.rows.values, model.device), model.device, items)
+        candidates = items if len(item_rows) == len(batch.item_rows) else items[_places(item_rows, batch.item_rows, model.device)]
+        logits = model.logits(Vectors(model.query(query), candidates))
         related = relation(batch, model.device)
         losses = LOSSES[options.loss](logits, related, correction=options.correction, correct_positive=options.correct_positive)
         loss = (losses * related.weights).sum() / related.weights.sum().clamp(min=1e-12)
@@ -191,22 +233,61 @@ def _learn(state: TrainState, batch: Batch, columns: dict[Side, Columns], option
             table.release()
 
 
+class _History(NamedTuple):
+    """The histories of a batch: whole, or as beginnings of windows that views share."""
+
+    name: str
+    rows: Ragged  # item rows of each view, or of each window
+    codes: Array | None
+    windows: tuple[Array, Array] | None  # (window [b], how much of it [b])
+
+    def input(self, values: Tensor, device: torch.device, source: Tensor | None = None) -> Input:
+        """What the layer takes, given the codes of all its items, or their positions in a source of vectors."""
+        bag = Bag(values.to(device), torch.as_tensor(self.rows.offsets).to(device), source)
+        if self.windows is None:
+            return bag
+        return Prefixes(bag, *(torch.as_tensor(part).to(device) for part in self.windows))
+
+
+def _history(batch: Batch, data: Data) -> tuple[_History | None, Array]:
+    """The histories of a batch, and the items to encode: its candidates, and what histories need of the item tower."""
+    read, seen = data.reading, data.epochs.histories
+    if read is None or seen is None:
+        return None, batch.item_rows
+    assert batch.history_keys is not None and batch.cuts is not None
+    windows = None
+    if data.epochs.groups is not None:
+        rows, *windows_of = seen.windows(batch.history_keys, batch.cuts)
+        windows = (windows_of[0], windows_of[1])
+    else:
+        asked = Ragged(batch.item_rows[batch.positives.positions], batch.positives.offsets)
+        rows = seen.of(batch.history_keys, batch.cuts, asked)
+    item_rows = batch.item_rows if read.codes is not None else np.union1d(batch.item_rows, rows.values)
+    return _History(read.name, rows, read.codes, windows), item_rows
+
+
+def _places(rows: Array, wanted: Array, device: torch.device) -> Tensor:
+    """Where these item rows stand among those, which are in rising order."""
+    return torch.as_tensor(np.searchsorted(rows, wanted)).to(device)
+
+
 def _move(state: TrainState, gathered: list[Table], options: TrainOptions, rate: float) -> None:
     """Change the weights by their gradients."""
-    for group in state.optimizer.param_groups:
-        group["lr"] = options.learning_rate * rate
+    for parameters in state.optimizer.param_groups:
+        parameters["lr"] = parameters["peak"] * rate
     state.optimizer.step()
     names = {table: name for name, table in tables(state.model).items()}
+    of_side = {side: set(state.model.tower(side).modules()) for side in SIDES}
     for table in gathered:
-        rowwise_adagrad(table, state.accumulators[names[table]], options.table_learning_rate * rate)
+        rowwise_adagrad(table, state.accumulators[names[table]], options.table_learning_rate * rate * _factor(table, of_side, options))
 
 
 def validate(model: TwoTower, data: Data, options: EvaluateOptions) -> dict[str, float]:
     """The metrics of the validation cases over the whole catalogue."""
     asked = data.validation
-    rows, of_case = np.unique(asked.query_rows, return_inverse=True)
-    queries = model.encode("query", take_rows(data.columns["query"], rows)).numpy()[of_case]
     items = model.encode("item", data.columns["item"]).numpy()
+    parts = blocks(data.encoder, data.columns["query"], asked, data.before_validation, data.reading, items)
+    queries = encoded(asked, model.dimensions, parts, lambda columns: model.encode("query", columns).numpy())
     ranks = rank(dot_scorer(queries, items), asked.relevant, asked.excluded, per=options.per, n_items=data.n_items)
     return {name: float(values.mean()) for name, values in measure(ranks, (*options.metrics, options.select)).items()}
 
@@ -263,68 +344,3 @@ def _look(state: TrainState, data: Data, options: EvaluateOptions) -> Validation
     else:
         state.since_best += 1
     return Validation(state.epoch, metrics, options.select, better, time.perf_counter() - begun)
-
-
-# --- checkpoints --------------------------------------------------------------------------------------------------
-
-_NUMBERS = ("epoch", "batch", "step", "best", "best_epoch", "since_best", "losses", "seconds", "done")
-CHECKPOINT = "checkpoint.safetensors"
-HISTORY = "history.jsonl"
-
-
-def save(state: TrainState, folder: Path) -> None:
-    """Write the whole state as one file, atomically."""
-    arrays: dict[str, Array] = {}
-    for name, tensor in distinct(state.model)[0].items():
-        arrays[f"model/{name}"] = tensor.cpu().numpy()
-    for name, tensor in state.best_weights.items():
-        arrays[f"best/{name}"] = tensor.cpu().numpy()
-    for name, tensor in state.accumulators.items():
-        arrays[f"accumulator/{name}"] = tensor.cpu().numpy()
-    for number, entry in state.optimizer.state_dict()["state"].items():
-        for name, tensor in entry.items():
-            arrays[f"optimizer/{number}/{name}"] = tensor.cpu().numpy()
-    numbers = {name: getattr(state, name) for name in _NUMBERS}
-    numbers["best"] = None if state.best == -np.inf else state.best
-    files.write_tensors(folder / CHECKPOINT, arrays, {"format": str(FORMAT), "state": json.dumps(numbers)})
-
-
-def resume(state: TrainState, folder: Path) -> None:
-    """Bring a fresh state to where the checkpoint was. Raises BundleError if there is none or it does not fit."""
-    path = folder / CHECKPOINT
-    if not path.exists():
-        raise BundleError(f"{folder} holds no {CHECKPOINT}, so there is nothing to resume. Start anew with --overwrite.")
-    arrays, metadata = files.read_tensors(path), files.tensor_metadata(path)
-    number = metadata.get("format", "")
-    if not number.isdecimal() or "state" not in metadata:
-        raise BundleError(f"{path} is no checkpoint of ours. Start anew with --overwrite.")
-    if int(number) > FORMAT:
-        raise BundleError(f"{path} was written by a newer version. Upgrade: pip install -U twotower")
-    try:
-        _restore(state, {name: torch.from_numpy(array).to(state.model.device) for name, array in arrays.items()}, json.loads(metadata["state"]))
-    except (RuntimeError, ValueError, KeyError) as error:
-        raise BundleError(f"{path} does not fit this config: {error}") from None
-    # What was learnt after the checkpoint is learnt again, and told again.
-    kept = [line for line in files.read_lines(folder / HISTORY) if line["epoch"] <= state.epoch]
-    files.write_text(folder / HISTORY, "".join(files.json_text(line, indent=None) + "\n" for line in kept))
-
-
-def _restore(state: TrainState, arrays: dict[str, Tensor], numbers: dict[str, Any]) -> None:
-    """Put the arrays and numbers of a checkpoint into a fresh state. Raises RuntimeError, ValueError or KeyError if they do not fit."""
-
-    def under(prefix: str) -> dict[str, Tensor]:
-        return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
-
-    restore(state.model, under("model/"))
-    accumulators = under("accumulator/")
-    if {name: a.shape for name, a in accumulators.items()} != {name: a.shape for name, a in state.accumulators.items()}:
-        raise ValueError("its tables are others")
-    loaded: dict[int, dict[str, Tensor]] = {}
-    for place, tensor in under("optimizer/").items():
-        number, name = place.split("/")
-        loaded.setdefault(int(number), {})[name] = tensor
-    state.optimizer.load_state_dict({**state.optimizer.state_dict(), "state": loaded})
-    state.accumulators, state.best_weights = accumulators, under("best/")
-    for name in _NUMBERS:
-        setattr(state, name, numbers[name])
-    state.best = -np.inf if numbers["best"] is None else numbers["best"]

@@ -23,18 +23,31 @@ class Relation(NamedTuple):
     positions: Tensor  # int64 [p]  and its candidate
     weights: Tensor  # float32 [p]
     hidden: Tensor  # int64 [h, 2]  (view, candidate) that are no negatives: positives and masked matches
+    own: Tensor  # int64 [r, 2]  (view, candidate) of negatives that are its own
+    alone: Tensor | None  # bool [c]  candidates that are somebody's own negatives only, if there are any
     log_prob: Tensor  # float32 [c]
 
 
 def relation(batch: Batch, device: torch.device) -> Relation:
     """The relation of a batch."""
     positives = batch.positives
-    views = torch.arange(len(batch.query_rows)).repeat_interleave(torch.as_tensor(positives.offsets).diff())
-    masked = torch.arange(len(batch.query_rows)).repeat_interleave(torch.as_tensor(lengths_of(batch.masked)))
+    b = torch.arange(len(batch.query_rows))
+    views = b.repeat_interleave(torch.as_tensor(positives.offsets).diff())
+    masked = b.repeat_interleave(torch.as_tensor(lengths_of(batch.masked)))
+    owners = b.repeat_interleave(torch.as_tensor(lengths_of(batch.negatives)))
     positions = torch.as_tensor(positives.positions)
     hidden = torch.stack([torch.cat([views, masked]), torch.cat([positions, torch.as_tensor(batch.masked.values)])], dim=1)
-    parts = (views, positions, torch.as_tensor(positives.weights), hidden, torch.as_tensor(batch.log_prob))
-    return Relation(*(part.to(device) for part in parts))
+    own = torch.stack([owners, torch.as_tensor(batch.negatives.values)], dim=1)
+    alone = torch.as_tensor(batch.alone).to(device) if batch.alone.any() else None
+    return Relation(
+        views=views.to(device),
+        positions=positions.to(device),
+        weights=torch.as_tensor(positives.weights).to(device),
+        hidden=hidden.to(device),
+        own=own.to(device),
+        alone=alone,
+        log_prob=torch.as_tensor(batch.log_prob).to(device),
+    )
 
 
 def softmax(logits: Tensor, related: Relation, *, correction: bool, correct_positive: bool) -> Tensor:
@@ -47,7 +60,11 @@ def softmax(logits: Tensor, related: Relation, *, correction: bool, correct_posi
     """
     corrected = logits - related.log_prob if correction else logits
     own = (corrected if correct_positive else logits)[related.views, related.positions]
-    negatives = corrected.index_put((related.hidden[:, 0], related.hidden[:, 1]), logits.new_tensor(-torch.inf))
+    negatives = corrected
+    if related.alone is not None:  # somebody's own negatives are nobody else's
+        mine = (related.own[:, 0], related.own[:, 1])
+        negatives = negatives.masked_fill(related.alone, -torch.inf).index_put(mine, corrected[mine])
+    negatives = negatives.index_put((related.hidden[:, 0], related.hidden[:, 1]), logits.new_tensor(-torch.inf))
     others = torch.logsumexp(negatives, dim=1)[related.views]
     # -log(e^own / (e^own + e^others)); a view all of whose candidates are hidden has others = -inf and loss 0.
     return torch.nn.functional.softplus(others - own)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -24,11 +26,16 @@ def rowwise_adagrad(table: Table, accumulator: Tensor, learning_rate: float) -> 
     table.weight[table.touched] = table.leaf - gradient * (learning_rate / (total.sqrt() + 1e-10)).unsqueeze(1)
 
 
-def dense_optimizer(model: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW (Loshchilov and Hutter 2019) over all that is no table; gains, biases, norms and the temperature do not decay."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=learning_rate, betas=(0.9, 0.99))
+def dense_optimizer(rates: Mapping[nn.Parameter, float], weight_decay: float) -> torch.optim.AdamW:
+    """AdamW (Loshchilov and Hutter 2019) over parameters, each with its rate; gains, biases, norms and the temperature do not decay.
+
+    The highest rate of a group is its `peak`.
+    """
+    groups = []
+    for rate in dict.fromkeys(rates.values()):
+        members = [parameter for parameter, own in rates.items() if own == rate]
+        groups += [
+            {"params": [p for p in members if p.ndim > 1], "weight_decay": weight_decay, "lr": rate, "peak": rate},
+            {"params": [p for p in members if p.ndim <= 1], "weight_decay": 0.0, "lr": rate, "peak": rate},
+        ]
+    return torch.optim.AdamW([group for group in groups if group["params"]], betas=(0.9, 0.99))

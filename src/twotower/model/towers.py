@@ -1,12 +1,8 @@
-"""The two towers: features of a side, summed, through a body, into one space.
-
-To add a body: a module [n, d] -> [n, d] and its entry in `BODIES`. The towers meet only in `TwoTower.logits`.
-"""
+"""The two towers: features of a side, through a body, into one space. They meet only in `TwoTower.logits`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from itertools import pairwise
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -16,30 +12,12 @@ from torch.nn import functional
 
 from twotower.data.columns import Columns, row_count, take_rows
 from twotower.data.encoder import Encoder
+from twotower.data.features import State, Text
 from twotower.data.schema import SIDES, Side, feature_name
-from twotower.model.layers import LAYERS, Input, Layer, Table, Tables, table_name, tensors, text_table
+from twotower.errors import ConfigError
+from twotower.model.bodies import BODIES, Custom, custom
+from twotower.model.layers import CONTENT, LAYERS, Input, Layer, Place, Table, Tables, names_table, table_name, tensors, text_table
 from twotower.model.options import ModelOptions
-
-
-class Residual(nn.Module):
-    """x + mlp(norm(x)), the mlp's last layer at zero: training starts from the plain sum of the features."""
-
-    def __init__(self, options: ModelOptions) -> None:
-        super().__init__()
-        widths = [options.dimensions, *options.hidden]
-        steps: list[nn.Module] = [nn.LayerNorm(options.dimensions)]
-        for width, following in pairwise(widths):
-            steps += [nn.Linear(width, following), nn.GELU(), nn.Dropout(options.dropout)]
-        last = nn.Linear(widths[-1], options.dimensions)
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
-        self.steps = nn.Sequential(*steps, last)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[n, d] -> [n, d]"""
-        changed: Tensor = self.steps(x)
-        return x + changed
-
 
 NEAR_ZERO = 0.5  # the length below which a vector's gradient no longer grows
 
@@ -56,9 +34,6 @@ def unit(vectors: Tensor) -> Tensor:
     return functional.normalize(vectors, dim=-1)
 
 
-BODIES: dict[str, Callable[[ModelOptions], nn.Module]] = {"none": lambda _: nn.Identity(), "mlp": Residual}
-
-
 class Tower(nn.Module):
     """The network of one side: encoded columns of n rows -> vectors [n, d]."""
 
@@ -73,14 +48,16 @@ class Tower(nn.Module):
     def forward(self, columns: Mapping[str, Input]) -> Tensor:
         """Columns by name -> [n, d]; of unit length where the similarity is cosine."""
         parts = [layer(columns[name]) * gain for name, layer, gain in zip(self.names, self.layers, self.gains, strict=True)]
-        vectors: Tensor = self.body(torch.stack(parts).sum(0))
+        vectors: Tensor = self.body(torch.stack(parts, dim=1))
         return unit(vectors) if self.similarity == "cosine" else vectors
 
     def lookups(self, columns: Mapping[str, Input]) -> Iterator[tuple[Table, Tensor]]:
         """Each table of this tower and the ids that these columns will ask it for."""
         for name, layer in zip(self.names, self.layers, strict=True):
             assert isinstance(layer, Layer)
-            yield layer.table, layer.ids(columns[name]).reshape(-1)
+            # A history of item vectors is there only once the items are encoded, and asks no table.
+            for table, ids in layer.lookups(columns[name]) if name in columns else ():
+                yield table, ids.reshape(-1)
 
 
 class Vectors(NamedTuple):
@@ -115,7 +92,7 @@ class TwoTower(nn.Module):
 
     def logits(self, vectors: Vectors) -> Tensor:
         """[b, c]: similarities over the temperature."""
-        return vectors.queries @ vectors.items.T * self.log_scale.exp()
+        return (vectors.queries * self.log_scale.exp()) @ vectors.items.T  # scaling b rows is less work than scaling b x c logits
 
     def gather(self, query: Mapping[str, Input], item: Mapping[str, Input]) -> list[Table]:
         """Make ready the table rows that these columns touch; returns the tables, each once, to update and release."""
@@ -161,37 +138,57 @@ def restore(model: TwoTower, tensors: Mapping[str, Tensor]) -> None:
     model.load_state_dict({**tensors, **{name: tensors[kept] for name, kept in aliases.items() if kept in tensors}})
 
 
-def build(encoder: Encoder, options: ModelOptions, seed: int = 0) -> TwoTower:
-    """The model for the features of an encoder; the same seed gives the same weights."""
+def build(encoder: Encoder, options: ModelOptions, seed: int = 0, bodies: Mapping[Side, Custom] | None = None) -> TwoTower:
+    """The model for the features of an encoder; the same seed gives the same weights.
+
+    bodies: for `body = "custom"`, a function of (features, dimensions) for each side that makes its body.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         tables = _text_tables(encoder, options)
-        bodies = {side: BODIES[options.body](options) for side in SIDES}
-        if options.shared_body:
-            bodies["item"] = bodies["query"]
-        towers = {}
-        for side in SIDES:
-            features = encoder.features[side]
-            worded = any(f.type == "text" for f in features)
-            layers = {
-                feature_name(f): LAYERS[f.type](f, encoder.states[side][feature_name(f)], options.dimensions, tables[side], worded) for f in features
-            }
-            towers[side] = Tower(layers, bodies[side], options.similarity)
+        towers: dict[Side, Tower] = {}
+        for side in reversed(SIDES):  # items first: a history may read the table of their ids
+            layers = _layers(encoder, side, options, tables)
+            # Residual blocks see the sum of the parts alone, however many there are.
+            if options.shared_body and towers and options.body != "residual" and len(layers) != len(towers["item"].names):
+                raise ConfigError("[model] shared_body needs as many features on the query side as on the item side")
+            body = towers["item"].body if options.shared_body and towers else _body(side, len(layers), options, bodies)
+            towers[side] = Tower(layers, body, options.similarity)
         return TwoTower(towers["query"], towers["item"], options)
 
 
-def _text_tables(encoder: Encoder, options: ModelOptions) -> dict[Side, Tables]:
-    """The tables of hashed text that each side reads: common to both, or one set a side."""
-    found = {side: [(f, encoder.states[side][feature_name(f)]) for f in encoder.features[side] if f.type == "text"] for side in SIDES}
-    if options.shared_tables:
-        both = found["query"] + found["item"]
-        found = {"query": both, "item": both}
-    tables: dict[Side, Tables] = {}
+def _layers(encoder: Encoder, side: Side, options: ModelOptions, tables: Tables) -> dict[str, Layer]:
+    features = encoder.features[side]
+    content = any(feature.type in CONTENT for feature in features)
+    ids = next((names_table("item " + feature_name(f), f) for f in encoder.features["item"] if f.type == "id"), None)
+    layers = {}
+    for feature in features:
+        name = feature_name(feature)
+        place = Place(f"{side} {name}", options.dimensions, tables, _texts(side, options), content, ids)
+        layers[name] = LAYERS[feature.type](feature, encoder.states[side][name], place)
+    return layers
+
+
+def _body(side: Side, features: int, options: ModelOptions, bodies: Mapping[Side, Custom] | None) -> nn.Module:
+    if options.body != "custom":
+        return BODIES[options.body](features, options)
+    if bodies is None or side not in bodies:
+        raise ConfigError(
+            f'[model] body = "custom" needs the module of the {side} side, which only Python can pass: twotower.train(..., bodies={{"{side}": ...}})'
+        )
+    return custom(bodies[side], features, options.dimensions)
+
+
+def _texts(side: Side, options: ModelOptions) -> str:
+    """Whose the tables of hashed text are: both sides' or one's."""
+    return "" if options.shared_tables else f"{side} "
+
+
+def _text_tables(encoder: Encoder, options: ModelOptions) -> Tables:
+    """A table for all the texts that hash alike, on both sides or on each."""
+    alike: dict[str, list[tuple[Text, State]]] = {}
     for side in SIDES:
-        if options.shared_tables and side == "item":
-            tables[side] = tables["query"]
-            continue
-        names = dict.fromkeys(table_name(feature) for feature, _ in found[side])
-        alike = {name: [(f, state) for f, state in found[side] if table_name(f) == name] for name in names}
-        tables[side] = {name: text_table(features, options.dimensions) for name, features in alike.items()}
-    return tables
+        for feature in encoder.features[side]:
+            if isinstance(feature, Text):
+                alike.setdefault(_texts(side, options) + table_name(feature), []).append((feature, encoder.states[side][feature_name(feature)]))
+    return {name: text_table(features, options.dimensions) for name, features in alike.items()}

@@ -3,7 +3,8 @@
 run/   config.toml  prepared.json  history.jsonl  checkpoint.safetensors  metrics.json  rankings.parquet  bundle/
 """
 
-from twotower.runs.measuring import Comparison, compare, evaluate
-from twotower.runs.run import Run, open_run, train
+from twotower.runs.comparing import Comparison, compare
+from twotower.runs.measuring import evaluate
+from twotower.runs.run import Run, estimate, open_run, train
 
-__all__ = ["Comparison", "Run", "compare", "evaluate", "open_run", "train"]
+__all__ = ["Comparison", "Run", "compare", "estimate", "evaluate", "open_run", "train"]

@@ -17,15 +17,19 @@ from twotower.bundle import layout
 from twotower.bundle.graphs import open_graph, run_graph
 from twotower.bundle.retriever import query_text
 from twotower.config import Config
-from twotower.data.columns import Array, take_rows
+from twotower.data.columns import Array
+from twotower.data.histories import Histories
 from twotower.data.prepared import ID, Prepared
-from twotower.data.schema import Side
 from twotower.data.splits import PARTS, TEST, VALIDATION
+from twotower.data.values import to_text
 from twotower.learning.baselines import BASELINES, lexical, text_columns, untuned
-from twotower.learning.evaluation import Evaluated, cases, left_out, list_keys, sample
+from twotower.learning.evaluation import Cases, Evaluated, cases, dot_scorer, left_out, list_keys, sample
 from twotower.learning.evaluation import evaluate as evaluate_scorer
+from twotower.learning.pretrained import as_it_is
 from twotower.learning.statistics import Interval
-from twotower.runs.measuring import Asked, Comparison, choose_mode, compare_values, ranking_table, scorer
+from twotower.learning.views import before, blocks, encoded, reading
+from twotower.runs.comparing import Comparison, compare_values, ranking_table
+from twotower.runs.measuring import Asked, choose_mode, scorer
 from twotower.runs.progress import Progress
 
 if TYPE_CHECKING:
@@ -52,7 +56,7 @@ def finish(folder: Path, prepared: Prepared, model: TwoTower, chosen: Config, fa
     files.remove_folder(folder / "bundle")  # of a run that was broken off between here and its metrics
     with files.new_folder(folder / "bundle") as building:
         write_model(building / "model", model, prepared.encoder)
-        item_vectors = _encode(building / "model", "item", prepared, None, chosen)
+        item_vectors = _encode_items(building / "model", prepared, chosen)
         words = lexical(prepared, with_queries=True)
         measured = _measure(building / "model", prepared, item_vectors, words, chosen, progress)
         metrics = _metrics(measured, prepared, chosen, facts)
@@ -75,10 +79,17 @@ def _rankings(measured: _Measured, prepared: Prepared, told: Mapping[str, Any]) 
     return ranking_table(prepared.queries.take(pa.array(rows)), keys, items, measured.by_mode[measured.search["mode"]], told)
 
 
-def _encode(folder: Path, side: Side, prepared: Prepared, rows: Array | None, chosen: Config) -> Array:
-    """Vectors of prepared rows by the exported tower: what is measured is what ships."""
-    columns = prepared.columns[side] if rows is None else take_rows(prepared.columns[side], rows)
-    return run_graph(open_graph(folder, side, chosen.machine.threads), columns, chosen.model.dimensions)
+def _encode_items(folder: Path, prepared: Prepared, chosen: Config) -> Array:
+    """Vectors of the catalogue by the exported tower: what is measured is what ships."""
+    return run_graph(open_graph(folder, "item", chosen.machine.threads), prepared.columns["item"], chosen.model.dimensions)
+
+
+def _encode_queries(folder: Path, prepared: Prepared, asked: Cases, seen: Histories | None, item_vectors: Array, chosen: Config) -> Array:
+    """Vectors of cases by the exported tower, each with its history as it was then."""
+    graph = open_graph(folder, "query", chosen.machine.threads)
+    read = reading(prepared.encoder, prepared.columns["item"])
+    parts = blocks(prepared.encoder, prepared.columns["query"], asked, seen, read, item_vectors)
+    return encoded(asked, chosen.model.dimensions, parts, lambda columns: run_graph(graph, columns, chosen.model.dimensions))
 
 
 def _measure(folder: Path, prepared: Prepared, item_vectors: Array, words: Any, chosen: Config, progress: Progress) -> _Measured:
@@ -86,10 +97,11 @@ def _measure(folder: Path, prepared: Prepared, item_vectors: Array, words: Any, 
     options = chosen.evaluate
 
     def ask(part: int, most: int | None) -> Asked:
-        found = cases(prepared.part(part), prepared.known(*left_out(options, part)), options.per)
+        seen = before(prepared, part, reading(prepared.encoder, prepared.columns["item"]))
+        found = cases(prepared.part(part), prepared.known(*left_out(options, part)), options.per, seen)
         found = found if most is None else sample(found, most, options.seed)
         texts = query_text(prepared.queries.take(pa.array(found.query_rows)), text_columns(prepared.encoder, "query"))
-        return Asked(found, _encode(folder, "query", prepared, found.query_rows, chosen), texts)
+        return Asked(found, _encode_queries(folder, prepared, found, seen, item_vectors, chosen), texts)
 
     progress.stage("choosing how to search, on validation pairs")
     search = choose_mode(ask(VALIDATION, options.queries), item_vectors, words, chosen.search, options)
@@ -105,12 +117,15 @@ def _measure(folder: Path, prepared: Prepared, item_vectors: Array, words: Any, 
         if name == "bm25_queries" and words is not None:
             baselines[name] = by_mode["words"]  # the very same words, ranked already
             continue
-        baseline = BASELINES[name](prepared, asked.cases.query_rows)
+        baseline = BASELINES[name](prepared, asked.cases)
         if baseline is not None:
             baselines[name] = evaluate_scorer(baseline, asked.cases, prepared.n_items, options)
+    still = as_it_is(prepared, asked.cases.query_rows) if options.pretrained is None else None
+    if still is not None:
+        baselines["pretrained"] = evaluate_scorer(dot_scorer(*still), asked.cases, prepared.n_items, options)
     if options.pretrained is not None:
         progress.stage("encoding the catalogue with the pretrained encoder")
-        encoder = untuned(options.pretrained, prepared, asked.cases.query_rows)
+        encoder = untuned(options.pretrained, prepared, asked.cases)
         assert encoder is not None  # a config that asks for it has words on both sides
         baselines["pretrained"] = evaluate_scorer(encoder, asked.cases, prepared.n_items, options)
     return _Measured(PARTS[part], by_mode, baselines, asked, search)
@@ -175,7 +190,7 @@ def _write_bundle(
         similarity=chosen.model.similarity,
         search=measured.search,
         query_text=text_columns(prepared.encoder, "query"),
-        schema=asdict(chosen.schema),
+        schema=asdict(configs.portable(chosen.schema)),
     )
     layout.write_catalogue(folder, fingerprint, [layout.Segment(item_vectors, prepared.items, words)])
 
@@ -183,13 +198,30 @@ def _write_bundle(
 def _golden(prepared: Prepared, measured: _Measured, item_vectors: Array) -> list[dict[str, Any]]:
     """A few queries with their best items by vectors: whoever loads the bundle can try whether it answers the same."""
     asked = measured.asked
-    kept = []
-    for n in range(min(GOLDEN, len(asked.cases.query_rows))):
+    few = np.arange(min(GOLDEN * GOLDEN, len(asked.cases.query_rows)))
+    histories = _history_ids(prepared, asked.cases.take(few), PARTS.index(measured.part))
+    kept: list[dict[str, Any]] = []
+    for n in few.tolist():
         scores = item_vectors @ asked.vectors[n]
         best = np.argsort(-scores, kind="stable")[:5]
-        query = prepared.queries.slice(int(asked.cases.query_rows[n]), 1).to_pylist()[0]
+        query = prepared.queries.slice(int(asked.cases.query_rows[n]), 1).to_pylist()[0] if prepared.queries.num_columns else {}
+        query |= {name: ids[n] for name, ids in histories.items()}
+        if all(value in (None, "", []) for value in query.values()) or len(kept) == GOLDEN:
+            continue  # whoever is known by a history alone, and has none, can ask nothing
         kept.append({"query": query, "vector": asked.vectors[n].astype(float), "rows": best, "scores": scores[best].astype(float)})
     return kept
+
+
+def _history_ids(prepared: Prepared, asked: Cases, part: int) -> dict[str, list[list[Any]]]:
+    """The histories of cases as ids of items, by the name under which look-up takes them; empty where the model reads none."""
+    read = reading(prepared.encoder, prepared.columns["item"])
+    seen = before(prepared, part, read)
+    if read is None or seen is None:
+        return {}
+    assert asked.history_keys is not None and asked.cuts is not None
+    found = seen.of(asked.history_keys, asked.cuts, asked.relevant)
+    ids = to_text(prepared.items.column(ID).take(pa.array(found.values))).to_pylist()
+    return {read.feature.column: [ids[start:stop] for start, stop in itertools.pairwise(found.offsets.tolist())]}
 
 
 def _card(metrics: dict[str, Any], chosen: Config) -> str:

@@ -3,34 +3,33 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from twotower import files
-from twotower.bundle.layout import runs_in
 from twotower.bundle.retriever import MODES, Mode, Retriever, SearchOptions, query_text
 from twotower.config import from_values
 from twotower.data.batches import draft
-from twotower.data.columns import Array, group
+from twotower.data.columns import Array, group, ragged_rows
+from twotower.data.features import History
 from twotower.data.keys import digests_of, keys_of, values_of
 from twotower.data.prepared import ID, Log
+from twotower.data.quantities import numbers
 from twotower.data.sources import Source, open_source
 from twotower.data.values import to_text
 from twotower.errors import ConfigError, DataError, choices
-from twotower.learning.evaluation import Cases, Evaluated, Scorer, cases, dot_scorer, list_keys, measure, rank
+from twotower.learning.evaluation import Cases, Evaluated, Scorer, cases, dot_scorer, measure, rank
 from twotower.learning.evaluation import evaluate as evaluate_scorer
 from twotower.learning.options import EvaluateOptions
-from twotower.learning.statistics import PairedTest, paired_test
 from twotower.search.fusion import blend
 from twotower.search.lexical import Lexical
 
 WORDS_WEIGHTS = (0.15, 0.3, 0.5)
+LONGEST = 4096  # items of a history that are left out of its rankings
 
 
 class Asked(NamedTuple):
@@ -87,35 +86,39 @@ class NewPairs(NamedTuple):
     mode: Mode
 
 
-def read_pairs(retriever: Retriever, source: Source, per: Literal["pair", "query"], mode: Mode | None = None) -> NewPairs:
+def read_pairs(retriever: Retriever, source: Source, options: EvaluateOptions, mode: Mode | None = None) -> NewPairs:
     """Pairs of a file as cases for a bundle's catalogue; what training would not use or what cannot be ranked is dropped and counted.
 
-    Other matches of the same key in the file are left out of a pair's ranking; the bundle holds no training log, so matches
-    known from training cannot be.
+    Other matches of the same key in the file are left out of a pair's ranking, and what the file's histories hold where what was seen
+    is; the bundle holds no training log, so matches known from training cannot be.
     """
+    per = options.per
     schema = retriever.bundle.model["schema"]
     table = _table(retriever, source)
-    queries = values_of(retriever.encoder.features["query"], table.column)
+    queries = _query_values(retriever, table)
     items = retriever.find(_item_ids(retriever, table))
     present = functools.reduce(np.logical_or, [_valid(values) for values in queries.values()])
     listed = np.ones(len(items), bool)
     if schema["pairs"]["event"] is not None:
         events = to_text(pa.array(list(schema["pairs"]["event_weights"]), pa.string()))
         listed = _valid(pc.index_in(to_text(table.column(schema["pairs"]["event"])), events, skip_nulls=True))
-    kept = np.flatnonzero(listed & present & (items >= 0))
+    right = _matches(table, schema["pairs"], source.name)
+    kept = np.flatnonzero(listed & present & right & (items >= 0))
     dropped = {
         "of_unlisted_event": int((~listed).sum()),
         "without_query": int((listed & ~present).sum()),
-        "item_not_in_catalogue": int((listed & present & (items < 0)).sum()),
+        "that_are_no_match": int((listed & present & ~right).sum()),
+        "item_not_in_catalogue": int((listed & present & right & (items < 0)).sum()),
     }
     if not len(kept):
         column = _item_column(retriever)
         hint = f"is {column} the column of ids?" if column else "are the items written as in training?"
         counts = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in dropped.items() if count)
         raise DataError(f"{source.name}: none of its {len(items):,} pairs names an item of the catalogue and a query ({counts}); {hint}")
-    declared = schema["query"]["key"]
-    key_codes = _codes(keys_of(list(queries.values()), None if declared is None else table.column(declared)))[kept]
-    query_codes = _codes(digests_of(list(queries.values())))[kept]
+    declared = _key_column(retriever)
+    values = list(queries.values())
+    key_codes = _codes(keys_of(values, None if declared is None else table.column(declared).combine_chunks()))[kept]
+    query_codes = _codes(digests_of(values))[kept]
     if schema["pairs"]["repeats"] != "keep":
         _, first = np.unique(np.stack([query_codes, key_codes, items[kept]]), axis=1, return_index=True)
         first.sort()
@@ -123,25 +126,63 @@ def read_pairs(retriever: Retriever, source: Source, per: Literal["pair", "query
         kept, key_codes, query_codes = kept[first], key_codes[first], query_codes[first]
     # Equal queries of one key are one view: the first row of each stands for all.
     _, first, view_of = np.unique(query_codes, return_index=True, return_inverse=True)
-    log = Log(first[view_of].astype(np.int64), key_codes, items[kept], np.ones(len(kept), np.float32))
-    every = group(log.query_keys, log.item_rows, int(key_codes.max()) + 1)
-    asked = cases(log, every if per == "pair" else None, per)
+    ones = np.ones(len(kept), np.float32)
+    log = Log(first[view_of].astype(np.int64), key_codes, items[kept], ones, ones)
+    known_keys, known_items = (log.query_keys, log.item_rows) if per == "pair" else (log.query_keys[:0], log.item_rows[:0])
+    if retriever.history is not None and options.exclude_seen is not False:
+        feature = next(f for f in retriever.encoder.features["query"] if isinstance(f, History))
+        before = retriever.history.rows(replace(feature, last=LONGEST).encode(queries[feature.column].take(pa.array(kept)), {}))
+        known_keys = np.concatenate([known_keys, key_codes[ragged_rows(before)]])
+        known_items = np.concatenate([known_items, before.values])
+    every = group(known_keys, known_items, int(key_codes.max()) + 1)
+    asked = cases(log, every if len(known_keys) else None, per)
     views = draft(log, np.arange(len(kept)))  # in the order of the cases
     asking = views.pair_rows if per == "pair" else views.pair_rows[views.offsets[:-1]]
     ids = retriever.items.column(ID).take(pa.array(asked.relevant.values)).to_pylist()
     searched: Mode = mode or retriever.bundle.model["search"]["mode"]
-    columns = table.select(retriever.encoder.columns("query"))
+    columns = table.select(_query_columns(retriever))
     return NewPairs(columns.take(pa.array(kept)), asked, kept[asking], ids, dropped, searched)
+
+
+def _matches(table: pa.Table, pairs: Mapping[str, Any], name: str) -> Array:
+    """Which pairs [n] are matches, by their label where they have one."""
+    if pairs.get("label") is None:
+        return np.ones(table.num_rows, bool)
+    labels = numbers(table.column(pairs["label"]).combine_chunks(), pairs["label"], name, 0)
+    return np.asarray(labels >= pairs["match"] if pairs.get("match") else labels > 0)
 
 
 def _table(retriever: Retriever, source: Source) -> pa.Table:
     """The columns of a file that measuring needs, each required by its role."""
     schema, column = retriever.bundle.model["schema"], _item_column(retriever)
-    roles = dict.fromkeys(retriever.encoder.columns("query"), "the query")
+    roles: dict[str | None, str] = dict.fromkeys(_query_columns(retriever), "the query")
     roles |= {column: "the id of the item"} if column else dict.fromkeys(retriever.encoder.columns("item"), "the item, which has no id")
-    roles |= {schema["query"]["key"]: "query.key", schema["pairs"]["event"]: "pairs.event"}
-    needed = [source.require(name, role) for name, role in roles.items() if name is not None]
-    return pa.concat_tables([pa.Table.from_batches([batch]).select(needed) for batch in source.batches()])
+    roles |= {_key_column(retriever): "query.key", schema["pairs"]["event"]: "pairs.event", schema["pairs"].get("label"): "pairs.label"}
+    nested = {feature.column for features in retriever.encoder.features.values() for feature in features if feature.nested}
+    needed = [source.require(name, role, nested=name in nested) for name, role in roles.items() if name is not None]
+    return pa.concat_tables([pa.Table.from_batches([batch]) for batch in source.select(needed).batches()])
+
+
+def _query_columns(retriever: Retriever) -> list[str]:
+    """The columns that a query reads, its history among them: a file of pairs has to say what was touched before."""
+    own = [] if retriever.history is None else [retriever.history.column_name]
+    return [*retriever.encoder.columns("query"), *own]
+
+
+def _query_values(retriever: Retriever, table: pa.Table) -> dict[str, pa.Array]:
+    """The normalised values of these columns."""
+    values = values_of(retriever.encoder.features["query"], lambda name: table.column(name).combine_chunks())
+    if retriever.history is not None:
+        feature = next(f for f in retriever.encoder.features["query"] if f.from_log)
+        values[feature.column] = feature.normalise(table.column(feature.column).combine_chunks())
+    return values
+
+
+def _key_column(retriever: Retriever) -> str | None:
+    """The column of pairs whose equal values share their matches, if one is named."""
+    schema = retriever.bundle.model["schema"]
+    column: str | None = schema["query"]["key"] or schema["pairs"].get("query") or schema["query"].get("id")
+    return column
 
 
 def _item_column(retriever: Retriever) -> str | None:
@@ -153,7 +194,10 @@ def _item_column(retriever: Retriever) -> str | None:
 
 def _item_ids(retriever: Retriever, table: pa.Table) -> pa.Array | pa.ChunkedArray:
     column = _item_column(retriever)
-    return table.column(column) if column else digests_of(list(values_of(retriever.encoder.features["item"], table.column).values()))
+    if column:
+        return table.column(column)
+    values = values_of(retriever.encoder.features["item"], lambda name: table.column(name).combine_chunks())
+    return digests_of(list(values.values()))
 
 
 def _valid(values: pa.Array) -> Array:
@@ -172,8 +216,8 @@ def evaluate(retriever: Retriever, pairs: Any, options: EvaluateOptions | None =
     """
     options = evaluation_options(retriever) if options is None else options
     _check_mode(retriever, mode)
-    read = read_pairs(retriever, _source(pairs), options.per, mode)
-    return _answer(retriever, read, options), read
+    read = read_pairs(retriever, source_of(pairs), options, mode)
+    return answered(retriever, read, options), read
 
 
 def _check_mode(retriever: Retriever, mode: str | None) -> None:
@@ -183,11 +227,11 @@ def _check_mode(retriever: Retriever, mode: str | None) -> None:
         raise ConfigError(f'this bundle holds no words, so it cannot be searched by "{mode}"; use mode "vectors"')
 
 
-def _source(pairs: Any) -> Source:
+def source_of(pairs: Any) -> Source:
     return pairs if isinstance(pairs, Source) else open_source(pairs, "pairs")
 
 
-def _answer(retriever: Retriever, pairs: NewPairs, options: EvaluateOptions) -> Evaluated:
+def answered(retriever: Retriever, pairs: NewPairs, options: EvaluateOptions) -> Evaluated:
     table = pairs.queries.take(pa.array(pairs.cases.query_rows))
     asked = Asked(pairs.cases, retriever.embed_queries(table), query_text(table, retriever.text_columns))
     scores = scorer(asked, retriever.vectors, retriever.lexical, retriever.bundle.model["search"] | {"mode": pairs.mode})
@@ -206,6 +250,9 @@ def facts_of(retriever: Retriever, evaluated: Evaluated, pairs: NewPairs, option
     """The figures of an evaluation on new pairs, in the form of a run's `metrics.json`."""
     figures = {name: {part: float(v) for part, v in figure._asdict().items()} for name, figure in evaluated.figures.items()}
     left_out = "other matches of the same key in the file are left out of a pair's ranking" if options.per == "pair" else "nothing is left out"
+    if retriever.history is not None and options.exclude_seen is not False:
+        history = "what the key's histories hold is left out"
+        left_out = f"{left_out}; {history}" if options.per == "pair" else history
     told = {
         "part": "given",
         "per": options.per,
@@ -223,120 +270,3 @@ def facts_of(retriever: Retriever, evaluated: Evaluated, pairs: NewPairs, option
         "evaluation": told,
         "dropped": pairs.dropped,
     }
-
-
-# --- comparing ----------------------------------------------------------------------------------------------------
-
-
-class Comparison(NamedTuple):
-    """How much better the first is than the second, by metric, and on how many rankings that rests.
-
-    catalogues, left_out: how many items each ranked, and what it left out of its rankings; None where one run measured both.
-    """
-
-    names: tuple[str, str]
-    tests: dict[str, PairedTest]
-    figures: dict[str, tuple[float, float]]
-    rankings: int
-    catalogues: tuple[int, int] | None = None
-    left_out: tuple[str, str] | None = None
-
-    def worse(self, metric: str) -> bool:
-        """Whether the first is worse, beyond what luck gives one time in twenty."""
-        test = self.tests[metric]
-        return bool(test.difference < 0 and test.p_value < 0.05)
-
-
-def compare_values(names: tuple[str, str], a: Mapping[str, Array], b: Mapping[str, Array], keys: Array, seed: int = 0) -> Comparison:
-    """Two models' values on the same rankings, metric by metric."""
-    metrics = [name for name in a if name in b]
-    if not metrics:
-        raise DataError(f"{names[0]} and {names[1]} share no metric: {', '.join(a)} against {', '.join(b)}")
-    left, right = (np.stack([values[name] for name in metrics], axis=1) for values in (a, b))
-    found = paired_test(left, right, groups=keys, generator=np.random.default_rng(seed))
-    tests = {name: PairedTest(*(part[n] for part in found)) for n, name in enumerate(metrics)}
-    return Comparison(names, tests, {name: (float(a[name].mean()), float(b[name].mean())) for name in metrics}, len(keys))
-
-
-def compare_on(retrievers: Sequence[Retriever], names: tuple[str, str], pairs: Any, options: EvaluateOptions) -> Comparison:
-    """Two bundles on those of some new pairs that both can rank: whatever columns each reads, a pair is a row of the file."""
-    source = _source(pairs)
-    first, second = (read_pairs(retriever, source, "pair") for retriever in retrievers)
-    options = replace(options, per="pair")
-    a, b = (_answer(retriever, read, options).values for retriever, read in zip(retrievers, (first, second), strict=True))
-    _, left, right = np.intersect1d(first.rows, second.rows, assume_unique=True, return_indices=True)
-    if not len(left):
-        raise DataError(f"{source.name}: no row of it can be ranked by both {names[0]} and {names[1]}: their catalogues share none of its items")
-    keys = list_keys(first.cases, "pair")[left]
-    compared = compare_values(names, {m: v[left] for m, v in a.items()}, {m: v[right] for m, v in b.items()}, keys)
-    return compared._replace(catalogues=(len(retrievers[0]), len(retrievers[1])))
-
-
-# --- stored rankings ----------------------------------------------------------------------------------------------
-
-IDENTITY = ("query", "key", "item")  # what is one ranking in two runs
-
-
-def ranking_table(queries: pa.Table, keys: Array, items: Sequence[Any], evaluated: Evaluated, told: Mapping[str, Any]) -> pa.Table:
-    """One row a ranking: what was asked, for which key, what was right, and the value of each metric.
-
-    keys: their names [rankings], the same in every preparation. items: the id asked for, or per query all that are right.
-    told: how it was measured, kept beside the columns: `per`, `left_out` and `catalogue`.
-    """
-    asked = [files.json_text(dict(sorted(row.items())), indent=None) for row in queries.to_pylist()]
-    right = [files.json_text(sorted(to_text(pa.array(each)).to_pylist()), indent=None) if isinstance(each, list) else each for each in items]
-    columns: dict[str, Any] = {"query": asked, "key": keys, "item": to_text(pa.array(right))}
-    table = pa.table(columns | {f"metric {name}": values for name, values in evaluated.values.items()})
-    return table.replace_schema_metadata({name: str(told[name]) for name in ("per", "left_out", "catalogue")})
-
-
-def compare_tables(names: tuple[str, str], a: pa.Table, b: pa.Table) -> Comparison:
-    """Two tables of rankings, on the rankings that both hold. Raises DataError where one ranks pairs and the other queries."""
-    told = [_told(name, table) for name, table in zip(names, (a, b), strict=True)]
-    if told[0]["per"] != told[1]["per"]:
-        raise DataError(
-            f"{names[0]} was measured per {told[0]['per']} and {names[1]} per {told[1]['per']}, so their figures mean different things. "
-            "Evaluate both on one file: --pairs FILE --against OTHER"
-        )
-    metrics = [name for name in a.column_names if name.startswith("metric ") and name in b.column_names]
-    places = {ranking: n for n, ranking in enumerate(_rankings(b))}
-    match = np.array([places.get(ranking, -1) for ranking in _rankings(a)])
-    left = np.flatnonzero(match >= 0)
-    if not len(left):
-        raise DataError(
-            f"{names[0]} and {names[1]} were measured on different pairs: none is in both. Evaluate both on one file: --pairs FILE --against OTHER"
-        )
-
-    def values(table: pa.Table, rows: Array) -> dict[str, Array]:
-        return {name.removeprefix("metric "): table.column(name).to_numpy()[rows] for name in metrics}
-
-    compared = compare_values(names, values(a, left), values(b, match[left]), a.column("key").to_numpy()[left])
-    catalogues = (int(told[0]["catalogue"]), int(told[1]["catalogue"]))
-    return compared._replace(catalogues=catalogues, left_out=(told[0]["left_out"], told[1]["left_out"]))
-
-
-def _rankings(table: pa.Table) -> Iterator[tuple[Any, ...]]:
-    return zip(*(table.column(name).to_pylist() for name in IDENTITY), strict=True)
-
-
-def _told(name: str, table: pa.Table) -> dict[str, str]:
-    """How a table of rankings was measured."""
-    told = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
-    if not {"per", "left_out", "catalogue"} <= told.keys():
-        raise DataError(f"{name}: its rankings do not say how they were measured; another version wrote them. Train it again to compare it.")
-    return told
-
-
-def compare(a: Path | str, b: Path | str) -> Comparison:
-    """Two runs, ranking by ranking, on the test pairs that both held out."""
-    import pyarrow.parquet as pq
-
-    tables = []
-    for folder in map(Path, (a, b)):
-        path = folder / "rankings.parquet"
-        if not path.exists():
-            near = runs_in(folder.parent)
-            hint = "" if folder.exists() else f"; {choices(near, folder.name)}"
-            raise DataError(f"{folder} is no finished run: it has no rankings.parquet{hint}")
-        tables.append(pq.read_table(path))
-    return compare_tables((str(a), str(b)), tables[0], tables[1])

@@ -8,11 +8,11 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twotower import config as configs
 from twotower import files
@@ -20,17 +20,30 @@ from twotower.bundle import layout
 from twotower.bundle.retriever import Retriever, load
 from twotower.config import Config
 from twotower.data import inference
+from twotower.data.doctor import Asked, examine
 from twotower.data.preparation import prepare
+from twotower.data.preparation.intake import Sources
+from twotower.data.prepared import Prepared
+from twotower.data.schema import Side
 from twotower.data.sources import Source, open_source
-from twotower.errors import BundleError, ConfigError, MissingExtra, TwotowerError
+from twotower.data.sources.databases import SqlOptions
+from twotower.errors import BundleError, ConfigError, DataError, MissingExtra, TwotowerError
 from twotower.learning import pretrained
+from twotower.runs.estimates import Estimate, enough_memory, probe
 from twotower.runs.finishing import finish
 from twotower.runs.progress import Progress, watching
+
+if TYPE_CHECKING:
+    from twotower.learning.checkpoints import TrainState
+    from twotower.learning.training import Data
+    from twotower.model.bodies import Custom
+    from twotower.model.towers import TwoTower
 
 logger = logging.getLogger("twotower")
 
 # What a run folder may hold: all that `overwrite` ever removes.
 OURS = {"config.toml", "prepared.json", "history.jsonl", "checkpoint.safetensors", "metrics.json", "rankings.parquet", "strangers.json", "bundle"}
+PARTS_OF_DATA = ("pairs", "items", "queries", "validation", "test")
 FREE = {"data", "machine", "search"}  # blocks that may change when a run is resumed: they decide nothing in training
 
 
@@ -72,8 +85,12 @@ def train(
     pairs: Any = None,
     items: Any = None,
     *,
+    queries: Any = None,
+    validation: Any = None,
+    test: Any = None,
     config: Config | Mapping[str, Any] | str | Path | None = None,
     settings: Sequence[str] = (),
+    bodies: Mapping[Side, Custom] | None = None,
     output: str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
@@ -81,22 +98,19 @@ def train(
 ) -> Run:
     """Prepare, train, evaluate and write a run with its bundle.
 
-    pairs, items: paths, data frames, Arrow tables or dicts; by default what the config names. config: a Config, its plain
-    values or a TOML file; without one the schema is inferred. settings: overrides like "train.epochs=3". output: the run
-    folder, by default a new one under `runs/`. progress: who is told what happens; by default stderr. Raises ConfigError,
-    DataError, OutputError or MissingExtra before any training.
+    pairs, items, queries, validation, test: paths, data frames, Arrow tables, dicts, SQL; by default what the config names. config: a
+    Config, its plain values or a TOML file; without one the schema is inferred. settings: overrides like "train.epochs=3". bodies:
+    for `body = "custom"`, by side a function of (features, dimensions) that makes its module. output: the run folder, by default a
+    new one under `runs/`. progress: who is told what happens; by default stderr. Raises ConfigError, DataError, OutputError or
+    MissingExtra before any training.
     """
     _need_extra()
     if resume and config is None and output is not None and (Path(output) / "config.toml").exists():
         config = Path(output) / "config.toml"
-    chosen = _resolve(pairs, items, config, settings)
-    chosen = _located(chosen, pairs, items)
-    chosen = replace(chosen, evaluate=replace(chosen.evaluate, exclude_seen=_exclude_seen(chosen)))
-    sources = _sources(pairs, items, chosen)
-    if sources[1] is None and chosen.item.unlisted == "keep":
-        raise ConfigError('[item] unlisted = "keep" is about items that a catalogue lacks, and there is no catalogue. Leave it out.')
-    if chosen.evaluate.pretrained is not None:
-        pretrained.require(chosen.evaluate.pretrained)
+    given = {"pairs": pairs, "items": items, "queries": queries, "validation": validation, "test": test}
+    chosen, sources, advice = _chosen(given, config, settings)
+    _check_bodies(chosen, bodies)
+    _device(chosen)
     folder = Path(output) if output is not None else _new_name(Path("runs"))
     if resume:
         _same_config(folder, chosen)
@@ -104,13 +118,98 @@ def train(
         files.claim_folder(folder, overwrite=overwrite, ours=OURS, room=200 << 20)
     logger.info("writing %s", folder)
     if progress is not None:
-        return _train(sources, chosen, folder, resume, progress)
+        return _train(sources, chosen, folder, resume, progress, bodies)
     with watching() as told:
         told.stage(f"a run in {folder}")
-        return _train(sources, chosen, folder, resume, told)
+        if advice:
+            told.stage(advice)
+        return _train(sources, chosen, folder, resume, told, bodies)
 
 
-def _train(sources: tuple[Source, Source | None], chosen: Config, folder: Path, resume: bool, progress: Progress) -> Run:
+def estimate(
+    config: Config | Mapping[str, Any] | str | Path,
+    settings: Sequence[str] = (),
+    *,
+    bodies: Mapping[Side, Custom] | None = None,
+    output: str | Path | None = None,
+    progress: Progress | None = None,
+    **data: Any,
+) -> Estimate:
+    """What training would take, without doing it: the data are prepared, which training finds again, and a few steps are tried.
+
+    data: pairs, items, queries, validation and test, as for `train`. output: the run folder that is meant.
+    """
+    _need_extra()
+    chosen, sources, _ = _chosen(data, config, settings)
+    _check_bodies(chosen, bodies)
+    _device(chosen)
+    told = progress or Progress()
+    prepared = _prepared(sources, chosen, (Path(output).parent if output is not None else Path("runs")) / "prepared", told)
+    model, data_read, state = _begun(prepared, chosen, bodies)
+    told.stage("trying some steps")
+    return probe(prepared, model, data_read, state, chosen.train)
+
+
+def _chosen(given: Mapping[str, Any], config: Any, settings: Sequence[str]) -> tuple[Config, Sources, str]:
+    """The config in force, the data that it names or that were given, and advice for who left the config to us."""
+    opened = {name: open_source(data, name) for name, data in given.items() if data is not None}
+    resolved, advice = _resolve(opened, config, settings)
+    chosen = _located(resolved, given)
+    chosen = replace(chosen, evaluate=replace(chosen.evaluate, exclude_seen=_exclude_seen(chosen)))
+    named = {name: getattr(chosen.data, name) for name in PARTS_OF_DATA if name not in opened}
+    opened |= {name: open_source(place, name) for name, place in named.items() if place is not None}
+    if "pairs" not in opened:
+        raise ConfigError("[data] pairs is missing: name the file of pairs, or pass them from Python")
+    sources = Sources(**opened)
+    if sources.items is None and chosen.item.unlisted == "keep":
+        raise ConfigError('[item] unlisted = "keep" is about items that a catalogue lacks, and there is no catalogue. Leave it out.')
+    if chosen.evaluate.pretrained is not None:
+        pretrained.require(chosen.evaluate.pretrained)
+    pretrained.ready(chosen.schema, logger.info)
+    return chosen, sources, advice
+
+
+def _check_bodies(chosen: Config, bodies: Mapping[Side, Custom] | None) -> None:
+    if bodies and chosen.model.body != "custom":
+        raise ConfigError(f'bodies were passed, and [model] body = "{chosen.model.body}" would not use them. Set body = "custom".')
+    wanted = ["item"] if chosen.model.shared_body else ["query", "item"]
+    idle = [str(side) for side in bodies or {} if side not in wanted]
+    if idle:
+        raise ConfigError(f"bodies were passed for {', '.join(idle)}, and the only one used would be that of: {', '.join(wanted)}. Leave it out.")
+    if chosen.model.body == "custom" and not all(side in (bodies or {}) for side in wanted):
+        raise ConfigError(
+            f'[model] body = "custom" needs modules that only Python can pass: twotower.train(..., bodies={{"{wanted[0]}": make}}), where '
+            f"make(features, dimensions) gives a torch.nn.Module; wanted are {' and '.join(wanted)}"
+        )
+
+
+def _prepared(sources: Sources, chosen: Config, cache: Path, progress: Progress) -> Prepared:
+    machine = chosen.machine
+    return prepare(
+        sources.pairs,
+        sources.items,
+        chosen.schema,
+        chosen.split,
+        cache,
+        queries=sources.queries,
+        validation=sources.validation,
+        test=sources.test,
+        threads=machine.threads,
+        memory=machine.memory,
+        progress=progress.stage,
+    )
+
+
+def _stop_on_faults(sources: Sources, prepared: Prepared, chosen: Config, progress: Progress) -> None:
+    """Raise DataError for what the fast part of an examination finds cannot work."""
+    asked = Asked(chosen.train.batch_size, chosen.train.correction, chosen.model.temperature)
+    found = examine(sources.pairs, sources.items, chosen.schema, chosen.split, prepared, asked, fast=True, progress=progress.stage)
+    if found.stops:
+        raise DataError(found.message())
+
+
+def _begun(prepared: Prepared, chosen: Config, bodies: Mapping[Side, Custom] | None) -> tuple[TwoTower, Data, TrainState]:
+    """The model, what the loop reads, and the state before the first step."""
     import torch
 
     from twotower.learning import training
@@ -119,22 +218,25 @@ def _train(sources: tuple[Source, Source | None], chosen: Config, folder: Path, 
     machine = chosen.machine
     if machine.threads:
         torch.set_num_threads(machine.threads)
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if machine.device == "auto" else machine.device
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError('[machine] device = "cuda", but torch sees no CUDA device here. Set device = "cpu" or "auto".')
-    prepared = prepare(
-        *sources, chosen.schema, chosen.split, folder.parent / "prepared", threads=machine.threads, memory=machine.memory, progress=progress.stage
-    )
+    enough_memory(prepared, chosen.model, chosen.train)
+    data = training.data_of(prepared, chosen.train, chosen.evaluate)
+    model = build(prepared.encoder, chosen.model, chosen.train.seed, bodies).to(_device(chosen))
+    return model, data, training.start(model, data, chosen.train)
+
+
+def _train(sources: Sources, chosen: Config, folder: Path, resume: bool, progress: Progress, bodies: Mapping[Side, Custom] | None) -> Run:
+    from twotower.learning import training
+
+    prepared = _prepared(sources, chosen, folder.parent / "prepared", progress)
     if resume and files.read_json(folder / "prepared.json")["folder"] != prepared.folder.name:
         raise BundleError(f"the data of {folder} have changed since it was begun, so it cannot be continued. Start anew with --overwrite.")
+    _stop_on_faults(sources, prepared, chosen, progress)
+    model, data, state = _begun(prepared, chosen, bodies)
     # Only now, so that data which are refused cost no earlier run and leave no new one.
     if not resume:
         files.empty_folder(folder, OURS)
     files.write_text(folder / "config.toml", configs.to_toml(chosen))
     files.write_json(folder / "prepared.json", prepared.report | {"folder": prepared.folder.name})
-    model = build(prepared.encoder, chosen.model, chosen.train.seed).to(device)
-    data = training.data_of(prepared, chosen.train, chosen.evaluate)
-    state = training.start(model, data, chosen.train)
     if resume:
         training.resume(state, folder)
     progress.stage(training.described(data))
@@ -147,52 +249,62 @@ def _train(sources: tuple[Source, Source | None], chosen: Config, folder: Path, 
     return Run(folder)
 
 
+def _device(chosen: Config) -> str:
+    """Where to train. Raises ConfigError for a device that is not there."""
+    import torch
+
+    there = torch.cuda.is_available()
+    if chosen.machine.device == "cuda" and not there:
+        raise ConfigError('[machine] device = "cuda", but torch sees no CUDA device here. Set device = "cpu" or "auto".')
+    return ("cuda" if there else "cpu") if chosen.machine.device == "auto" else chosen.machine.device
+
+
 def _need_extra() -> None:
     """Said before any work: what is missing would else be missed only at the end, in exporting."""
     if not all(find_spec(name) for name in ("torch", "duckdb", "onnx", "onnxscript")):
         raise MissingExtra("training", "train")
 
 
-def _resolve(pairs: Any, items: Any, config: Config | Mapping[str, Any] | str | Path | None, settings: Sequence[str]) -> Config:
-    """The config in force: given, read, or inferred, with its overrides."""
+def _resolve(opened: Mapping[str, Source], config: Config | Mapping[str, Any] | str | Path | None, settings: Sequence[str]) -> tuple[Config, str]:
+    """The config in force - given, read, or inferred - with its overrides; and what an inference advises."""
     if isinstance(config, (str, Path)):
-        return configs.read(Path(config), settings)
+        return configs.read(Path(config), settings), ""
+    advice = ""
     if config is None:
-        if pairs is None:
+        if "pairs" not in opened:
             raise ConfigError("there is nothing to train on: give pairs, or a config that names them")
-        guess = inference.infer(open_source(pairs, "pairs"), None if items is None else open_source(items, "items"))
-        config = infer_config(guess)
+        guess = inference.infer(opened["pairs"], opened.get("items"), queries=opened.get("queries"))
+        config, advice = infer_config(guess), guess.advice or ""
     values = configs.to_values(config) if isinstance(config, Config) else config
-    return configs.from_values(configs.override(values, settings))
+    return configs.from_values(configs.override(values, settings)), advice
 
 
 def infer_config(guess: inference.Guess) -> Config:
     """The config of a guess."""
     given = Config(query=guess.schema.query, item=guess.schema.item, pairs=guess.schema.pairs, split=guess.split)
-    trained = replace(given.train, correction=guess.correction, epochs=guess.epochs)
-    return replace(given, train=trained, model=replace(given.model, dimensions=guess.dimensions))
+    values = configs.to_values(given)
+    values["model"] |= {"dimensions": guess.dimensions}
+    values["train"] |= {"correction": guess.correction, "epochs": guess.epochs, "batch_size": guess.batch_size}
+    values["evaluate"] |= {"metrics": guess.metrics, "select": guess.select, "per": guess.per, "baselines": guess.baselines}
+    return configs.from_values(values)
 
 
-def _located(chosen: Config, pairs: Any, items: Any) -> Config:
+def _located(chosen: Config, given: Mapping[str, Any]) -> Config:
     """The config with the places of data that were given as paths, all absolute: the run is continued by it from anywhere."""
 
-    def place(given: Any, named: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
-        if given is None:
+    def place(own: Any, named: Any) -> Any:
+        if own is None:
             return named
-        one = (given,) if isinstance(given, (str, Path)) else given
+        if isinstance(own, SqlOptions):
+            return own
+        if isinstance(own, Mapping) and set(own) <= {field.name for field in fields(SqlOptions)} and "sql" in own:
+            return SqlOptions(**own)
+        one = (own,) if isinstance(own, (str, Path)) else own
         paths = isinstance(one, (list, tuple)) and all(isinstance(each, (str, Path)) for each in one)
         return tuple(map(str, one)) if paths else None
 
-    data = configs.DataOptions(pairs=place(pairs, chosen.data.pairs), items=place(items, chosen.data.items))
-    return replace(chosen, data=configs.absolute(data, Path()))
-
-
-def _sources(pairs: Any, items: Any, chosen: Config) -> tuple[Source, Source | None]:
-    pairs = chosen.data.pairs if pairs is None else pairs
-    items = chosen.data.items if items is None else items
-    if pairs is None:
-        raise ConfigError("[data] pairs is missing: name the file of pairs, or pass them from Python")
-    return open_source(pairs, "pairs"), None if items is None else open_source(items, "items")
+    places = {name: place(given.get(name), getattr(chosen.data, name)) for name in PARTS_OF_DATA}
+    return replace(chosen, data=configs.absolute(configs.DataOptions(**places), Path()))
 
 
 def _new_name(parent: Path) -> Path:

@@ -36,6 +36,7 @@ class Sample(NamedTuple):
     config: Path
     shown: tuple[str, ...]  # columns of an answer, the first as its title
     strangers: tuple[Stranger, ...]
+    histories: tuple[tuple[Any, ...], ...]  # item ids, oldest first: what somebody who is not in the data may have touched
     licence: str
 
 
@@ -69,8 +70,30 @@ def _tldr() -> Sample:
         config=folder / "config.toml",
         shown=("command", "description", "example"),
         strangers=tuple(strangers),
+        histories=(),
         licence="tldr-pages team and contributors, CC BY 4.0",
     )
 
 
-SAMPLES: dict[str, Callable[[], Sample]] = {"tldr": _tldr}
+def _goodbooks() -> Sample:
+    folder = FOLDER / "goodbooks"
+    return Sample(
+        name="goodbooks",
+        about="the books that a reader rated so far -> the next ones",
+        pairs=_csv(folder / "ratings.csv.gz"),
+        items=_csv(folder / "books.csv.gz"),
+        config=folder / "config.toml",
+        shown=("title", "authors", "year"),
+        strangers=(),
+        histories=((9, 26, 21), (19, 155, 161), (13, 14, 46)),
+        licence="goodbooks-10k, CC BY-SA 4.0",
+    )
+
+
+def _csv(path: Path) -> pa.Table:
+    from pyarrow import csv
+
+    return csv.read_csv(pa.BufferReader(gzip.decompress(path.read_bytes())))
+
+
+SAMPLES: dict[str, Callable[[], Sample]] = {"tldr": _tldr, "goodbooks": _goodbooks}

@@ -1,0 +1,20 @@
+"""The command line: each verb calls one function of the package and prints what it returns.
+
+stdout carries the result only; progress goes to stderr. To add a verb: a function in the module of its group, with its examples, and
+its import here. Help lists the verbs in the order of these imports.
+"""
+
+import sys
+
+from twotower.app import exits
+from twotower.app.cli.application import app
+from twotower.app.cli.making import check, demo, init, train
+from twotower.app.cli.measuring import compare, evaluate, info
+from twotower.app.cli.searching import embed, score, search
+
+__all__ = ["app", "check", "compare", "demo", "embed", "evaluate", "info", "init", "main", "score", "search", "train"]
+
+
+def main() -> None:
+    """Run the verb of the command line."""
+    exits.run(app, sys.argv[1:] or ["--help"])

@@ -1,0 +1,5 @@
+"""`python -m twotower.app.cli`: the same as the command `twotower`."""
+
+from twotower.app.cli import main
+
+main()

@@ -1,0 +1,64 @@
+"""What the verbs share: the application that they belong to, their common options, and how they print."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def examples(*lines: str) -> str:
+    r"""An epilog that keeps its lines: \b is click's mark for that."""
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+app = typer.Typer(
+    name="twotower",
+    help="From logged pairs to look-up: train a two-tower model, measure it honestly, search with it.",
+    epilog=examples(
+        "twotower demo",
+        "twotower init clicks.csv --items products.csv",
+        "twotower train twotower.toml -o runs/first",
+        'twotower search runs/first "waterproof boots" -k 5',
+        "twotower evaluate runs/first --pairs newer_clicks.csv",
+    )
+    + "\n\n`twotower VERB --help` tells of one verb.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="BLOCK.OPTION=VALUE", help="Override a config value, like train.epochs=3. May be repeated.")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run that is there.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue the run that is there.")]
+BundlePath = Annotated[Path, typer.Argument(metavar="RUN|BUNDLE", help="A run folder or a bundle.", show_default=False)]
+
+
+def print_json(value: Any) -> None:
+    from twotower.files import json_text
+
+    print(json_text(value))
+
+
+def show_parts(*parts: Any) -> None:
+    from twotower.app.reports import show
+
+    show(*parts)
+
+
+def _version(show: bool) -> None:
+    if show:
+        from twotower import __version__
+
+        print(f"twotower {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(version: Annotated[bool, typer.Option("--version", help="Show the version.", callback=_version, is_eager=True)] = False) -> None:
+    """From logged pairs to look-up: train a two-tower model, measure it honestly, search with it."""

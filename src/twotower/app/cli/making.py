@@ -1,0 +1,197 @@
+"""Verbs that make a model: demo, init, check, train."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from twotower.app import exits
+from twotower.app.cli.application import Json, Overwrite, Resume, Set, app, examples, print_json, show_parts
+from twotower.errors import ConfigError, OutputError
+
+
+@app.command(
+    epilog=examples("twotower demo", "twotower demo --sample goodbooks -o runs/books", "twotower demo -o runs/quick --set train.epochs=1 --no-prompt")
+)
+def demo(
+    sample: Annotated[str, typer.Option(help="Which of the data sets that ship: tldr (search by text) or goodbooks (what to read next).")] = "tldr",
+    output: Annotated[Path, typer.Option("-o", "--output", help="The run folder; an earlier demo there is replaced.")] = Path("runs/demo"),
+    settings: Set = None,
+    json: Json = False,
+    prompt: Annotated[bool, typer.Option(help="At a terminal, end in a prompt for questions of your own.")] = True,
+) -> None:
+    """Train on data that ship with the package, and ask it questions.
+
+    It is compared with baselines on pairs held out, and with word search on questions of strangers.
+    """
+    from twotower.app import reports
+    from twotower.app.demonstration import ask, demonstrate
+    from twotower.runs.progress import watching
+    from twotower.runs.run import Stopped
+
+    try:
+        with watching() as progress:
+            shown = demonstrate(sample, output, settings or [], progress)
+    except Stopped:
+        exits.fail(f"stopped. The same command begins the demo again: twotower demo -o {shlex.quote(str(output))}", exits.STOPPED)
+    if json:
+        print_json({"metrics": shown.run.metrics, "strangers": shown.strangers})
+        return
+    told = shown.sample
+    show_parts(f"[bold]{told.name}[/bold]: {told.about} [dim]({told.licence})[/dim]", reports.data(shown.run.metrics["data"]))
+    show_parts(reports.figures(shown.run.metrics))
+    if shown.strangers:
+        show_parts(reports.strangers(shown.strangers, shown.k))
+    for answered in shown.answers:
+        show_parts(reports.answer(answered))
+    asked = f'"{told.strangers[0].query}"' if told.strangers else f"--history {','.join(map(str, told.histories[0]))}"
+    show_parts("", reports.plain(f"The run is in {output}. Ask it:"), reports.plain(f"  twotower search {shlex.quote(str(output))} {asked}"))
+    if prompt and sys.stdin.isatty() and sys.stdout.isatty():
+        ask(shown)
+
+
+@app.command(
+    epilog=examples(
+        "twotower init questions.csv", "twotower init clicks.parquet --items products.csv", 'twotower init "logs/*.jsonl.gz" -o shop.toml'
+    )
+)
+def init(
+    pairs: Annotated[str, typer.Argument(help="The log of pairs: CSV, TSV, JSONL, Parquet; compressed, a folder or a glob.")],
+    items: Annotated[str | None, typer.Option(help="The catalogue of items.")] = None,
+    queries: Annotated[str | None, typer.Option(help="A table of what is known of each query, or of each person.")] = None,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The config to write.")] = Path("twotower.toml"),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file that is there.")] = False,
+) -> None:
+    """Look at your files and write a config for them.
+
+    Each choice stands there with its reason; read it before you train.
+    """
+    from twotower.app.starting import starting_config
+    from twotower.files import write_text
+
+    if output.exists() and not overwrite:
+        raise OutputError(f"{output} exists. Replace it with --overwrite, or choose another with -o.")
+    text = starting_config(pairs, items, output, queries)
+    write_text(output, text)
+    print(text, end="", flush=True)
+    print(f"\nwrote {output}; read it, then: twotower check {output}, and twotower train {output} -o runs/first", file=sys.stderr)
+
+
+@app.command(
+    epilog=examples(
+        "twotower check twotower.toml",
+        "twotower check twotower.toml -o data.html",
+        "twotower check twotower.toml --json",
+        "twotower check twotower.toml --set split.by=group",
+    )
+)
+def check(
+    config: Annotated[Path, typer.Argument(help="A config; `twotower init` writes one.")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Write a page instead: report.html or report.md.")] = None,
+    settings: Set = None,
+    json: Json = False,
+) -> None:
+    """Examine your data before you train on them.
+
+    Says what is wrong, with counts and examples, what to do about it, and which settings suit. Exit code 3 where training cannot work.
+    """
+    from twotower.app.checking import check_data
+    from twotower.app.reports import render, suffix_of
+    from twotower.app.reports.diagnosis import diagnosis
+    from twotower.app.reports.terminal import terminal
+    from twotower.files import write_text
+    from twotower.runs.progress import watching
+
+    if output is not None:
+        suffix_of(output)  # said before any work
+    if config.suffix != ".toml" and config.is_file():
+        raise ConfigError(f"check takes a config and {config} is none. Write one, if that is the log of pairs: twotower init {config}")
+    with watching() as progress:
+        found = check_data(config, settings or [], progress=progress.stage)
+    document = diagnosis(found, str(config))
+    if output is not None:
+        write_text(output, render(document, output))
+        print(f"{document.verdict}\nwrote {output}", file=sys.stderr)
+    if json:
+        print_json(found)
+    elif output is None:
+        show_parts(terminal(document))
+    if found.stops:
+        raise typer.Exit(exits.WORSE)
+
+
+@app.command(
+    epilog=examples(
+        "twotower train twotower.toml -o runs/first",
+        "twotower train twotower.toml -o runs/wide --set model.dimensions=512 --set train.epochs=3",
+        "twotower train twotower.toml -o runs/first --resume",
+        "twotower train twotower.toml --dry-run",
+    )
+)
+def train(
+    config: Annotated[Path, typer.Argument(help="A config; `twotower init` writes one.")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="The run folder; by default a new one under runs/.")] = None,
+    settings: Set = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take - memory, time, disk - and train nothing.")] = False,
+    json: Json = False,
+) -> None:
+    """Train a model, measure it beside baselines, write its bundle.
+
+    Ctrl-C finishes the step and saves; --resume goes on from there.
+    """
+    from twotower.app import reports
+    from twotower.runs import train as train_run
+    from twotower.runs.progress import watching
+    from twotower.runs.run import Stopped
+
+    if resume and output is None:
+        raise ConfigError("--resume needs the run to continue: -o RUN")
+    if resume and overwrite:
+        raise ConfigError("--resume continues a run and --overwrite replaces it: choose one")
+    if config.suffix != ".toml" and config.is_file():
+        raise ConfigError(
+            f"train takes a config and {config} is none. Write one, if that is the log of pairs: twotower init {config} -o twotower.toml"
+        )
+    if dry_run and (resume or overwrite):
+        raise ConfigError("--dry-run writes no run, so it goes with neither --resume nor --overwrite")
+    if dry_run:
+        _estimate(config, settings or [], output, json)
+        return
+    folder = output or Path("runs") / time.strftime("%Y%m%d-%H%M%S")
+    again = shlex.join(["twotower", "train", str(config), "-o", str(folder), *(word for setting in settings or [] for word in ("--set", setting))])
+    try:
+        with watching() as progress:
+            run = train_run(config=config, settings=settings or [], output=folder, resume=resume, overwrite=overwrite, progress=progress)
+    except Stopped as stopped:
+        raise Stopped(f"{str(stopped).partition('. ')[0]}. Go on with:\n  {again} --resume") from None
+    except KeyboardInterrupt:
+        saved = (folder / "checkpoint.safetensors").exists()
+        exits.fail(
+            f"stopped. {'Go on with' if saved else 'Nothing was trained yet; begin again with'}:\n  {again} {'--resume' if saved else '--overwrite'}",
+            exits.STOPPED,
+        )
+    if json:
+        print_json(run.metrics)
+        return
+    show_parts(reports.data(run.metrics["data"]), reports.figures(run.metrics))
+    show_parts(f"\nThe run is in {run.folder}, its bundle in {run.folder / 'bundle'}.")
+
+
+def _estimate(config: Path, settings: list[str], output: Path | None, json: bool) -> None:
+    from twotower.app import reports
+    from twotower.runs import estimate
+    from twotower.runs.progress import watching
+
+    with watching() as progress:
+        told = estimate(config, settings, output=output, progress=progress)
+    if json:
+        print_json(told)
+    else:
+        show_parts(reports.estimate(told))

@@ -1,0 +1,99 @@
+"""Verbs that say how good a model is, and what it is: evaluate, compare, info."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from twotower.app import exits
+from twotower.app.cli.application import BundlePath, Json, app, examples, print_json, show_parts
+from twotower.errors import ConfigError
+
+if TYPE_CHECKING:
+    pass
+
+
+@app.command(
+    epilog=examples(
+        "twotower evaluate runs/first",
+        "twotower evaluate runs/first --pairs newer_clicks.csv",
+        "twotower evaluate runs/new --pairs newer_clicks.csv --against runs/old --fail-if-worse",
+    )
+)
+def evaluate(
+    model: BundlePath,
+    pairs: Annotated[str | None, typer.Option(help="Pairs to measure on; without them, a run's own figures are shown.")] = None,
+    against: Annotated[Path | None, typer.Option(help="Another run or bundle to compare with on the same pairs.")] = None,
+    fail_if_worse: Annotated[bool, typer.Option("--fail-if-worse", help="Exit 3 if the paired test finds the first worse.")] = False,
+    json: Json = False,
+) -> None:
+    """Measure a model, alone or against another.
+
+    Without --pairs, what was measured on the run's held-out pairs when it was trained is shown.
+    """
+    from twotower.app import reports
+    from twotower.bundle import load
+    from twotower.bundle.layout import find_bundle
+    from twotower.data.sources import open_source
+    from twotower.files import read_json
+    from twotower.runs import evaluate as evaluate_pairs
+    from twotower.runs import open_run
+    from twotower.runs.comparing import compare_on
+    from twotower.runs.measuring import evaluation_options, facts_of
+
+    if fail_if_worse and against is None:
+        raise ConfigError("--fail-if-worse compares: name the other model with --against")
+    if pairs is None:
+        if against is not None:
+            raise ConfigError("--against needs --pairs; to compare two runs on their own test pairs use: twotower compare A B")
+        is_bundle = find_bundle(model) == model
+        metrics = read_json(model / "model" / "metrics.json") if is_bundle else open_run(model).metrics
+        print_json(metrics) if json else show_parts(reports.figures(metrics))
+        return
+    source, retriever = open_source(pairs), load(model)
+    options = evaluation_options(retriever)
+    if against is None:
+        evaluated, asked = evaluate_pairs(retriever, source, options)
+        facts = facts_of(retriever, evaluated, asked, options)
+        print_json(facts) if json else show_parts(reports.figures(facts), *reports.dropped(asked.dropped))
+        return
+    compared = compare_on([retriever, load(against)], (str(model), str(against)), source, options)
+    print_json(compared) if json else show_parts(reports.comparison(compared))
+    if fail_if_worse and compared.worse(options.select):
+        print(f"twotower: {model} is worse than {against} by {options.select}", file=sys.stderr)
+        raise typer.Exit(exits.WORSE)
+
+
+@app.command(epilog=examples("twotower compare runs/new runs/old"))
+def compare(
+    a: Annotated[Path, typer.Argument(help="A run.")],
+    b: Annotated[Path, typer.Argument(help="Another run that held out the same pairs.")],
+    json: Json = False,
+) -> None:
+    """Compare two runs on the test pairs that both held out."""
+    from twotower.app import reports
+    from twotower.runs import compare as compare_runs
+
+    compared = compare_runs(a, b)
+    print_json(compared) if json else show_parts(reports.comparison(compared))
+
+
+@app.command(epilog=examples("twotower info runs/first", "twotower info runs/first/bundle --verify"))
+def info(
+    model: BundlePath, json: Json = False, verify: Annotated[bool, typer.Option("--verify", help="Check every byte of it first.")] = False
+) -> None:
+    """Say what a bundle is: model, catalogue, features, figures."""
+    from twotower import bundle
+
+    if verify:
+        bundle.verify(model)
+    facts = {**bundle.describe(bundle.open_bundle(model)), "verified": verify}
+    if json:
+        print_json(facts)
+        return
+    from twotower.app import reports
+
+    show_parts(reports.facts(facts))

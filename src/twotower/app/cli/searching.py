@@ -1,0 +1,129 @@
+"""Verbs that use a model: search, score, embed."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from twotower.app import exits
+from twotower.app.cli.application import BundlePath, Json, app, examples, print_json, show_parts
+from twotower.errors import ConfigError
+
+if TYPE_CHECKING:
+    from twotower.app.bulk import Wrote
+
+
+@app.command(
+    epilog=examples(
+        'twotower search runs/first "waterproof boots" -k 5',
+        "twotower search runs/first country=DE user_id=42",
+        "twotower search runs/readers --history 13,14,46",
+        "twotower search runs/first --queries users.parquet -k 50 -o found.parquet",
+    )
+)
+def search(
+    model: BundlePath,
+    query: Annotated[list[str] | None, typer.Argument(help="A question, or columns like country=DE user_id=42.", show_default=False)] = None,
+    history: Annotated[
+        str | None, typer.Option(metavar="ID,ID,...", help="For a model that reads one: the items touched before, oldest first.")
+    ] = None,
+    k: Annotated[int, typer.Option("-k", help="How many items.")] = 10,
+    mode: Annotated[str | None, typer.Option(help="vectors, words or hybrid, instead of what validation chose.")] = None,
+    queries: Annotated[str | None, typer.Option(help="A file of queries, one a row; the answers go to -o.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="With --queries: the Parquet file to write. After a kill, the same command goes on.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Find the best items for a question, or for a file of them."""
+    if (queries is None) == (not query and history is None):
+        raise ConfigError('give a question, like: twotower search RUN "waterproof boots"; or a file of them: --queries FILE -o FOUND.parquet')
+    if queries is not None and history is not None:
+        raise ConfigError("--history goes with one question; a file of queries holds histories in a column of its own")
+    if queries is None and output is not None:
+        raise ConfigError("-o goes with --queries FILE; one question is answered on the screen, with --json for a program to read")
+    if queries is not None and output is None:
+        raise ConfigError("--queries needs -o FOUND.parquet for the answers")
+    from twotower.bundle import load
+
+    retriever = load(model)
+    if queries is not None and output is not None:
+        from twotower.app.bulk import search_file
+        from twotower.runs.progress import counting
+
+        try:
+            with counting("searching") as report:
+                wrote = search_file(retriever, queries, output, k, mode, report)
+        except KeyboardInterrupt:
+            exits.fail("stopped. What is answered is kept; the same command goes on behind it.", exits.STOPPED)
+        _wrote(wrote, "answers", output)
+        return
+    import pyarrow as pa
+
+    from twotower.app.questions import answers, question, shown_columns
+
+    before = None if history is None else [part.strip() for part in history.split(",") if part.strip()]
+    unknown = [] if before is None else [name for name, row in zip(before, retriever.find(pa.array(before, pa.string())), strict=True) if row < 0]
+    if unknown:
+        print(f"twotower: the catalogue lacks {', '.join(unknown[:5])}; the history is read without", file=sys.stderr)
+    asked = question(retriever, query) if query else None
+    found = answers(retriever, retriever.search(asked, min(k, len(retriever)), history=before, mode=mode))  # type: ignore[arg-type]
+    if json:
+        print_json(found)
+        return
+    from twotower.app import reports
+
+    if not found:
+        print("twotower: nothing was found: the model knows nothing of what this query holds", file=sys.stderr)
+        return
+    show_parts(reports.found(found, shown_columns(retriever), mode or retriever.bundle.model["search"]["mode"]))
+
+
+def _wrote(wrote: Wrote, what: str, output: Path) -> None:
+    without = f", {wrote.empty:,} of them empty since their rows hold nothing to look for" if wrote.empty else ""
+    print(f"wrote {wrote.rows:,} {what} to {output}{without}", file=sys.stderr)
+
+
+@app.command(epilog=examples("twotower score runs/first --pairs some.csv", "twotower score runs/first --pairs some.csv -o scores.parquet"))
+def score(
+    model: BundlePath,
+    pairs: Annotated[str, typer.Option(help="A file with the query's columns and the item's id.")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="The Parquet file to write; without it, lines of JSON are printed.")] = None,
+) -> None:
+    """Score pairs: the raw similarity of each query with its item."""
+    from twotower.app.bulk import score_file
+    from twotower.bundle import load
+    from twotower.runs.progress import counting
+
+    retriever = load(model)
+    with counting("scoring") as report:
+        wrote = score_file(retriever, pairs, output, report)
+    if output is not None:
+        _wrote(wrote, "scores", output)
+
+
+@app.command(
+    epilog=examples(
+        "twotower embed runs/first new_items.jsonl -o vectors.parquet", "twotower embed runs/first questions.csv --side query -o asked.parquet"
+    )
+)
+def embed(
+    model: BundlePath,
+    rows: Annotated[str, typer.Argument(help="A file with the feature columns of that side.")],
+    side: Annotated[str, typer.Option(help="query or item.")] = "item",
+    output: Annotated[Path, typer.Option("-o", "--output", help="The Parquet file to write.")] = Path("vectors.parquet"),
+) -> None:
+    """Write the vectors of queries or items, in the catalogue or not."""
+    from twotower.app.bulk import embed_file
+    from twotower.bundle import load
+    from twotower.runs.progress import counting
+
+    if side not in ("query", "item"):
+        raise ConfigError(f'--side is "query" or "item", not "{side}"')
+    retriever = load(model)
+    with counting("embedding") as report:
+        wrote = embed_file(retriever, rows, side, output, report)  # type: ignore[arg-type]
+    _wrote(wrote, "vectors", output)

@@ -1,0 +1,29 @@
+"""The one renderer: a document drawn for a terminal, as a web page or as Markdown; and the tables of a run's results.
+
+Nothing here computes a figure. `documents` says what a report consists of, `terminal`, `webpage` and `markdown` draw it, `drawings`
+draws its pictures, `rendering` picks the format of a file; `results` holds the tables that verbs print. A kind of report is one
+function that makes a document, such as the one in `diagnosis`.
+"""
+
+from twotower.app.reports.documents import Document, plain_text
+from twotower.app.reports.rendering import render, suffix_of
+from twotower.app.reports.results import answer, comparison, data, dropped, estimate, facts, figures, found, plain, show, strangers, verdict
+
+__all__ = [
+    "Document",
+    "answer",
+    "comparison",
+    "data",
+    "dropped",
+    "estimate",
+    "facts",
+    "figures",
+    "found",
+    "plain",
+    "plain_text",
+    "render",
+    "show",
+    "strangers",
+    "suffix_of",
+    "verdict",
+]

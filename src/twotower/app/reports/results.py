@@ -1,0 +1,317 @@
+"""Results of other modules as tables for a terminal or as plain text.
+
+Nothing here computes a figure. What is printed to a person is also there as data, so `--json` needs no renderer. Each function
+gives something that rich can draw; `show` draws it, as wide as the terminal is, or in whole lines where there is none.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from io import StringIO
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.markup import escape
+from rich.measure import Measurement
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from twotower.app.reports.documents import plain_text
+
+if TYPE_CHECKING:
+    from twotower.app.demonstration import Answered
+    from twotower.runs.comparing import Comparison
+    from twotower.runs.estimates import Estimate
+
+NAMES = {
+    "vectors": "two towers",
+    "words": "words alone",
+    "hybrid": "two towers + words",
+    "bm25": "BM25, item words",
+    "bm25_queries": "BM25, training queries too",
+    "item_knn": "item-kNN",
+    "popularity": "popularity",
+    "pretrained": "pretrained encoder, untuned",
+}
+BRIEF = 24  # characters: what may share a line with its neighbours on a narrow page
+UNBOUNDED = 10_000  # columns: the width of a file or a pipe, whose reader wants whole lines
+
+
+def show(*parts: RenderableType) -> None:
+    """Print to stdout: fitted and coloured at a terminal, whole lines without trailing spaces elsewhere."""
+    if sys.stdout.isatty():
+        Console(highlight=False).print(*parts, sep="\n")
+        return
+    width = os.environ.get("COLUMNS", "")
+    page = Console(file=StringIO(), width=int(width) if width.isdecimal() and int(width) else UNBOUNDED, highlight=False, color_system=None)
+    page.print(*parts, sep="\n")
+    assert isinstance(page.file, StringIO)
+    sys.stdout.write("".join(line.rstrip() + "\n" for line in page.file.getvalue().splitlines()))
+
+
+class _Fitting:
+    """The first of several renderings that is no wider than the page; the last if none is."""
+
+    def __init__(self, *ways: RenderableType) -> None:
+        self.ways = ways
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        wide = options.update(width=UNBOUNDED)
+        fitting = (way for way in self.ways if Measurement.get(console, wide, way).maximum <= options.max_width)
+        yield next(fitting, self.ways[-1])
+
+
+def _table(*columns: str, texts: int = 1) -> Table:
+    """A table whose first columns hold texts and the others numbers."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number < texts else "right", overflow="fold")
+    return table
+
+
+def _caption(text: str) -> RenderableType:
+    return Text(text, style="dim")
+
+
+def plain(text: str) -> RenderableType:
+    """Text as it is: no markup is read in it, and no line break put in, so that a path or a command can be copied."""
+    return Text(text, no_wrap=True, overflow="ignore")
+
+
+# --- figures ------------------------------------------------------------------------------------------------------
+
+
+def figures(metrics: Mapping[str, Any]) -> RenderableType:
+    """The table of a finished run: the model by each search mode, then the baselines; and what follows from it."""
+    told = metrics["evaluation"]
+    of = "rankings of the pairs given" if told["part"] == "given" else f"{told['part']} rankings"
+    caption = f"{told['rankings']:,} {of}, each of all {told['catalogue']:,} items; {told['left_out']}. In brackets: 95% interval."
+    if len(metrics["modes"]) > 1:
+        caption += " ➤: how it searches, chosen on validation pairs."
+    # Intervals of every metric where there is room, else of the one that counts, else of none.
+    ways = [_figures(metrics, intervals) for intervals in (list(metrics["model"]), [told["select"]], [])]
+    return Group("", _Fitting(*ways), "", _caption(caption), "", verdict(metrics))
+
+
+def _figures(metrics: Mapping[str, Any], intervals: Sequence[str]) -> Table:
+    names = list(metrics["model"])
+    table = _table("", *names)
+    for mode, row in metrics["modes"].items():
+        if mode == "words" and len(metrics["modes"]) > 1 and metrics["search"]["mode"] != mode:
+            continue  # the same index as a baseline below
+        chosen = mode == metrics["search"]["mode"]
+        table.add_row(Text(("➤ " if chosen else "  ") + NAMES[mode]), *_cells(row, names, intervals), style="bold" if chosen else "")
+    for name, row in metrics["baselines"].items():
+        table.add_row(Text("  " + NAMES.get(name, name)), *_cells(row, names, intervals))
+    return table
+
+
+def _cells(row: Mapping[str, Any], names: Sequence[str], intervals: Sequence[str]) -> list[str]:
+    return [_figure(row[name]) if name in intervals else _number(row[name]["value"]) for name in names]
+
+
+def _figure(figure: Mapping[str, float | None]) -> str:
+    value, low, high = (_number(figure[part]) for part in ("value", "low", "high"))
+    return f"{value} [dim]{escape('[')}{low}, {high}][/dim]"
+
+
+def _number(value: float | None) -> str:
+    """Three decimals, without the zero in front."""
+    if value is None:
+        return "-"
+    text = f"{value:.3f}"
+    return text[1:] if text.startswith("0.") else text
+
+
+def verdict(metrics: Mapping[str, Any]) -> str:
+    """Whether the model pays, in one sentence."""
+    select, against = metrics["evaluation"]["select"], metrics["against"]
+    if not against:
+        return f"Searched by {NAMES[metrics['search']['mode']]}; there was no baseline to compare with."
+    best = max(against, key=lambda name: metrics["baselines"][name][select]["value"])
+    test = against[best][select]
+    gain = f"{test['difference']:+.3f} {select} [{test['low']:+.3f}, {test['high']:+.3f}]"
+    if test["p_value"] < 0.05:
+        word = "better than" if test["difference"] > 0 else "WORSE than"
+    else:
+        word = "not clearly different from"
+    said = f"The model is {word} its best baseline ({NAMES.get(best, best)}): {escape(gain)}, paired, p = {test['p_value']:.4f}."
+    if best == "pretrained" and not (test["difference"] > 0 and test["p_value"] < 0.05):
+        said += " Training does not pay here: use the untuned encoder, or bring more pairs."
+    return said
+
+
+def comparison(compared: Comparison) -> RenderableType:
+    """Two models side by side, metric by metric."""
+    a, b = compared.names
+    long = max(len(a), len(b)) > 14
+    table = _table("", *(("A", "B") if long else (escape(a), escape(b))), "difference", "p")
+    for name, test in compared.tests.items():
+        first, second = (_number(figure) for figure in compared.figures[name])
+        gain = f"{float(test.difference):+.3f} [dim]{escape('[')}{float(test.low):+.3f}, {float(test.high):+.3f}][/dim]"
+        table.add_row(name, first, second, gain, f"{float(test.p_value):.4f}")
+    names = f"A is {a}, B is {b}. " if long else ""
+    first, second = ("A", "B") if long else (a, b)
+    told = f"{names}{compared.rankings:,} rankings that both answered, compared one by one. difference: {first} - {second}, with its 95% interval."
+    return Group("", table, "", _caption(" ".join([told, *_unlike(compared, (first, second))])))
+
+
+def _unlike(compared: Comparison, names: Sequence[str]) -> list[str]:
+    """What was not the same for both, and so is part of the difference."""
+    a, b = names
+    said = []
+    if compared.catalogues is not None and compared.catalogues[0] != compared.catalogues[1]:
+        said.append(f"The catalogues differ, and more items are harder to rank: {a} has {compared.catalogues[0]:,}, {b} {compared.catalogues[1]:,}.")
+    if compared.left_out is not None and compared.left_out[0] != compared.left_out[1]:
+        said.append(f"{a}: {compared.left_out[0]}; {b}: {compared.left_out[1]}.")
+    return said
+
+
+def strangers(rows: Mapping[str, Mapping[str, Any]], k: int) -> RenderableType:
+    """How many strangers' questions find an accepted item among the first k."""
+    table = _table("strangers' questions", "found", f"hit@{k}")
+    for name, row in rows.items():
+        table.add_row(Text("  " + NAMES.get(name, name)), f"{row['found']} of {row['asked']}", _figure(row))
+    told = "In words of our own, written before any model was seen; each lists the pages that would satisfy a person."
+    return Group("", table, "", _caption(told))
+
+
+# --- data and facts -----------------------------------------------------------------------------------------------
+
+
+def dropped(counts: Mapping[str, int]) -> list[str]:
+    """What of a file could not be measured: a line, or none if all could."""
+    told = {
+        "of_unlisted_event": "of an event without weight",
+        "without_query": "without a query",
+        "item_not_in_catalogue": "whose item the catalogue lacks",
+        "repeated": "that repeat another",
+    }
+    said = ", ".join(f"{count:,} {told.get(name, name)}" for name, count in counts.items() if count)
+    return [f"Rows left out: {said}."] if said else []
+
+
+def data(report: Mapping[str, Any]) -> str:
+    """What was read and what became of it: a line, and one for each thing worth knowing."""
+    split = report["split"]
+    parts = ", ".join(f"{split[name]:,} {name}" for name in ("train", "validation", "test"))
+    said = f"{report['pairs']:,} pairs of {report['query_rows']:,} queries and {report['items']:,} items: {parts} (split by {split['by']})"
+    told = {
+        "pairs_merged": "repeated pairs merged",
+        "pairs_without_query": "pairs without a query dropped",
+        "pairs_without_item": "pairs without an item dropped",
+        "pairs_of_unlisted_event": "pairs of an event without weight dropped",
+        "pairs_of_unlisted_item": "pairs whose item the catalogue lacks",
+        "pairs_of_unlisted_query": "pairs whose query the table of queries lacks",
+        "pairs_before_since": "pairs older than asked for, dropped",
+        "pairs_outside_core": "pairs of keys or items with too few matches, dropped",
+        "non_matches": "explicit non-matches, shown in training as such",
+        "non_matches_outside_train": "non-matches of validation and test dropped: there is nothing to find in them",
+        "non_matches_of_matches": "non-matches of pairs that are matches elsewhere, dropped",
+        "keys_without_match": "keys without any match",
+        "query_table_rows_without_id": "rows of the table of queries without an id, dropped",
+        "query_table_ids_repeated": "repeated ids in the table of queries, the first row kept",
+        "catalogue_rows_without_id": "catalogue rows without an id dropped",
+        "catalogue_ids_repeated": "repeated catalogue ids, the first row kept",
+        "items_without_pairs": "items without any pair",
+        "test_pairs_of_item_new_to_train": "test pairs of items that training never shows",
+        "test_keys_in_train": "test keys that occur in training too (a key is who asks, or else what is asked)",
+        "test_pairs_in_train": "test pairs that training holds too: figures are too good by them",
+    }
+    return "\n".join([said, *(f"  {report[name]:,} {text}" for name, text in told.items() if report.get(name))])
+
+
+def facts(told: Mapping[str, Any]) -> RenderableType:
+    """Names and values, one a line."""
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in told.items():
+        if name == "figures":
+            value = ", ".join(f"{metric} {_number(figure['value'])}" for metric, figure in value.items())
+        elif isinstance(value, Mapping):
+            value = ", ".join(f"{column} ({kind})" for column, kind in value.items())
+        elif isinstance(value, bool):
+            value = "yes" if value else "no"
+        elif isinstance(value, (list, tuple)):
+            value = ", ".join(map(str, value))
+        elif isinstance(value, int):
+            value = f"{value:,}"
+        table.add_row(name.replace("_", " "), Text(str(value)))
+    return table
+
+
+def estimate(told: Estimate) -> RenderableType:
+    """What training would take, in units that people read."""
+    tables = ", ".join(f"{name} {_size(size)}" for name, size in sorted(told.tables.items(), key=lambda entry: -entry[1])[:4])
+    free = "" if told.available is None else f", {_size(told.available)} free"
+    epochs = _duration(told.epoch_seconds * told.epochs)
+    return facts(
+        {
+            "data": f"{told.pairs:,} pairs to train on, {told.queries:,} queries, {told.items:,} items",
+            "steps": f"{told.epochs} epochs of {told.batches:,} batches",
+            "tables": f"{_size(sum(told.tables.values()))}: {tables}" if tables else "none",
+            "other weights": _size(told.parameters),
+            "memory": f"about {_size(told.memory)} at most{free}",
+            "an epoch": f"about {_duration(told.epoch_seconds)}, at {told.step_seconds * 1000:,.0f} ms a step; all epochs {epochs}",
+            "the catalogue": f"about {_duration(told.catalogue_seconds)} to embed, after every epoch that is validated",
+            "disk": f"{_size(told.prepared_bytes)} of prepared data, about {_size(told.bundle_bytes)} for the bundle",
+        }
+    )
+
+
+def _size(size: float) -> str:
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 1000 or unit == "GB":
+            return f"{size:,.0f} {unit}" if unit in ("bytes", "kB") else f"{size:,.1f} {unit}"
+        size /= 1000
+    raise AssertionError
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:,.1f} s" if seconds < 10 else f"{seconds:,.0f} s"
+    return f"{seconds / 60:,.0f} min" if seconds < 5400 else f"{seconds / 3600:,.1f} h"
+
+
+# --- items found --------------------------------------------------------------------------------------------------
+
+
+def found(answers: Sequence[Mapping[str, Any]], columns: Sequence[str], mode: str) -> RenderableType:
+    """Items found for one query: rank, score, id and the columns to show; below each other where the page is narrow."""
+    table = _table("", "score", "id", *columns, texts=3 + len(columns))
+    table.columns[0].justify = table.columns[1].justify = "right"
+    narrow = Table.grid(padding=(0, 2, 0, 0))
+    for _ in range(2):
+        narrow.add_column(justify="right", no_wrap=True)
+    narrow.add_column(overflow="fold")
+    for rank, answer in enumerate(answers, 1):
+        shown = [plain_text(answer["item"].get(name)) for name in columns]
+        score, name = f"{answer['score']:.3f}", plain_text(answer["id"])
+        table.add_row(str(rank), score, Text(name), *map(Text, shown))
+        brief = " · ".join(text for text in shown if 0 < len(text) <= BRIEF and text != name)
+        long = [Text(text, style="dim") for text in shown if len(text) > BRIEF]
+        narrow.add_row(str(rank), score, Group(Text(name, style="bold"), *([Text(brief)] if brief else []), *long))
+    scores = [answer["score"] for answer in answers]
+    if all(a >= b for a, b in itertools.pairwise(scores)):
+        return _Fitting(table, narrow)
+    return Group(_Fitting(table, narrow), "", _caption(f"Ordered by {NAMES[mode]}; the score is the similarity of the vectors alone."))
+
+
+def answer(told: Answered) -> RenderableType:
+    """What was found for a question, below it where somebody has said what is right: a line, and one for each long column."""
+    mark = "" if told.accepted is None else "[green]found[/green]" if any(told.accepted) else "[red]missed[/red]"
+    parts: list[RenderableType] = ["", f"[bold]{escape(plain_text(told.question))}[/bold]  {mark}"] if mark else []
+    if not told.found:
+        parts.append("  nothing was found: the model knows nothing of what this question holds")
+    for number, item in enumerate(told.found):
+        first, *rest = (plain_text(value, 110) for value in item.values())
+        right = told.accepted is not None and told.accepted[number]
+        parts.append(Padding(Text.assemble("✓ " if right else "  ", (first, "cyan"), "  ", *rest[:1]), (0, 0, 0, 1), expand=False))
+        parts += [Padding(Text(text, style="dim"), (0, 0, 0, 7), expand=False) for text in rest[1:] if text]
+    return Group(*parts)

@@ -1,0 +1,80 @@
+"""The forms in which queries, items and histories may be passed: one or several, plain or as rows."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from twotower.data.values import to_array, to_text
+from twotower.errors import DataError
+
+
+def is_value(query: Any) -> bool:
+    """Whether this is one value of one column."""
+    return isinstance(query, (str, int, float, np.generic)) and not isinstance(query, bool)
+
+
+def columnar(queries: Any, nested: Collection[str] = ()) -> bool:
+    """Whether a mapping is columns of several rows rather than one row. nested: columns whose values are lists themselves."""
+    if not isinstance(queries, Mapping) or not queries or not all(isinstance(v, (list, tuple, np.ndarray)) for v in queries.values()):
+        return False
+    return all(is_list(value) or value is None for name in nested if name in queries for value in queries[name])
+
+
+def is_list(values: Any) -> bool:
+    """Whether these are several plain values: a list, an array, a column of a data frame."""
+    column = isinstance(values, (np.ndarray, pa.Array, pa.ChunkedArray)) or type(values).__name__ == "Series"
+    return column or (isinstance(values, Sequence) and not isinstance(values, (str, bytes)))
+
+
+def listed(values: Any) -> list[Any]:
+    """Such values as a list of plain Python ones."""
+    for plain in ("to_pylist", "tolist", "to_list"):
+        if hasattr(values, plain):
+            return list(getattr(values, plain)())
+    return [value.item() if isinstance(value, np.generic) else value for value in values]
+
+
+def is_rows(items: Any) -> bool:
+    """Whether these are rows with columns rather than plain values."""
+    if isinstance(items, Mapping) or hasattr(items, "__arrow_c_stream__") or isinstance(items, (pa.Table, pa.RecordBatch)):
+        return not isinstance(items, (pa.Array, pa.ChunkedArray)) and type(items).__name__ != "Series"
+    return isinstance(items, Sequence) and bool(items) and not isinstance(items, str) and all(isinstance(item, Mapping) for item in items)
+
+
+def histories_of(history: Any) -> list[Any]:
+    """One history or several as a list of them."""
+    given = listed(history) if is_list(history) else [history]
+    return given if given and all(is_list(each) or each is None for each in given) else [given]
+
+
+def with_history(table: pa.Table, name: str, given: list[Any]) -> pa.Table:
+    """The table with a column of histories, one for each row."""
+    if len(given) != table.num_rows:
+        raise DataError(f"{table.num_rows} queries came with {len(given)} histories; give one for each")
+    lists = pa.array([None if each is None else _ids(each) for each in given], pa.list_(pa.string()))
+    place = table.schema.get_field_index(name)
+    return table.append_column(name, lists) if place < 0 else table.set_column(place, name, lists)
+
+
+def _ids(history: Any) -> list[str | None]:
+    """One history as canonical ids. Raises DataError for what is no list of plain values."""
+    values = listed(history)
+    try:
+        if any(isinstance(value, (Mapping, list, tuple, np.ndarray)) for value in values):
+            raise TypeError
+        texts: list[str | None] = to_text(to_array(values)).to_pylist()
+    except TypeError:
+        raise DataError("a history is a list of item ids, or for several queries a list of such lists") from None
+    return texts
+
+
+def is_one(queries: Any, history: Any, nested: Collection[str] = ()) -> bool:
+    """Whether one query is asked rather than several. nested: columns whose values are lists themselves."""
+    if queries is None:
+        given = listed(history) if is_list(history) else []
+        return not (given and all(is_list(each) or each is None for each in given))
+    return is_value(queries) or (isinstance(queries, Mapping) and not columnar(queries, nested))

@@ -1,0 +1,71 @@
+"""What a query touched before, at look-up: ids of items become what the query tower reads in their place."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+
+from twotower.data.columns import Array, Column, Ragged, offsets_of, ragged_rows
+from twotower.data.encoder import Encoder
+from twotower.data.features import History, Id
+from twotower.data.hashes import hash_texts
+from twotower.data.histories import stand_in
+from twotower.data.schema import feature_name
+from twotower.data.values import to_text
+from twotower.search.index import Hits, no_hits
+
+MOST = 1 << 31  # items of a history: all of them
+
+
+class Memory:
+    """How the histories of queries become what the query tower reads: by the ids of the catalogue that is searched."""
+
+    def __init__(self, feature: History, ids: pa.Array, stand_ins: Array) -> None:
+        self.feature, self.name, self.column_name = feature, feature_name(feature), feature.column
+        hashes = hash_texts([text or "" for text in ids.to_pylist()])
+        self.order = np.argsort(hashes, kind="stable")
+        self.hashes = hashes[self.order]
+        self.stand_ins = stand_ins  # [items] codes, or [items, d] vectors
+
+    @classmethod
+    def of(cls, encoder: Encoder, ids: pa.ChunkedArray, vectors: Array) -> Memory | None:
+        """The memory of a catalogue, or None where the model reads no history."""
+        feature = next((f for f in encoder.features["query"] if isinstance(f, History)), None)
+        if feature is None:
+            return None
+        texts = to_text(ids)
+        if feature.items == "tower":
+            return cls(feature, texts, vectors)
+        named = next(f for f in encoder.features["item"] if isinstance(f, Id) and f.type == "id")
+        codes = replace(named, unknown_values="shared").encode(texts, encoder.states["item"][feature_name(named)])
+        return cls(feature, texts, codes)
+
+    def rows(self, hashes: Ragged) -> Ragged:
+        """The catalogue rows of item ids given by their hashes; those that it does not hold are passed over."""
+        place = np.searchsorted(self.hashes, hashes.values)
+        known = place < len(self.hashes)
+        known[known] = self.hashes[place[known]] == hashes.values[known]
+        lengths = np.bincount(ragged_rows(hashes)[known], minlength=len(hashes.offsets) - 1)
+        return Ragged(self.order[place[known]], offsets_of(lengths))
+
+    def column(self, hashes: Column) -> Ragged:
+        """What stands for the items of each history: their vectors, or their codes."""
+        assert isinstance(hashes, Ragged)
+        return stand_in(self.rows(hashes), self.stand_ins)
+
+    def known(self, table: pa.Table) -> Ragged:
+        """The catalogue rows of all that the histories of these queries name, however long they are."""
+        if self.column_name not in table.column_names:
+            return Ragged(np.empty(0, np.int64), np.zeros(table.num_rows + 1, np.int64))
+        return self.rows(replace(self.feature, last=MOST).encode(table.column(self.column_name).combine_chunks(), {}))
+
+
+def without(hits: Hits, known: Ragged, k: int) -> Hits:
+    """The first k hits [q, k] that are none of the rows known for their query [q]."""
+    found = no_hits(len(hits.rows), k)
+    for query, (rows, scores) in enumerate(zip(*hits, strict=True)):
+        kept = np.flatnonzero(~np.isin(rows, known.values[known.offsets[query] : known.offsets[query + 1]]))[:k]
+        found.rows[query, : len(kept)], found.scores[query, : len(kept)] = rows[kept], scores[kept]
+    return found

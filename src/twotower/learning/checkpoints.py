@@ -1,0 +1,103 @@
+"""All that training changes, as one object, and its checkpoint: that object in a file, so that resume is exact."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from twotower import files
+from twotower.data.columns import Array
+from twotower.errors import BundleError
+from twotower.model.negatives import SamplerState
+from twotower.model.towers import TwoTower, distinct, restore
+
+FORMAT = 1
+
+
+@dataclass
+class TrainState:
+    """Everything that training changes."""
+
+    model: TwoTower
+    optimizer: torch.optim.AdamW
+    accumulators: dict[str, Tensor]  # float32 [rows], for each table by its name in the model
+    sampler: SamplerState
+    epoch: int = 0
+    batch: int = 0  # the next one of this epoch
+    step: int = 0
+    best: float = -np.inf
+    best_epoch: int = 0
+    best_weights: dict[str, Tensor] = field(default_factory=dict)
+    since_best: int = 0  # validations
+    losses: float = 0.0  # summed over the batches of this epoch
+    seconds: float = 0.0  # of training, validation left out
+    done: bool = False
+
+
+_NUMBERS = ("epoch", "batch", "step", "best", "best_epoch", "since_best", "losses", "seconds", "done")
+CHECKPOINT = "checkpoint.safetensors"
+HISTORY = "history.jsonl"
+
+
+def save(state: TrainState, folder: Path) -> None:
+    """Write the whole state as one file, atomically."""
+    arrays: dict[str, Array] = {}
+    for name, tensor in distinct(state.model)[0].items():
+        arrays[f"model/{name}"] = tensor.cpu().numpy()
+    for name, tensor in state.best_weights.items():
+        arrays[f"best/{name}"] = tensor.cpu().numpy()
+    for name, tensor in state.accumulators.items():
+        arrays[f"accumulator/{name}"] = tensor.cpu().numpy()
+    for number, entry in state.optimizer.state_dict()["state"].items():
+        for name, tensor in entry.items():
+            arrays[f"optimizer/{number}/{name}"] = tensor.cpu().numpy()
+    numbers = {name: getattr(state, name) for name in _NUMBERS}
+    numbers["best"] = None if state.best == -np.inf else state.best
+    files.write_tensors(folder / CHECKPOINT, arrays, {"format": str(FORMAT), "state": json.dumps(numbers)})
+
+
+def resume(state: TrainState, folder: Path) -> None:
+    """Bring a fresh state to where the checkpoint was. Raises BundleError if there is none or it does not fit."""
+    path = folder / CHECKPOINT
+    if not path.exists():
+        raise BundleError(f"{folder} holds no {CHECKPOINT}, so there is nothing to resume. Start anew with --overwrite.")
+    arrays, metadata = files.read_tensors(path), files.tensor_metadata(path)
+    number = metadata.get("format", "")
+    if not number.isdecimal() or "state" not in metadata:
+        raise BundleError(f"{path} is no checkpoint of ours. Start anew with --overwrite.")
+    if int(number) > FORMAT:
+        raise BundleError(f"{path} was written by a newer version. Upgrade: pip install -U twotower")
+    try:
+        _restore(state, {name: torch.from_numpy(array).to(state.model.device) for name, array in arrays.items()}, json.loads(metadata["state"]))
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise BundleError(f"{path} does not fit this config: {error}") from None
+    # What was learnt after the checkpoint is learnt again, and told again.
+    kept = [line for line in files.read_lines(folder / HISTORY) if line["epoch"] <= state.epoch]
+    files.write_text(folder / HISTORY, "".join(files.json_text(line, indent=None) + "\n" for line in kept))
+
+
+def _restore(state: TrainState, arrays: dict[str, Tensor], numbers: dict[str, Any]) -> None:
+    """Put the arrays and numbers of a checkpoint into a fresh state. Raises RuntimeError, ValueError or KeyError if they do not fit."""
+
+    def under(prefix: str) -> dict[str, Tensor]:
+        return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+
+    restore(state.model, under("model/"))
+    accumulators = under("accumulator/")
+    if {name: a.shape for name, a in accumulators.items()} != {name: a.shape for name, a in state.accumulators.items()}:
+        raise ValueError("its tables are others")
+    loaded: dict[int, dict[str, Tensor]] = {}
+    for place, tensor in under("optimizer/").items():
+        number, name = place.split("/")
+        loaded.setdefault(int(number), {})[name] = tensor
+    state.optimizer.load_state_dict({**state.optimizer.state_dict(), "state": loaded})
+    state.accumulators, state.best_weights = accumulators, under("best/")
+    for name in _NUMBERS:
+        setattr(state, name, numbers[name])
+    state.best = -np.inf if numbers["best"] is None else numbers["best"]

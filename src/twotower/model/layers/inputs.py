@@ -1,0 +1,104 @@
+"""Encoded columns as tensors, and the tables that layers look rows up in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from twotower.data.columns import Column, Ragged
+
+
+class Bag(NamedTuple):
+    """A ragged column as tensors: row i is `values[offsets[i]:offsets[i + 1]]`."""
+
+    values: Tensor  # [sum of lengths], or [sum of lengths, w]
+    offsets: Tensor  # int64 [n + 1]
+    source: Tensor | None = None  # [t, w], where the values are the positions of its rows rather than rows
+
+
+class Prefixes(NamedTuple):
+    """Rows that are beginnings of longer ones, so that what they share is worked on once: row i is the first `cuts[i]` of bag `rows[i]`."""
+
+    bag: Bag
+    rows: Tensor  # int64 [n]
+    cuts: Tensor  # int64 [n]
+
+
+Input = Tensor | Bag | Prefixes
+
+
+def tensors(column: Column, device: torch.device | str = "cpu") -> Tensor | Bag:
+    """An encoded column as tensors: whole numbers as int64, others in their own type."""
+    if isinstance(column, Ragged):
+        first = int(column.offsets[0])
+        values = _tensor(column.values[first : int(column.offsets[-1])], device)
+        return Bag(values, torch.as_tensor(column.offsets - first).to(device))
+    return _tensor(column, device)
+
+
+def _tensor(values: Column, device: torch.device | str) -> Tensor:
+    tensor = torch.as_tensor(values)
+    return tensor.to(device, tensor.dtype if tensor.is_floating_point() else torch.int64)
+
+
+class Table(nn.Module):
+    """Embedding rows [rows, d], of which a training step touches few.
+
+    Between `gather` and `release` the rows that a step needs live in a small leaf tensor: look-ups go there, so gradients and
+    the optimiser cost what the step touches, not what the table holds.
+    """
+
+    def __init__(self, rows: int, dimensions: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(rows, dimensions), requires_grad=False)
+        self.touched: Tensor | None = None  # int64 [t], rows in rising order
+        self.leaf: Tensor | None = None  # [t, d]
+        self._places: Tensor | None = None
+
+    def gather(self, ids: Tensor) -> None:
+        """Bring the rows of these ids (int64, any shape, repeats welcome) into a leaf that collects gradients."""
+        if self._places is None or self._places.device != ids.device:
+            self._places = torch.zeros(len(self.weight), dtype=torch.int64, device=ids.device)
+        # Marking and scanning costs one pass over the table's length, less than sorting the ids of a batch of texts.
+        mark = torch.zeros(len(self.weight), dtype=torch.bool, device=ids.device)
+        mark[ids] = True
+        self.touched = mark.nonzero().squeeze(1)
+        self._places[self.touched] = torch.arange(len(self.touched), device=ids.device)
+        self.leaf = self.weight[self.touched].requires_grad_()
+
+    def release(self) -> None:
+        """Forget the leaf; look-ups read the table again."""
+        self.touched = self.leaf = None
+
+    def rows(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """(rows [t, d], positions in them of the ids)."""
+        if self.leaf is None or self._places is None:
+            return self.weight, ids
+        return self.leaf, self._places[ids]
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Embeddings of ids [...] -> [..., d]."""
+        rows, positions = self.rows(ids)
+        return functional.embedding(positions, rows)
+
+
+class Layer(nn.Module):
+    """One feature's encoded column -> vectors [n, d]."""
+
+    def lookups(self, column: Input) -> Iterator[tuple[Table, Tensor]]:
+        """Each table that this column will ask, and for which ids."""
+        return iter(())
+
+
+def summed(positions: Tensor, rows: Tensor, offsets: Tensor, weights: Tensor | None = None) -> Tensor:
+    """The sum of the rows [t, w] at each span of positions, weighted where asked -> [n, w]."""
+    return functional.embedding_bag(positions, rows, offsets, mode="sum", include_last_offset=True, per_sample_weights=weights)
+
+
+def counted(offsets: Tensor) -> Tensor:
+    """The length of each row [n, 1], at least one."""
+    return offsets.diff().clamp(min=1).unsqueeze(1)
