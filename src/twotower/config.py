@@ -106,7 +106,7 @@ class Config:
             raise ConfigError("[evaluate] pretrained compares words with words, so both sides need a text feature. Leave it out.")
         if not self.train.correct_positive and not self.train.correction:
             raise ConfigError("[train] correct_positive = false says how to correct, and correction is off. Leave it out.")
-        if self.evaluate.per == "query" and self.pairs.repeats == "keep":
+        if self.evaluate.per == "query" and self.schema.repeats == "keep":
             raise ConfigError('[evaluate] per = "query" ranks an item once, so it needs [pairs] repeats = "count" or "first"')
 
 

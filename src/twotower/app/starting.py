@@ -66,7 +66,7 @@ def _pairs(guess: Guess) -> list[str]:
         lines += [_comment(f"{event}   # what each kind of event counts; kinds that are not listed are dropped"), _comment(f"event_weights{weights}")]
     if schema.time is None and guess.split.by == "random":
         lines.append('# ordered = true   # if the log stands in order of time; [split] by = "last" then asks what comes next')
-    return [*lines, _set("repeats", "count", 'the same pair again makes it weigh more; or "keep", "first"')]
+    return [*lines, _set("repeats", guess.schema.repeats, REPEATS[guess.schema.repeats])]
 
 
 def _query(guess: Guess) -> list[str]:
@@ -113,6 +113,11 @@ def _left(left: Mapping[str, str]) -> Iterable[str]:
         yield _comment(f"left out for such reasons, too: {', '.join(list(left)[MOST_LEFT:])}")
 
 
+REPEATS = {
+    "count": 'the same pair again makes it weigh more; or "keep", "first"',
+    "first": 'the same pair again is left out: a history then never tells what comes again; or "keep"',
+    "keep": "every pair is kept",
+}
 VERBS = ("holds", "is", "was", "gives", "looks", "numbers", "repeats", "could", "does")
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 
-from twotower.data.columns import Array, Column, Ragged, offsets_of, ragged_rows
+from twotower.data.columns import Array, Ragged, lengths_of, offsets_of, ragged_rows, spans
 from twotower.data.encoder import Encoder
 from twotower.data.features import History, Id
 from twotower.data.hashes import hash_texts
@@ -50,16 +50,22 @@ class Memory:
         lengths = np.bincount(ragged_rows(hashes)[known], minlength=len(hashes.offsets) - 1)
         return Ragged(self.order[place[known]], offsets_of(lengths))
 
-    def column(self, hashes: Column) -> Ragged:
-        """What stands for the items of each history: their vectors, or their codes."""
-        assert isinstance(hashes, Ragged)
-        return stand_in(self.rows(hashes), self.stand_ins)
+    def column(self, hashes: Ragged) -> Ragged:
+        """What stands for the last items of each history that the catalogue holds: their vectors, or their codes."""
+        rows = self.rows(hashes)
+        lengths = np.minimum(lengths_of(rows), self.feature.last)
+        last = Ragged(rows.values[spans(rows.offsets[1:] - lengths, lengths)], offsets_of(lengths))
+        return stand_in(last, self.stand_ins)
+
+    def named(self, table: pa.Table) -> Ragged:
+        """The hashes of all ids that the histories of these queries name, however long they are."""
+        if self.column_name not in table.column_names:
+            return Ragged(np.empty(0, np.uint64), np.zeros(table.num_rows + 1, np.int64))
+        return replace(self.feature, last=MOST).encode(table.column(self.column_name).combine_chunks(), {})
 
     def known(self, table: pa.Table) -> Ragged:
-        """The catalogue rows of all that the histories of these queries name, however long they are."""
-        if self.column_name not in table.column_names:
-            return Ragged(np.empty(0, np.int64), np.zeros(table.num_rows + 1, np.int64))
-        return self.rows(replace(self.feature, last=MOST).encode(table.column(self.column_name).combine_chunks(), {}))
+        """The catalogue rows of all that the histories of these queries name."""
+        return self.rows(self.named(table))
 
 
 def without(hits: Hits, known: Ragged, k: int) -> Hits:

@@ -210,8 +210,9 @@ class Retriever:
             return self._run("query", self.encoder.encode("query", table))
         vectors = np.empty((table.num_rows, self.bundle.dimensions), np.float32)
         for start in range(0, table.num_rows, HISTORIES_AT_ONCE):
-            columns = dict(self.encoder.encode("query", table.slice(start, HISTORIES_AT_ONCE)))
-            columns[self.history.name] = self.history.column(columns[self.history.name])
+            part = table.slice(start, HISTORIES_AT_ONCE)
+            columns = dict(self.encoder.encode("query", part))
+            columns[self.history.name] = self.history.column(self.history.named(part))
             vectors[start : start + HISTORIES_AT_ONCE] = self._run("query", columns)
         return vectors
 

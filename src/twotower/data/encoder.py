@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from twotower.data.columns import Array, Column, Columns
-from twotower.data.features import FEATURES, FeatureOptions, State
+from twotower.data.features import FEATURES, FeatureOptions, Pieces, State
 from twotower.data.features.names import Categories, Id, vocabulary
 from twotower.data.hashes import HASH
 from twotower.data.schema import SIDES, Schema, Side, feature_name
@@ -49,8 +49,9 @@ class Encoder:
                 (feature, batch.column(feature.column), counts) for side, feature in alike if not feature.from_log for batch, counts in batches(side)
             )
             first = alike[0][1]
-            if any(isinstance(feature, (Id, Categories)) for _, feature in alike):
+            if len(alike) > 1:
                 _check_table([feature for _, feature in alike])
+            if any(isinstance(feature, (Id, Categories)) for _, feature in alike):
                 state = vocabulary((named.named(column, counts) for named, column, counts in parts), first.minimum)  # type: ignore[union-attr]
             else:
                 state = first.fit((column, counts) for _, column, counts in parts)
@@ -164,6 +165,10 @@ class Encoder:
 
 def _check_table(features: Sequence[Any]) -> None:
     """Raise ConfigError where features share a table and do not agree what it holds."""
+    if all(isinstance(feature, Pieces) for feature in features):
+        if len({(feature.vocabulary, feature.length, feature.width) for feature in features}) > 1:
+            raise ConfigError(f'features of the table "{features[0].table}" need one vocabulary, one length and one width')
+        return
     other = [feature for feature in features if not isinstance(feature, (Id, Categories))]
     if other:
         raise ConfigError(

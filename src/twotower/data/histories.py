@@ -13,6 +13,8 @@ import numpy as np
 from twotower.data.columns import Array, Ragged, lengths_of, offsets_of, ragged_rows, spans
 from twotower.data.prepared import Log
 
+SPAN = 1 << 36  # moments of a log: its pairs, at most
+
 
 class Histories(NamedTuple):
     """The events that histories may show, by key and then by time."""
@@ -21,14 +23,14 @@ class Histories(NamedTuple):
     moments: Array | None  # int64, as the values of events: when each was; None where the log has no times
     last: int  # how many items of a history are read
     repeats: int = 1  # how often a key has one item, at most
+    order: Array | None = None  # int64, as the values of events: key and moment in one, in rising order
 
     def cuts(self, keys: Array, moments: Array | None) -> Array:
         """How many events [n] of these keys [n] come before these moments [n]; all of them where there are no times."""
         if self.moments is None or moments is None:
             return np.asarray(lengths_of(self.events)[keys])
-        span = 1 + max(int(self.moments.max(initial=0)), int(moments.max(initial=0)))
-        order = np.repeat(np.arange(len(self.events.offsets) - 1), lengths_of(self.events)) * span + self.moments
-        return np.asarray(np.searchsorted(order, keys * span + moments) - self.events.offsets[keys])
+        assert self.order is not None
+        return np.asarray(np.searchsorted(self.order, keys * SPAN + moments) - self.events.offsets[keys])
 
     def of(self, keys: Array, cuts: Array, asked: Ragged | None = None) -> Ragged:
         """The last items before each cut, oldest first: item rows for n views. asked: items [n] left out where there are no times."""
@@ -76,8 +78,10 @@ def histories(log: Log, which: Array, last: int) -> Histories:
     # The log stands in order of time, so a stable sort by key keeps that.
     order = shown[np.argsort(log.history_keys[shown], kind="stable")]
     events = Ragged(np.asarray(log.item_rows[order]), offsets_of(np.bincount(log.history_keys[shown], minlength=keys)))
-    moments = None if log.moments is None else np.asarray(log.moments[order])
-    return Histories(events, moments, last, _most_repeated(events) if moments is None else 1)
+    if log.moments is None:
+        return Histories(events, None, last, _most_repeated(events))
+    moments = np.asarray(log.moments[order])
+    return Histories(events, moments, last, order=log.history_keys[order] * SPAN + moments)
 
 
 def _most_repeated(events: Ragged) -> int:

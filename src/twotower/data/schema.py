@@ -40,7 +40,7 @@ class PairColumns:
     event_weights: Mapping[str, Annotated[float, Ge(0)]] | None = None
     label: str | None = None
     match: Annotated[float, Gt(0)] | None = None
-    repeats: Literal["keep", "count", "first"] = "count"
+    repeats: Literal["keep", "count", "first"] | None = None
     core: Annotated[int, Ge(1)] = 1
     since: str | None = None
 
@@ -98,6 +98,17 @@ class Schema:
     item: ItemSide
     pairs: PairColumns = PairColumns()
 
+    @property
+    def repeats(self) -> Literal["keep", "count", "first"]:
+        """What becomes of the same query and item again; by default it is counted, or where a history knows times, kept once, as it first was."""
+        return self.pairs.repeats or ("first" if self._remembers else "count")
+
+    @property
+    def _remembers(self) -> bool:
+        """Whether a history is cut by times."""
+        timed = self.pairs.time is not None or self.pairs.ordered
+        return timed and any(feature.from_log for feature in self.query.features)
+
     def features(self, side: Side) -> tuple[FeatureOptions, ...]:
         """The features of one side."""
         return self.query.features if side == "query" else self.item.features
@@ -146,6 +157,14 @@ class Schema:
         found = [feature for feature in self.query.features if feature.type == "history"]
         if found and self.history_by is None:
             raise ConfigError('a history needs to know whose it is: [query] key = "user_id", or by = "user_id" in the feature')
+        if self._remembers and self.pairs.repeats == "count":
+            raise ConfigError(
+                '[pairs] repeats = "count" puts a pair where it was last, and a history would then tell what comes again. '
+                'Set repeats = "first" or "keep", or leave it out.'
+            )
+        ids = [feature.column for feature in self.item.features if feature.type == "id"]
+        if any(f.type == "history" and f.items == "ids" for f in found) and ids[:1] != [self.item.id]:
+            raise ConfigError('a history with items = "ids" reads the table of [item] id: that column must be the first feature of type "id" there')
         if len(found) > 1:
             raise ConfigError(f"[query] has {len(found)} histories, and a model reads one. Leave the others out.")
 

@@ -39,6 +39,7 @@ def documents(prepared: Prepared, with_queries: bool) -> list[str]:
     found = texts(prepared, "item")
     if with_queries:
         asked, log = texts(prepared, "query"), prepared.part(TRAIN)
+        log = log.take(np.flatnonzero(log.labels > 0))  # what was passed over says nothing of the item
         more: list[list[str]] = [[] for _ in found]
         pairs = np.unique(log.query_rows * len(found) + log.item_rows)
         for query, item in zip((pairs // len(found)).tolist(), (pairs % len(found)).tolist(), strict=True):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,8 +13,7 @@ import pyarrow.compute as pc
 from twotower.bundle.retriever import MODES, Mode, Retriever, SearchOptions, query_text
 from twotower.config import from_values
 from twotower.data.batches import draft
-from twotower.data.columns import Array, group, ragged_rows
-from twotower.data.features import History
+from twotower.data.columns import Array, Ragged, group, ragged_rows
 from twotower.data.keys import digests_of, keys_of, values_of
 from twotower.data.prepared import ID, Log
 from twotower.data.quantities import numbers
@@ -29,7 +27,6 @@ from twotower.search.fusion import blend
 from twotower.search.lexical import Lexical
 
 WORDS_WEIGHTS = (0.15, 0.3, 0.5)
-LONGEST = 4096  # items of a history that are left out of its rankings
 
 
 class Asked(NamedTuple):
@@ -128,20 +125,24 @@ def read_pairs(retriever: Retriever, source: Source, options: EvaluateOptions, m
     _, first, view_of = np.unique(query_codes, return_index=True, return_inverse=True)
     ones = np.ones(len(kept), np.float32)
     log = Log(first[view_of].astype(np.int64), key_codes, items[kept], ones, ones)
-    known_keys, known_items = (log.query_keys, log.item_rows) if per == "pair" else (log.query_keys[:0], log.item_rows[:0])
+    every = group(log.query_keys, log.item_rows, int(key_codes.max()) + 1)
+    asked = cases(log, every if per == "pair" else None, per)
     if retriever.history is not None and options.exclude_seen is not False:
-        feature = next(f for f in retriever.encoder.features["query"] if isinstance(f, History))
-        before = retriever.history.rows(replace(feature, last=LONGEST).encode(queries[feature.column].take(pa.array(kept)), {}))
-        known_keys = np.concatenate([known_keys, key_codes[ragged_rows(before)]])
-        known_items = np.concatenate([known_items, before.values])
-    every = group(known_keys, known_items, int(key_codes.max()) + 1)
-    asked = cases(log, every if len(known_keys) else None, per)
+        asked = asked._replace(excluded=_beside(asked, retriever.history.known(table.take(pa.array(kept[asked.query_rows])))))
     views = draft(log, np.arange(len(kept)))  # in the order of the cases
     asking = views.pair_rows if per == "pair" else views.pair_rows[views.offsets[:-1]]
     ids = retriever.items.column(ID).take(pa.array(asked.relevant.values)).to_pylist()
     searched: Mode = mode or retriever.bundle.model["search"]["mode"]
     columns = table.select(_query_columns(retriever))
     return NewPairs(columns.take(pa.array(kept)), asked, kept[asking], ids, dropped, searched)
+
+
+def _beside(asked: Cases, seen: Ragged) -> Ragged:
+    """What is left out of each ranking [q], and what its own history holds [q], which a search does not find again either."""
+    if asked.excluded is None:
+        return seen
+    rows = np.concatenate([ragged_rows(asked.excluded), ragged_rows(seen)])
+    return group(rows, np.concatenate([asked.excluded.values, seen.values]), len(asked.query_rows))
 
 
 def _matches(table: pa.Table, pairs: Mapping[str, Any], name: str) -> Array:

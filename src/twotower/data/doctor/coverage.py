@@ -7,7 +7,7 @@ import numpy as np
 from twotower.data.columns import Array, distinct
 from twotower.data.doctor.evidence import Evidence, sampled
 from twotower.data.doctor.findings import MOST_EXAMPLES, Finding, Severity, number, percent
-from twotower.data.features import UNKNOWN
+from twotower.data.features import UNKNOWN, Id
 from twotower.data.hashes import WORD, hash_words
 from twotower.data.schema import SIDES, feature_name
 from twotower.data.splits import TRAIN, VALIDATION
@@ -25,9 +25,9 @@ def unseen_values(evidence: Evidence) -> list[Finding]:
     features = evidence.schema.query.features
     unseen = {}
     for feature in features:
-        column = prepared.columns["query"].get(feature_name(feature)) if feature.type in ("id", "category") else None
-        if isinstance(column, np.ndarray):
-            unseen[feature.column] = np.asarray(column)[rows] == UNKNOWN
+        column = prepared.columns["query"].get(feature_name(feature))
+        if isinstance(feature, Id) and isinstance(column, np.ndarray):
+            unseen[feature.column] = (np.asarray(column)[rows] >= UNKNOWN) & (np.asarray(column)[rows] < feature.first_known)
     lost = np.logical_and.reduce(list(unseen.values())) if len(unseen) == len(features) else np.zeros(len(rows), bool)
     found = []
     if len(rows) and lost.mean() >= 0.99:
@@ -138,7 +138,7 @@ def long_texts(evidence: Evidence) -> list[Finding]:
 
 def little_data(evidence: Evidence) -> list[Finding]:
     """Fewer pairs than what is asked of them needs."""
-    train = int((evidence.parts == TRAIN).sum())
+    train = int(evidence.train.sum())
     found = []
     if train < FEW_PAIRS:
         worded = bool(evidence.texts("query")) and bool(evidence.texts("item"))

@@ -89,7 +89,7 @@ def damaged_texts(evidence: Evidence) -> list[Finding]:
 
 def _worded(evidence: Evidence) -> list[tuple[Source, list[str]]]:
     """The columns of texts and names that features read, with the source of each."""
-    sides = {side: {f.column for f in evidence.schema.features(side) if f.type in ("text", "category", "id", "categories")} for side in SIDES}
+    sides = {side: {f.column for f in evidence.schema.features(side) if f.worded or f.type in ("category", "id", "categories")} for side in SIDES}
     log, listed = evidence.pairs, evidence.items
     own = sides["query"] | (sides["item"] if listed is None else set())
     found = [(log, [name for name in log.columns if name in own and name not in log.unfit])]
@@ -186,7 +186,7 @@ def mistyped_columns(evidence: Evidence) -> list[Finding]:
     found = []
     for side in SIDES:
         for name, features in evidence.columns(side).items():
-            kinds = {f.type for f in features} & {"text", "category"}
+            kinds = {"text" if f.worded else f.type for f in features} & {"text", "category"}
             if not kinds:
                 continue
             values = pc.unique(evidence.values(side, name).drop_null().slice(0, 200_000))
@@ -211,7 +211,7 @@ def placeholders(evidence: Evidence) -> list[Finding]:
     log = evidence.prepared.log
     for side in SIDES:
         for name, features in evidence.columns(side).items():
-            if not any(f.type in ("id", "category", "text") for f in features):
+            if not any(f.worded or f.type in ("id", "category") for f in features):
                 continue
             values = evidence.values(side, name)
             named = pc.fill_null(pc.is_in(pc.utf8_lower(values), pa.array(PLACEHOLDERS)), False)

@@ -32,7 +32,7 @@ def repeated_pairs(evidence: Evidence) -> list[Finding]:
     if share < SEEN_REPEATS:
         return []
     count = int((copies if exact else same).sum())
-    kept = evidence.schema.pairs.repeats
+    kept = evidence.schema.repeats
     what = "the query, the item and the time" if exact else "the query and the item"
     heavy = share >= MANY_REPEATS and (exact or kept == "keep")
     treated = {"keep": "trains on each of them", "count": "adds up their weights", "first": "keeps the first of them"}[kept]

@@ -209,7 +209,7 @@ class Evidence:
         )  # stable: the log is in time order
         theirs = _starts(*(np.asarray(column)[log_order] for column in (log.query_rows, log.query_keys, log.item_rows)))
         place = _match(ours.keys, theirs.keys)  # [groups of the raw log], -1 where the log has none
-        last = self.schema.pairs.repeats != "first"
+        last = self.schema.repeats != "first"
         both = np.flatnonzero(place >= 0)
         single = both[theirs.counts[place[both]] == 1]
         entry = theirs.starts[place[single]]

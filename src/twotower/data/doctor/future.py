@@ -49,7 +49,7 @@ def column_gives_answer(evidence: Evidence) -> list[Finding]:
     """Columns of the query of which each value has one item, as a value does that is only known after the choice."""
     found = []
     raw = evidence.raw
-    known = (raw.query_rows >= 0) & (raw.item_rows >= 0)
+    known = (raw.query_rows >= 0) & (raw.item_rows >= 0) & (raw.labels > 0)
     pairs = np.unique(combined(raw.query_rows[known], raw.query_keys[known], raw.item_rows[known]), return_index=True)[1]
     query_rows, keys, items = (column[known][pairs] for column in (raw.query_rows, raw.query_keys, raw.item_rows))
     ids = evidence.values("item", ID)

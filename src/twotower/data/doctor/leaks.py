@@ -50,7 +50,7 @@ def queries_in_both_parts(evidence: Evidence) -> list[Finding]:
     keys = np.asarray(log.query_keys)
     held = np.flatnonzero(parts != TRAIN)
     pairs = keys * evidence.prepared.n_items + np.asarray(log.item_rows)
-    both = held[np.isin(keys[held], distinct(keys[parts == TRAIN])) & ~np.isin(pairs[held], distinct(pairs[parts == TRAIN]))]
+    both = held[np.isin(keys[held], distinct(keys[evidence.train])) & ~np.isin(pairs[held], distinct(pairs[evidence.train]))]
     share = len(both) / max(1, len(held))
     if share < 0.01:
         return []

@@ -16,7 +16,7 @@ from twotower.data.columns import Array, distinct
 from twotower.data.doctor.evidence import Evidence, combined, sampled
 from twotower.data.doctor.findings import MOST_EXAMPLES, Figure, Finding, percent
 from twotower.data.doctor.shingles import near_pairs, shingle
-from twotower.data.splits import TRAIN, VALIDATION
+from twotower.data.splits import VALIDATION
 
 SEEN, MANY = 0.05, 0.2
 MANY_HELD_BACK = 0.5
@@ -130,7 +130,8 @@ def _held_back(evidence: Evidence) -> tuple[float, int]:
     if not len(chosen):
         return 0.0, 0
     which = np.isin(keys, chosen)
-    known = distinct(keys[which & (parts == TRAIN)] * n + items[which & (parts == TRAIN)])
+    trained = which & evidence.train
+    known = distinct(keys[trained] * n + items[trained])
     new = distinct(keys[which & (parts == VALIDATION)] * n + items[which & (parts == VALIDATION)])
     new = new[~np.isin(new, known)]
     share = evidence.train_items / max(1, int(evidence.train_items.sum()))

@@ -11,7 +11,6 @@ from twotower.data.doctor.findings import Finding, Setting, percent
 from twotower.data.doctor.negatives import at_size, fitting_size, twins
 from twotower.data.doctor.popularity import HEAVY_HEAD, head_share
 from twotower.data.schema import SIDES, Side
-from twotower.data.splits import TRAIN
 
 USUAL_BATCH, STEPS = 1024, 20  # pairs; steps an epoch, at least
 SILENT = {"empty_column", "constant_column"}
@@ -39,7 +38,7 @@ def _split(evidence: Evidence) -> Setting | None:
 
 
 def _batch(evidence: Evidence, found: set[str]) -> Setting:
-    train = int((evidence.parts == TRAIN).sum())
+    train = int(evidence.train.sum())
     room = 1 << max(4, (max(1, train // STEPS)).bit_length() - 1)
     size = min(USUAL_BATCH, room)
     reason = f"{USUAL_BATCH:,} is a good start" if size == USUAL_BATCH else f"so that {train:,} training pairs give {train // size:,} steps an epoch"

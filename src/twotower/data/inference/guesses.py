@@ -76,6 +76,7 @@ def infer(pairs: Source, items: Source | None, encoder: str | None = None, *, qu
         item = _items_of_catalogue(catalogue, link, reasons)
     query, asks = _queries(log, asked, asking, free, column, pairs, reasons)
     schema = Schema(query=query, item=item[0], pairs=_pairs(link, asking, column, found, reasons))
+    schema = replace(schema, pairs=replace(schema.pairs, repeats=schema.repeats))
     left = {"query": _left(log, asks, found, link), "item": item[1].left}
     for side, one in (("query", asks), ("item", item[1])):
         reasons |= {f"{side}.{name}": why for name, why in one.why.items()}

@@ -203,7 +203,7 @@ class _Preparation:
         self.first_keys = self.engine.array("SELECT asked FROM keys ORDER BY query_key")
         self.report |= {"query_rows": len(self.first_queries), "keys": len(self.first_keys), "items": len(self.item_rows)}
         groups = self._groups() if self.options.by == "group" else None
-        self.report |= self.engine.merge(self.schema.pairs.repeats, self.there)
+        self.report |= self.engine.merge(self.schema.repeats, self.there)
         self.report["pairs"] = self.engine.count("merged")
         if self.report["pairs"] < FEWEST_PAIRS:
             raise DataError(
@@ -239,7 +239,7 @@ class _Preparation:
         writers = {name: files.ArrayWriter(self.folder / "log" / f"{name}.npy", kind) for name, kind in kinds.items()}
         if self.there["history"]:
             writers["history_keys"] = files.ArrayWriter(self.folder / "log" / "history_keys.npy", np.int64)
-        for batch in self.engine.ordered(self.there, self.schema.pairs.repeats):
+        for batch in self.engine.ordered(self.there, self.schema.repeats):
             columns = {name: np.asarray(batch.column(name)) for name in batch.schema.names}
             columns["item_row"] = lookup[columns["item_row"]]
             for name, values in kept.items():

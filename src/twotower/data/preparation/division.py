@@ -33,8 +33,6 @@ def divide(folder: Path, log: SplitLog, sources: Sources, schema: Schema, option
         if outside.any():
             parts, log = parts[~outside], _keep(folder, log, ~outside)
             report["pairs"] = len(parts)
-    if schema.history_by is not None and not (folder / "history_keys.npy").exists():
-        files.write_array(folder / "history_keys.npy", log.keys.astype(np.int64))
     if log.times is not None or schema.pairs.ordered:
         files.write_array(folder / "moments.npy", _moments(log.times, len(parts)))
     files.write_array(folder / "parts.npy", parts)

@@ -126,10 +126,13 @@ class Engine:
         before, contradicted = self.count("placed"), 0
         same = ", ".join(["query_row", "query_key", "item_row", *(name for name in ("part", "history") if there[name])])
         order = "time, row" if there["time"] else "row"
-        if there["label"] and repeats != "keep":
-            # What was once chosen is a match: that it was passed over another time says little.
-            self.sql.execute(f"CREATE OR REPLACE TABLE placed AS SELECT * FROM placed QUALIFY label > 0 OR max(label) OVER (PARTITION BY {same}) = 0")
-            contradicted = before - self.count("placed")
+        if there["label"]:
+            # A match and a non-match of one item are not merged: which part of the split each falls in is not known yet. Where both are
+            # trained on, the loss never takes a known match for a non-match.
+            both = f"SELECT label, max(label) OVER (PARTITION BY {same}) AS most FROM placed"
+            contradicted = self.number(f"SELECT count(*) FROM ({both}) WHERE label = 0 AND most > 0")
+            self.sql.execute("ALTER TABLE placed ADD COLUMN matched BOOLEAN; UPDATE placed SET matched = label > 0")
+            same += ", matched"
         if repeats == "keep":
             self.sql.execute("ALTER TABLE placed RENAME TO merged")
         elif repeats == "first":
@@ -144,7 +147,7 @@ class Engine:
                 f"CREATE TABLE merged AS SELECT max(row) AS row, {same}, {weight}::DOUBLE AS weight{kept} FROM placed GROUP BY {same}; "
                 "DROP TABLE placed"
             )
-        merged = before - contradicted - self.count("merged")
+        merged = before - self.count("merged")
         return {"pairs_merged": merged} | ({"non_matches_of_matches": contradicted} if there["label"] else {})
 
     def ordered(self, there: Mapping[str, bool], repeats: str) -> Iterator[pa.RecordBatch]:

@@ -81,7 +81,7 @@ class Intake:
             "time": pairs.time is not None,
             "part": self.options.by in ("column", "files"),
             "entity": self.options.by == "group" and self.options.column is not None,
-            "history": by is not None and by != self.schema.key,
+            "history": by is not None,  # even by the key: whoever has none shares no history with who asks in the same words
         }
 
     def progress(self, what: str, number: int) -> None:
