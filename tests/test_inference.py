@@ -157,3 +157,15 @@ def test_another_name_of_an_item_is_not_shown_as_its_id():
     films = [{"_id": f"{n:024x}", "movieId": n, "title": f"{sentence(3)} {n}"} for n in range(300)]
     schema = infer(open_source(interactions()), open_source(films)).schema
     assert schema.item.id == "movieId" and schema.item.payload == ("title",) and {f.column for f in schema.item.features} == {"movieId", "title"}
+
+
+@pytest.mark.parametrize("unlisted", [0.01, 0.2])
+def test_ratings_are_never_the_items(unlisted):
+    """One to five are found among any ids that count from one, and some of the log's films the catalogue may lack."""
+    generator = np.random.default_rng(0)
+    films = generator.integers(1, 500, 4000)
+    films[generator.random(4000) < unlisted] = 90_000
+    log = pa.table({"user_id": generator.integers(1, 200, 4000), "film_id": films, "rating": generator.integers(1, 6, 4000)})
+    catalogue = pa.table({"film_id": np.arange(1, 500), "title": [f"the film number {n}" for n in range(1, 500)]})
+    guess = infer(open_source(log, "pairs"), open_source(catalogue, "items"))
+    assert guess.schema.item.id == "film_id" and guess.schema.pairs.item in (None, "film_id") and guess.schema.query.key == "user_id"

@@ -4,6 +4,8 @@ stdout carries the result only; progress goes to stderr. To add a verb: a functi
 its import here. Help lists the verbs in the order of these imports.
 """
 
+import atexit
+import os
 import sys
 
 from twotower.app import exits
@@ -18,3 +20,19 @@ __all__ = ["app", "check", "compare", "demo", "embed", "evaluate", "info", "init
 def main() -> None:
     """Run the verb of the command line."""
     exits.run(app, sys.argv[1:] or ["--help"])
+
+
+def command() -> None:
+    """What the shell runs: `main`, and after an error the end at once.
+
+    A reader's thread that is still at work when the interpreter goes down aborts the process, and the exit code would be lost.
+    """
+    try:
+        main()
+    except SystemExit as end:
+        if not isinstance(end.code, int) or not end.code:
+            raise
+        sys.stdout.flush()
+        sys.stderr.flush()
+        atexit._run_exitfuncs()  # what is set aside in temporary folders is removed there
+        os._exit(end.code)

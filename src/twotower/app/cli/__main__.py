@@ -1,5 +1,5 @@
 """`python -m twotower.app.cli`: the same as the command `twotower`."""
 
-from twotower.app.cli import main
+from twotower.app.cli import command
 
-main()
+command()

@@ -200,7 +200,9 @@ def data(report: Mapping[str, Any]) -> str:
     """What was read and what became of it: a line, and one for each thing worth knowing."""
     split = report["split"]
     parts = ", ".join(f"{split[name]:,} {name}" for name in ("train", "validation", "test"))
-    said = f"{report['pairs']:,} pairs of {report['query_rows']:,} queries and {report['items']:,} items: {parts} (split by {split['by']})"
+    # Whoever is known by a history alone is one query row to us, and somebody to the reader.
+    asked = f"{report['keys']:,} keys" if report["query_rows"] == 1 else f"{report['query_rows']:,} queries"
+    said = f"{report['pairs']:,} pairs of {asked} and {report['items']:,} items: {parts} (split by {split['by']})"
     told = {
         "pairs_merged": "repeated pairs merged",
         "pairs_without_query": "pairs without a query dropped",
@@ -210,9 +212,9 @@ def data(report: Mapping[str, Any]) -> str:
         "pairs_of_unlisted_query": "pairs whose query the table of queries lacks",
         "pairs_before_since": "pairs older than asked for, dropped",
         "pairs_outside_core": "pairs of keys or items with too few matches, dropped",
-        "non_matches": "explicit non-matches, shown in training as such",
+        "non_matches": "explicit non-matches in the log, counted among the pairs",
         "non_matches_outside_train": "non-matches of validation and test dropped: there is nothing to find in them",
-        "non_matches_of_matches": "non-matches of pairs that are matches elsewhere, dropped",
+        "non_matches_of_matches": "non-matches of pairs that are matches too: training never takes them for non-matches",
         "keys_without_match": "keys without any match",
         "query_table_rows_without_id": "rows of the table of queries without an id, dropped",
         "query_table_ids_repeated": "repeated ids in the table of queries, the first row kept",

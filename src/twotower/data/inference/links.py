@@ -40,15 +40,18 @@ def linked(log: dict[str, Look], table: dict[str, Look], pairs: Source, source: 
             inside = 0.0 if name in taken or look.nested else _inside(look, whole[own])
             if inside >= 0.3:
                 # Numbers that count users from 1 are found among numbers that count items from 1: there the names decide.
-                fit = not named(name, other_words) or named(name, own_words)
-                found.append((fit, round(inside, 2), sole, own == name, named(name, own_words), own, name))
+                # So do ratings and counts: a few small numbers are found among any ids.
+                measure = named(name, (*GRADE_WORDS, *WEIGHT_WORDS, *PRICE_WORDS)) and not named(name, own_words)
+                fit = not measure and (not named(name, other_words) or named(name, own_words))
+                alike = own == name and inside >= 0.5  # a column of one name, whatever else of it is not listed
+                found.append((fit, alike, round(inside, 2), sole, named(name, own_words), own, name))
     if not found:
         block, side = ("query", "queries") if asking else ("item", "items")
         raise DataError(
             f"no column of {pairs.name} ({', '.join(log)}) holds the ids of {source.name} ({', '.join(table)}), the {side}. Name them in a config: "
             f'[{block}] id = "..." and [pairs] {block} = "..."'
         )
-    _, inside, sole, _, _, own, name = max(found, key=lambda one: one[:5])
+    _, _, inside, sole, _, own, name = max(found, key=lambda one: one[:5])
     rows = "every row" if sole else f"{table[own].share_distinct:.1%} of the rows"
     where = "table of queries" if asking else "catalogue"
     reason = f'"{own}" differs in {rows} of the {where}, and {inside:.0%} of "{name}" in the pairs is found there'
