@@ -15,6 +15,8 @@ from twotower.data.columns import Array, Ragged, group, spans
 from twotower.data.histories import Histories
 from twotower.data.prepared import Log
 
+MOST_PLACES = 1 << 22  # items of a table that is made for every batch
+
 
 class Positives(NamedTuple):
     """The matches of each view [b], as positions among the candidates, with what is known of each pair."""
@@ -137,9 +139,20 @@ def _masked(part: BatchDraft, item_rows: Array, known: Ragged) -> Ragged:
     lengths = known.offsets[part.query_keys + 1] - known.offsets[part.query_keys]
     views = np.repeat(np.arange(b), lengths)
     items = known.values[spans(known.offsets[part.query_keys], lengths)]
-    places = np.minimum(np.searchsorted(item_rows, items), c - 1)
-    here = item_rows[places] == items
+    places = _places(item_rows, items)
+    here = places >= 0
     views, places = views[here], places[here]
     own = np.repeat(np.arange(b), np.diff(part.offsets)) * c + np.searchsorted(item_rows, part.item_rows)
     other = ~np.isin(views * c + places, own)
     return group(views[other], places[other], b)
+
+
+def _places(item_rows: Array, items: Array) -> Array:
+    """Where these items stand among the candidates [c], -1 where they do not. By a table, which takes a tenth of the time of a search."""
+    top = int(item_rows[-1]) + 1 if len(item_rows) else 0
+    if top > MOST_PLACES:
+        found = np.minimum(np.searchsorted(item_rows, items), len(item_rows) - 1)
+        return np.where(item_rows[found] == items, found, -1)
+    table = np.full(top + 1, -1, np.int32)
+    table[item_rows] = np.arange(len(item_rows), dtype=np.int32)
+    return table[np.minimum(items, top)].astype(np.int64)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from twotower.data.batches import BatchDraft
-from twotower.data.columns import Array
+from twotower.data.columns import Array, distinct
 
 
 class Candidates(NamedTuple):
@@ -38,7 +38,7 @@ def in_batch(part: BatchDraft, state: SamplerState, generator: np.random.Generat
 
     An item with a share s of the log is among n drawn pairs with probability 1 - (1 - s)^n.
     """
-    item_rows = np.unique(part.item_rows)
+    item_rows = distinct(part.item_rows)
     absent = len(part.item_rows) * np.log1p(-np.minimum(state.share[item_rows], 1 - 1e-12))
     return Candidates(item_rows, np.log(-np.expm1(absent)).astype(np.float32)), state
 
