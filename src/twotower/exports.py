@@ -167,7 +167,7 @@ def _made(encoder: Encoder, side: Side, n: int, length: int, dimensions: int, ge
         form = feature.form(state, dimensions)
         own = min(length, _longest(feature), form.longest or length)
         size = n * own if form.ragged else n
-        high = item_ids(encoder) if isinstance(feature, History) and feature.items == "ids" else form.high
+        high = _item_ids(encoder) if isinstance(feature, History) and feature.items == "ids" else form.high
         first = 1 if form.ragged else 0  # 0 pads
         values: Array = generator.integers(first, max(first + 1, high), size) if high else generator.standard_normal((size, form.width or 1))
         if isinstance(feature, Text) and len(state["buckets"]):
@@ -179,9 +179,10 @@ def _made(encoder: Encoder, side: Side, n: int, length: int, dimensions: int, ge
     return columns
 
 
-def item_ids(encoder: Encoder) -> int:
+def _item_ids(encoder: Encoder) -> int:
     """How many codes the ids of the item side have."""
-    named = next(feature for feature in encoder.features["item"] if feature.type == "id")
+    named = encoder.item_id
+    assert named is not None  # else there would be no table to read
     return named.form(encoder.states["item"][feature_name(named)], 1).high
 
 

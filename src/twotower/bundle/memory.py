@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from twotower.data.columns import Array, Ragged, lengths_of, offsets_of, ragged_rows, spans
 from twotower.data.encoder import Encoder
-from twotower.data.features import History, Id
+from twotower.data.features import History
 from twotower.data.hashes import hash_texts
 from twotower.data.histories import stand_in
 from twotower.data.schema import feature_name
@@ -38,7 +38,8 @@ class Memory:
         texts = to_text(ids)
         if feature.items == "tower":
             return cls(feature, texts, vectors)
-        named = next(f for f in encoder.features["item"] if isinstance(f, Id) and f.type == "id")
+        named = encoder.item_id
+        assert named is not None  # else there would be no table to train
         codes = replace(named, unknown_values="shared").encode(texts, encoder.states["item"][feature_name(named)])
         return cls(feature, texts, codes)
 

@@ -23,7 +23,7 @@ class Positives(NamedTuple):
 
     positions: Array  # int64 [p]  in 0..c
     offsets: Array  # int64 [b + 1]
-    pair_rows: Array  # int64 [p]  which pair of the training log
+    pair_rows: Array  # int64 [p]  which of the matches that are trained on
     weights: Array  # float32 [p]  graded labels included
 
 

@@ -59,6 +59,11 @@ class Encoder:
                 states[side][feature_name(feature)] = state
         return cls({side: schema.features(side) for side in SIDES}, states)
 
+    @property
+    def item_id(self) -> Id | None:
+        """The feature whose table holds the items' ids, which a history may read."""
+        return next((feature for feature in self.features["item"] if isinstance(feature, Id) and feature.type == "id"), None)
+
     def columns(self, side: Side) -> list[str]:
         """The raw columns that a side needs, each once; a history is cut from the log, and may be given."""
         return list(dict.fromkeys(feature.column for feature in self.features[side] if not feature.from_log))

@@ -1,7 +1,8 @@
-"""Histories: what each history key touched before a pair, sliced from the log itself, which holds every event once.
+"""Histories: what each history key touched before a pair, sliced from the log itself, which is never copied for it.
 
-With times, a history ends before the first event that is not earlier than the pair, so ties are never seen. Without them it is
-all that the key touched in the parts of the log that may be known, but for what the view itself is asked for.
+The log holds what `pairs.repeats` left of it: where times cut histories, every event, or the first of those that repeat. With
+times, a history ends before the first event that is not earlier than the pair, so ties are never seen. Without them it is all that
+the key touched in the parts of the log that may be known, but for what the view itself is asked for.
 """
 
 from __future__ import annotations
@@ -20,22 +21,20 @@ class Histories(NamedTuple):
     """The events that histories may show, by key and then by time."""
 
     events: Ragged  # int64 item rows of each history key
-    moments: Array | None  # int64, as the values of events: when each was; None where the log has no times
+    order: Array | None  # int64, as the values of events: key and moment in one, in rising order; None where the log has no times
     last: int  # how many items of a history are read
     repeats: int = 1  # how often a key has one item, at most
-    order: Array | None = None  # int64, as the values of events: key and moment in one, in rising order
 
     def cuts(self, keys: Array, moments: Array | None) -> Array:
         """How many events [n] of these keys [n] come before these moments [n]; all of them where there are no times."""
-        if self.moments is None or moments is None:
+        if self.order is None or moments is None:
             return np.asarray(lengths_of(self.events)[keys])
-        assert self.order is not None
         return np.asarray(np.searchsorted(self.order, keys * SPAN + moments) - self.events.offsets[keys])
 
     def of(self, keys: Array, cuts: Array, asked: Ragged | None = None) -> Ragged:
         """The last items before each cut, oldest first: item rows for n views. asked: items [n] left out where there are no times."""
         starts = self.events.offsets[keys]
-        if self.moments is not None or asked is None:
+        if self.order is not None or asked is None:
             lengths = np.minimum(cuts, self.last)
             return Ragged(self.events.values[spans(starts + cuts - lengths, lengths)], offsets_of(lengths))
         # Without times a history may hold what is asked for: some more is read, and that left out.
@@ -53,8 +52,7 @@ class Histories(NamedTuple):
         A key's events are cut in windows of `last`, each half a window behind the one before, so that every view sees at least
         half as much as it would alone.
         """
-        stride = max(1, self.last // 2)
-        numbers = np.maximum(0, -(-(cuts - self.last) // stride))
+        stride, numbers = self._windows(cuts)
         span = 1 + int(numbers.max(initial=0))
         which, window_of = np.unique(keys * span + numbers, return_inverse=True)
         starts = which % span * stride
@@ -65,9 +63,13 @@ class Histories(NamedTuple):
 
     def groups(self, keys: Array, cuts: Array) -> Array:
         """For each of n pairs the number of the window that it would be read in: pairs of one window cost one row."""
-        stride = max(1, self.last // 2)
-        numbers = np.maximum(0, -(-(cuts - self.last) // stride))
+        _, numbers = self._windows(cuts)
         return np.unique(keys * (1 + int(numbers.max(initial=0))) + numbers, return_inverse=True)[1]
+
+    def _windows(self, cuts: Array) -> tuple[int, Array]:
+        """(how far windows lie apart, the number int64 [n] of the first one that reaches each cut)."""
+        stride = max(1, self.last // 2)
+        return stride, np.maximum(0, -(-(cuts - self.last) // stride))
 
 
 def histories(log: Log, which: Array, last: int) -> Histories:
@@ -80,8 +82,7 @@ def histories(log: Log, which: Array, last: int) -> Histories:
     events = Ragged(np.asarray(log.item_rows[order]), offsets_of(np.bincount(log.history_keys[shown], minlength=keys)))
     if log.moments is None:
         return Histories(events, None, last, _most_repeated(events))
-    moments = np.asarray(log.moments[order])
-    return Histories(events, moments, last, order=log.history_keys[order] * SPAN + moments)
+    return Histories(events, np.asarray(log.history_keys[order] * SPAN + log.moments[order]), last)
 
 
 def _most_repeated(events: Ragged) -> int:

@@ -221,8 +221,8 @@ def _learn(state: TrainState, batch: Batch, data: Data, options: TrainOptions, r
         loss = (losses * related.weights).sum() / related.weights.sum().clamp(min=1e-12)
         if not torch.isfinite(loss):
             raise DataError(
-                f"the loss is {loss.item()} at step {state.step + 1}, first pair {int(batch.positives.pair_rows[0])} of the training log; nothing "
-                "was changed by this step. Lower [train] learning_rate and table_learning_rate, or raise [model] temperature."
+                f"the loss is {loss.item()} at step {state.step + 1}, first pair {int(batch.positives.pair_rows[0])} of the training matches; "
+                "nothing was changed by this step. Lower [train] learning_rate and table_learning_rate, or raise [model] temperature."
             )
         state.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]

@@ -36,7 +36,7 @@ def reading(encoder: Encoder, item_columns: Columns) -> Reading | None:
     feature = found[0]
     codes = None
     if feature.items == "ids":
-        named = next((f for f in encoder.features["item"] if f.type == "id"), None)
+        named = encoder.item_id
         if named is None:
             raise ConfigError('a history with items = "ids" reads the table of the items\' ids, and [item] has no feature of type "id"')
         codes = np.asarray(item_columns[feature_name(named)])

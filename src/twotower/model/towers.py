@@ -160,7 +160,8 @@ def build(encoder: Encoder, options: ModelOptions, seed: int = 0, bodies: Mappin
 def _layers(encoder: Encoder, side: Side, options: ModelOptions, tables: Tables) -> dict[str, Layer]:
     features = encoder.features[side]
     content = any(feature.type in CONTENT for feature in features)
-    ids = next((names_table("item " + feature_name(f), f) for f in encoder.features["item"] if f.type == "id"), None)
+    named = encoder.item_id
+    ids = None if named is None else names_table("item " + feature_name(named), named)
     layers = {}
     for feature in features:
         name = feature_name(feature)

@@ -44,7 +44,7 @@ class Estimate(NamedTuple):
     epoch_seconds: float
     catalogue_seconds: float  # to embed it
     prepared_bytes: int  # on disk
-    bundle_bytes: int  # on disk, about
+    run_bytes: int  # on disk, about: the bundle, and the checkpoint
 
 
 def table_bytes(prepared: Prepared, dimensions: int) -> dict[str, int]:
@@ -144,7 +144,7 @@ def probe(prepared: Prepared, model: TwoTower, data: Data, state: TrainState, op
         epoch_seconds=step * data.epochs.batches,
         catalogue_seconds=embedding,
         prepared_bytes=on_disk,
-        bundle_bytes=learned + shown + prepared.n_items * model.dimensions * FLOAT,
+        run_bytes=2 * learned + shown + prepared.n_items * model.dimensions * FLOAT,
     )
 
 

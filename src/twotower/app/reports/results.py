@@ -189,6 +189,7 @@ def dropped(counts: Mapping[str, int]) -> list[str]:
     told = {
         "of_unlisted_event": "of an event without weight",
         "without_query": "without a query",
+        "that_are_no_match": "whose label says that they are no match",
         "item_not_in_catalogue": "whose item the catalogue lacks",
         "repeated": "that repeat another",
     }
@@ -262,7 +263,7 @@ def estimate(told: Estimate) -> RenderableType:
             "memory": f"about {_size(told.memory)} at most{free}",
             "an epoch": f"about {_duration(told.epoch_seconds)}, at {told.step_seconds * 1000:,.0f} ms a step; all epochs {epochs}",
             "the catalogue": f"about {_duration(told.catalogue_seconds)} to embed, after every epoch that is validated",
-            "disk": f"{_size(told.prepared_bytes)} of prepared data, about {_size(told.bundle_bytes)} for the bundle",
+            "disk": f"{_size(told.prepared_bytes)} of prepared data, about {_size(told.run_bytes)} for the run, checkpoint and bundle",
         }
     )
 
