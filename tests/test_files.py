@@ -1,9 +1,11 @@
-"""The one module that writes: whole or not at all, and never trusted unchecked."""
+"""The one package that writes: whole or not at all, and never trusted unchecked."""
 
 import contextlib
 import io
 import json
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow as pa
@@ -210,6 +212,37 @@ def test_a_folder_cannot_be_a_file_nor_lack_room(tmp_path):
         files.claim_folder(tmp_path / "file" / "below")
     with pytest.raises(OutputError, match="Make room"):
         files.claim_folder(tmp_path / "a", room=1 << 60)
+
+
+HOLDER = """
+import sys
+from pathlib import Path
+from twotower import files
+with files.held(Path(sys.argv[1])):
+    print(flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_folder_is_held_by_one_at_a_time(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path / "run")], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        with pytest.raises(OutputError, match="another process is writing"), files.held(tmp_path / "run"):
+            pass
+        other.kill()
+    with files.held(tmp_path / "run"):  # a killed process holds nothing
+        files.claim_folder(tmp_path / "run")
+        files.write_text(tmp_path / "run" / "made", "x")
+    assert names(tmp_path / "run") == ["made"]
+
+
+def test_a_folder_that_was_made_for_nothing_goes_again(tmp_path):
+    (tmp_path / "there").mkdir()
+    for name in ("there", "new"):
+        with pytest.raises(ZeroDivisionError), files.held(tmp_path / name):
+            raise ZeroDivisionError
+    assert names(tmp_path) == ["there"] and names(tmp_path / "there") == []
 
 
 def test_what_a_link_points_at_is_emptied(tmp_path):

@@ -169,3 +169,10 @@ def test_ratings_are_never_the_items(unlisted):
     catalogue = pa.table({"film_id": np.arange(1, 500), "title": [f"the film number {n}" for n in range(1, 500)]})
     guess = infer(open_source(log, "pairs"), open_source(catalogue, "items"))
     assert guess.schema.item.id == "film_id" and guess.schema.pairs.item in (None, "film_id") and guess.schema.query.key == "user_id"
+
+
+def test_a_time_that_a_few_rows_spoil_is_named_with_those_rows():
+    at = ["soon" if n in (5, 77) else f"2024-05-{n % 28 + 1:02}" for n in range(600)]
+    guess = infer(open_source(interactions(600) | {"at": at}), None)
+    assert guess.schema.pairs.time is None
+    assert guess.left["query"]["at"] == "holds no moment in rows 6, 78; without those rows it would order the log"

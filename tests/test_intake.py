@@ -288,3 +288,16 @@ def test_reading_says_how_far_it_is(make, monkeypatch):
     told = []
     make(progress=told.append)
     assert "reading the data: 60 pairs" in told and told[-1] == "encoding 60 queries and 8 items"
+
+
+@pytest.mark.parametrize(
+    ("written", "odd", "message"),
+    [
+        (lambda n: str(1_700_000_000 + n), "soon", r"rows? 8: the time \"ts\" is 'soon'; it must be a number as elsewhere"),
+        (lambda n: f"2024-05-{n % 28 + 1:02}", "soon", r"rows? 8: the time \"ts\" is 'soon'; it must be a date like"),
+    ],
+)
+def test_of_times_only_the_odd_one_is_named(make, written, odd, message):
+    rows = [pair | {"ts": odd if n == 7 else written(n)} for n, pair in enumerate(PAIRS)]
+    with pytest.raises(DataError, match=message):
+        make(pairs=rows, time="ts")

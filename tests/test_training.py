@@ -247,6 +247,7 @@ OTHER = {
     "train": {
         "epochs": 1, "batch_size": 32, "correction": True, "learning_rate": 1e-2, "table_learning_rate": 0.01,
         "query_rate": 0.5, "item_rate": 2.0, "weight_decay": 0.5, "warmup": 0.5, "seed": 3,
+        "precision": "bfloat16",
     },
 }  # fmt: skip
 
@@ -281,6 +282,14 @@ def test_a_rate_of_one_side_is_that_of_its_tower_alone(prepared, config, name, s
     moved = run(prepared, still)[0].model.state_dict()
     learnt = {part: max(float((moved[n] - begun[n]).abs().max()) for n in begun if n.startswith(f"{part}.")) for part in (side, other)}
     assert learnt[side] < 1e-6 < 1e-3 < learnt[other]
+
+
+def test_in_half_precision_as_much_is_learnt_and_weights_stay_whole(prepared, config):
+    data = training.data_of(prepared, config.train, config.evaluate)
+    half, _ = run(prepared, changed(config, train={"precision": "bfloat16"}))
+    found = [training.validate(state.model, data, config.evaluate)["mrr"] for state in (half, run(prepared, config)[0])]
+    assert found[0] > found[1] - 0.02 > 0.8
+    assert {tensor.dtype for tensor in half.model.state_dict().values() if tensor.is_floating_point()} == {torch.float32}
 
 
 def test_correcting_the_positive_changes_what_is_learnt(prepared, config):
@@ -439,7 +448,8 @@ def test_items_without_words_learn_too(prepared, config, world, tmp_path):
 def test_one_item_alone_teaches_nothing_and_breaks_nothing(prepared, config):
     data = training.data_of(prepared, config.train, config.evaluate)
     log = prepared.part(0).take(np.flatnonzero(prepared.part(0).item_rows == 3))
-    lone = data._replace(epochs=data.epochs._replace(log=log), known=ragged([[3]] * prepared.report["keys"]))
+    material = data.material
+    lone = data._replace(material=material._replace(epochs=material.epochs._replace(log=log), known=ragged([[3]] * prepared.report["keys"])))
     state = training.start(build(prepared.encoder, config.model), lone, config.train)
     assert [step.loss for step in training.steps(state, lone, config.train)] == [0.0]
     assert all(torch.isfinite(tensor).all() for tensor in state.model.state_dict().values() if tensor.is_floating_point())

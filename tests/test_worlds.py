@@ -84,6 +84,13 @@ def test_what_came_before_tells_what_comes_next(tmp_path, pool, last, items):
     assert learnt(walks(), config, tmp_path)[0] > 0.9 > 0.3
 
 
+@pytest.mark.parametrize(("pool", "items"), [("recency", "ids"), ("attention", "tower"), ("transformer", "ids")])
+def test_half_precision_tells_it_too(tmp_path, pool, items):
+    config = config_of({"pool": pool, "last": 2, "items": items, "layers": 1})
+    config["train"] |= {"epochs": 30 if pool == "transformer" else 12, "precision": "bfloat16"}
+    assert learnt(walks(), config, tmp_path)[0] > 0.9
+
+
 def test_an_ordered_log_needs_no_times(tmp_path):
     rows = [{name: row[name] for name in ("user", "item")} for row in sorted(walks(), key=lambda row: row["at"])]
     config = config_of({"pool": "recency", "last": 2}, pairs={"ordered": True, "repeats": "keep"})

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from twotower.data.columns import Array, Ragged, group, spans
+from twotower.data.columns import Array, Ragged, distinct, offsets_of, ragged_rows, take_ragged
 from twotower.data.histories import Histories
 from twotower.data.prepared import Log
 
@@ -113,14 +113,14 @@ def complete(part: BatchDraft, item_rows: Array, log_prob: Array, known: Ragged,
     """A draft with its candidates.
 
     item_rows: distinct candidates int64 [c] in rising order, the draft's own matches among them. known: for every key its
-    training matches. Every known match among the candidates that is not a match of the view here is masked. rejected: for every
+    training matches, in rising order. Every known match among the candidates that is not a match of the view here is masked. rejected: for every
     view [b] the items that it is known not to match; they join the candidates, for it alone where nobody else brought them.
     """
     b = len(part.query_rows)
     alone = np.zeros(len(item_rows), bool)
     negatives = Ragged(np.empty(0, np.int64), np.zeros(b + 1, np.int64))
     if rejected is not None and len(rejected.values):
-        every = np.union1d(item_rows, rejected.values)
+        every = united(item_rows, rejected.values)
         place = np.searchsorted(every, item_rows)
         alone = np.ones(len(every), bool)
         alone[place] = False
@@ -135,24 +135,38 @@ def complete(part: BatchDraft, item_rows: Array, log_prob: Array, known: Ragged,
 
 
 def _masked(part: BatchDraft, item_rows: Array, known: Ragged) -> Ragged:
+    """The other known matches of each view's key among the candidates. Many views may have one key, whose matches are looked up once."""
     b, c = len(part.query_rows), len(item_rows)
-    lengths = known.offsets[part.query_keys + 1] - known.offsets[part.query_keys]
-    views = np.repeat(np.arange(b), lengths)
-    items = known.values[spans(known.offsets[part.query_keys], lengths)]
-    places = _places(item_rows, items)
-    here = places >= 0
-    views, places = views[here], places[here]
+    keys, key_of = np.unique(part.query_keys, return_inverse=True)
+    matches = take_ragged(known, keys)
+    found = places(item_rows, matches.values)
+    here = found >= 0
+    every = take_ragged(Ragged(found[here], offsets_of(np.bincount(ragged_rows(matches)[here], minlength=len(keys)))), key_of)
+    views = ragged_rows(every)
+    cells = views * c + every.values  # in rising order, as the matches of a key are
     own = np.repeat(np.arange(b), np.diff(part.offsets)) * c + np.searchsorted(item_rows, part.item_rows)
-    other = ~np.isin(views * c + places, own)
-    return group(views[other], places[other], b)
+    other = np.ones(len(cells), bool)
+    other[np.searchsorted(cells, own)] = False
+    return Ragged(every.values[other], offsets_of(np.bincount(views[other], minlength=b)))
 
 
-def _places(item_rows: Array, items: Array) -> Array:
-    """Where these items stand among the candidates [c], -1 where they do not. By a table, which takes a tenth of the time of a search."""
+def places(item_rows: Array, items: Array) -> Array:
+    """Where these items stand among item rows [c] in rising order, -1 where they do not. By a table: a tenth of the time of a search."""
     top = int(item_rows[-1]) + 1 if len(item_rows) else 0
     if top > MOST_PLACES:
         found = np.minimum(np.searchsorted(item_rows, items), len(item_rows) - 1)
         return np.where(item_rows[found] == items, found, -1)
-    table = np.full(top + 1, -1, np.int32)
-    table[item_rows] = np.arange(len(item_rows), dtype=np.int32)
-    return table[np.minimum(items, top)].astype(np.int64)
+    table = np.full(top + 1, -1)
+    table[item_rows] = np.arange(len(item_rows))
+    return np.asarray(table[np.minimum(items, top)])
+
+
+def united(item_rows: Array, others: Array) -> Array:
+    """The item rows that are in either, each once, in rising order."""
+    top = 1 + max(int(item_rows.max(initial=-1)), int(others.max(initial=-1)))
+    if top > MOST_PLACES:
+        return distinct(np.concatenate([item_rows, others]))
+    there = np.zeros(top, bool)
+    there[item_rows] = True
+    there[others] = True
+    return np.flatnonzero(there)

@@ -122,11 +122,13 @@ def _written_times(texts: pa.Array, name: str, source: str, start: int) -> Array
         try:
             seconds[which] = _seconds(part.cast(pa.timestamp("us", zone)))
         except pa.ArrowInvalid:
-            bad = np.array([row for row in np.flatnonzero(which) if not _is_moment(shortened[int(row)].as_py(), zone)])
-            raise DataError(
-                f'{source} {told(bad, start)}: the time "{name}" is {shown(bad, texts)}; it must be a date like '
-                "2024-05-01 17:30:00 or, in every row, a number"
-            ) from None
+            plain = np.array([is_number(text) for text in texts.to_pylist()])
+            if plain.mean() > 0.5:  # they are numbers, then, and the few others are what is wrong
+                bad, wanted = np.flatnonzero(~plain), "a number as elsewhere, or in every row a date"
+            else:
+                bad = np.array([row for row in np.flatnonzero(which) if not _is_moment(shortened[int(row)].as_py(), zone)])
+                wanted = "a date like 2024-05-01 17:30:00 or, in every row, a number"
+            raise DataError(f'{source} {told(bad, start)}: the time "{name}" is {shown(bad, texts)}; it must be {wanted}') from None
     return seconds
 
 

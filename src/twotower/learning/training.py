@@ -14,11 +14,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from twotower import files
-from twotower.data.batches import Batch, Epochs, complete
-from twotower.data.columns import Array, Columns, Ragged, group, lengths_of, offsets_of, ragged_rows, take_ragged, take_rows
+from twotower.data.batches import Epochs
+from twotower.data.columns import Ragged, group
 from twotower.data.encoder import Encoder
 from twotower.data.histories import Histories
 from twotower.data.prepared import Log, Prepared
@@ -28,10 +27,11 @@ from twotower.errors import DataError
 from twotower.learning.checkpoints import HISTORY, TrainState, resume, save
 from twotower.learning.evaluation import Cases, cases, dot_scorer, left_out, measure, rank, sample
 from twotower.learning.options import EvaluateOptions, TrainOptions
-from twotower.learning.views import Reading, before, blocks, encoded, reading
-from twotower.model.layers import Bag, Input, Prefixes, Table, is_pretrained, tensors
+from twotower.learning.reader import Material, Ready, ahead, on, read
+from twotower.learning.views import before, blocks, encoded, reading
+from twotower.model.layers import Table, is_pretrained
 from twotower.model.losses import LOSSES, relation
-from twotower.model.negatives import NEGATIVES, sampler_state
+from twotower.model.negatives import sampler_state
 from twotower.model.optimizers import dense_optimizer, rowwise_adagrad
 from twotower.model.towers import TwoTower, Vectors, distinct, restore
 
@@ -49,12 +49,8 @@ ROW_IN_SCORES = 4000  # encoding a row against one score of a ranking; both grow
 class Data(NamedTuple):
     """What the loop reads."""
 
-    epochs: Epochs
-    known: Ragged  # for every key, its training matches
-    rejected: Ragged | None  # for every key, what the training log says it does not match, where the log says so
+    material: Material
     encoder: Encoder
-    columns: dict[Side, Columns]
-    reading: Reading | None  # how histories are read
     validation: Cases
     before_validation: Histories | None
     n_items: int
@@ -98,12 +94,14 @@ def data_of(prepared: Prepared, train: TrainOptions, options: EvaluateOptions) -
         assert log.history_keys is not None
         groups = seen.groups(log.history_keys, seen.cuts(log.history_keys, log.moments))
     return Data(
-        Epochs(log, train.batch_size, train.seed, seen, groups),
-        prepared.known(TRAIN),
-        _rejected(whole, int(prepared.report["keys"])),
+        Material(
+            Epochs(log, train.batch_size, train.seed, seen, groups),
+            prepared.known(TRAIN),
+            _rejected(whole, int(prepared.report["keys"])),
+            prepared.columns,
+            read,
+        ),
         prepared.encoder,
-        prepared.columns,
-        read,
         sample(asked, queries, options.seed),
         seen,
         prepared.n_items,
@@ -139,7 +137,7 @@ def start(model: TwoTower, data: Data, options: TrainOptions) -> TrainState:
     """The state before the first step."""
     accumulators = {name: torch.zeros(len(table.weight), device=model.device) for name, table in tables(model).items()}
     optimizer = dense_optimizer(dense_rates(model, options), options.weight_decay)
-    return TrainState(model, optimizer, accumulators, sampler_state(data.epochs.log.item_rows, data.n_items))
+    return TrainState(model, optimizer, accumulators, sampler_state(data.material.epochs.log.item_rows, data.n_items))
 
 
 def dense_rates(model: TwoTower, options: TrainOptions) -> dict[torch.nn.Parameter, float]:
@@ -166,21 +164,18 @@ def tables(model: TwoTower) -> dict[str, Table]:
 
 def steps(state: TrainState, data: Data, options: TrainOptions) -> Iterator[Step]:
     """Train on the rest of the current epoch, a Step a batch. The state is whole whenever it yields."""
-    sampler = NEGATIVES[options.negatives]
-    batches = data.epochs.batches
-    for part in data.epochs.drafts(state.epoch, state.batch):
-        begun = time.perf_counter()
-        generator = np.random.default_rng([options.seed, state.epoch, state.batch])
-        candidates, state.sampler = sampler(part, state.sampler, generator)
-        rejected = None if data.rejected is None else drawn(data.rejected, part.query_keys, options.non_matches, generator)
-        batch = complete(part, candidates.item_rows, candidates.log_prob, data.known, rejected)
+    count = data.material.epochs.batches
+    begun = time.perf_counter()
+    for ready in ahead(read(data.material, options, state.epoch, state.batch, state.sampler)):
         with torch.random.fork_rng([state.model.device] if state.model.device.type == "cuda" else []):
-            torch.manual_seed(int(generator.integers(1 << 62)))  # dropout, too, is a function of the step
-            loss = _learn(state, batch, data, options, _rate(state.step, options, batches))
+            torch.manual_seed(ready.seed)  # dropout, too, is a function of the step
+            loss = learn(state, ready, options, _rate(state.step, options, count))
+        state.sampler = ready.sampler
         state.step, state.batch, state.losses = state.step + 1, state.batch + 1, state.losses + loss
         seconds = time.perf_counter() - begun
         state.seconds += seconds
-        yield Step(state.step, state.epoch, state.batch, batches, options.epochs, loss, len(part.item_rows), seconds)
+        yield Step(state.step, state.epoch, state.batch, count, options.epochs, loss, len(ready.batch.positives.positions), seconds)
+        begun = time.perf_counter()
     state.epoch, state.batch = state.epoch + 1, 0
 
 
@@ -191,31 +186,22 @@ def _rate(step: int, options: TrainOptions, batches: int) -> float:
     return (step + 1) / (warm + 1) if step < warm else 1 - (1 - FLOOR) * (step - warm) / (total - warm)
 
 
-def drawn(rejected: Ragged, keys: Array, most: int, generator: np.random.Generator) -> Ragged:
-    """For each view [b] at most so many of the items that its key is known not to match."""
-    found = take_ragged(rejected, keys)
-    order = np.lexsort((generator.random(len(found.values)), ragged_rows(found)))
-    kept = order[np.arange(len(order)) - np.repeat(found.offsets[:-1], lengths_of(found)) < most]
-    return Ragged(found.values[kept], offsets_of(np.minimum(lengths_of(found), most)))
-
-
-def _learn(state: TrainState, batch: Batch, data: Data, options: TrainOptions, rate: float) -> float:
-    """One step; returns the loss. A loss that is no number stops before anything moves."""
-    model = state.model
+def learn(state: TrainState, ready: Ready, options: TrainOptions, rate: float) -> float:
+    """One step at this share of the learning rates; returns the loss. A loss that is no number stops before anything moves."""
+    model, batch = state.model, ready.batch
     model.train()
-    history, item_rows = _history(batch, data)
-    columns = {name: column for name, column in data.columns["query"].items() if history is None or name != history.name}
-    query: dict[str, Input] = {name: tensors(c, model.device) for name, c in take_rows(columns, batch.query_rows).items()}
-    item = {name: tensors(c, model.device) for name, c in take_rows(data.columns["item"], item_rows).items()}
-    if history is not None and history.codes is not None:
-        query[history.name] = history.input(torch.as_tensor(history.codes[history.rows.values]), model.device)
+    query, item = on(ready.query, model.device), on(ready.item, model.device)
+    if ready.history is not None and not ready.history.by_vector:
+        query[ready.history.name] = ready.history.input(model.device)
     gathered = model.gather(query, item)
     try:
-        items = model.item(item)
-        if history is not None and history.codes is None:
-            query[history.name] = history.input(_places(item_rows, history.rows.values, model.device), model.device, items)
-        candidates = items if len(item_rows) == len(batch.item_rows) else items[_places(item_rows, batch.item_rows, model.device)]
-        logits = model.logits(Vectors(model.query(query), candidates))
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=options.precision == "bfloat16"):
+            items = model.item(item)
+            if ready.history is not None and ready.history.by_vector:
+                query[ready.history.name] = ready.history.input(model.device, items)
+            queries = model.query(query)
+        candidates = items if ready.candidates is None else items[ready.candidates.to(model.device)]
+        logits = model.logits(Vectors(queries.float(), candidates.float()))
         related = relation(batch, model.device)
         losses = LOSSES[options.loss](logits, related, correction=options.correction, correct_positive=options.correct_positive)
         loss = (losses * related.weights).sum() / related.weights.sum().clamp(min=1e-12)
@@ -233,44 +219,6 @@ def _learn(state: TrainState, batch: Batch, data: Data, options: TrainOptions, r
             table.release()
 
 
-class _History(NamedTuple):
-    """The histories of a batch: whole, or as beginnings of windows that views share."""
-
-    name: str
-    rows: Ragged  # item rows of each view, or of each window
-    codes: Array | None
-    windows: tuple[Array, Array] | None  # (window [b], how much of it [b])
-
-    def input(self, values: Tensor, device: torch.device, source: Tensor | None = None) -> Input:
-        """What the layer takes, given the codes of all its items, or their positions in a source of vectors."""
-        bag = Bag(values.to(device), torch.as_tensor(self.rows.offsets).to(device), source)
-        if self.windows is None:
-            return bag
-        return Prefixes(bag, *(torch.as_tensor(part).to(device) for part in self.windows))
-
-
-def _history(batch: Batch, data: Data) -> tuple[_History | None, Array]:
-    """The histories of a batch, and the items to encode: its candidates, and what histories need of the item tower."""
-    read, seen = data.reading, data.epochs.histories
-    if read is None or seen is None:
-        return None, batch.item_rows
-    assert batch.history_keys is not None and batch.cuts is not None
-    windows = None
-    if data.epochs.groups is not None:
-        rows, *windows_of = seen.windows(batch.history_keys, batch.cuts)
-        windows = (windows_of[0], windows_of[1])
-    else:
-        asked = Ragged(batch.item_rows[batch.positives.positions], batch.positives.offsets)
-        rows = seen.of(batch.history_keys, batch.cuts, asked)
-    item_rows = batch.item_rows if read.codes is not None else np.union1d(batch.item_rows, rows.values)
-    return _History(read.name, rows, read.codes, windows), item_rows
-
-
-def _places(rows: Array, wanted: Array, device: torch.device) -> Tensor:
-    """Where these item rows stand among those, which are in rising order."""
-    return torch.as_tensor(np.searchsorted(rows, wanted)).to(device)
-
-
 def _move(state: TrainState, gathered: list[Table], options: TrainOptions, rate: float) -> None:
     """Change the weights by their gradients."""
     for parameters in state.optimizer.param_groups:
@@ -285,8 +233,10 @@ def _move(state: TrainState, gathered: list[Table], options: TrainOptions, rate:
 def validate(model: TwoTower, data: Data, options: EvaluateOptions) -> dict[str, float]:
     """The metrics of the validation cases over the whole catalogue."""
     asked = data.validation
-    items = model.encode("item", data.columns["item"]).numpy()
-    parts = blocks(data.encoder, data.columns["query"], asked, data.before_validation, data.reading, items)
+    material = data.material
+    columns = material.columns
+    items = model.encode("item", columns["item"]).numpy()
+    parts = blocks(data.encoder, columns["query"], asked, data.before_validation, material.reading, items)
     queries = encoded(asked, model.dimensions, parts, lambda columns: model.encode("query", columns).numpy())
     ranks = rank(dot_scorer(queries, items), asked.relevant, asked.excluded, per=options.per, n_items=data.n_items)
     return {name: float(values.mean()) for name, values in measure(ranks, (*options.metrics, options.select)).items()}
@@ -317,7 +267,7 @@ def fit(
                 saved = time.monotonic()
             if stopped:
                 return False
-        loss, state.losses = state.losses / data.epochs.batches, 0.0
+        loss, state.losses = state.losses / data.material.epochs.batches, 0.0
         last = state.epoch >= train.epochs
         if last or state.epoch % data.validate_every == 0:
             seen = _look(state, data, options)

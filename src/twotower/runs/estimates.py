@@ -119,6 +119,7 @@ def probe(prepared: Prepared, model: TwoTower, data: Data, state: TrainState, op
     from twotower.learning.training import steps, tables
     from twotower.model.towers import distinct
 
+    epochs = data.material.epochs
     seconds = [step.seconds for step, _ in zip(steps(state, data, options), range(STEPS), strict=False)]
     # The first ones warm caches up.
     step = float(np.median(seconds[len(seconds) // 4 :]))
@@ -131,17 +132,17 @@ def probe(prepared: Prepared, model: TwoTower, data: Data, state: TrainState, op
     on_disk = sum(path.stat().st_size for path in prepared.folder.rglob("*") if path.is_file())
     shown = sum(path.stat().st_size for path in prepared.folder.glob("items.arrow"))
     return Estimate(
-        pairs=len(data.epochs.log.query_rows),
+        pairs=len(epochs.log.query_rows),
         queries=prepared.queries.num_rows,
         items=prepared.n_items,
-        batches=data.epochs.batches,
+        batches=epochs.batches,
         epochs=options.epochs,
         tables=named,
         parameters=learned - sum(named.values()),
         memory=peak_memory(prepared, _options(model), options),
         available=available_memory(),
         step_seconds=step,
-        epoch_seconds=step * data.epochs.batches,
+        epoch_seconds=step * epochs.batches,
         catalogue_seconds=embedding,
         prepared_bytes=on_disk,
         run_bytes=2 * learned + shown + prepared.n_items * model.dimensions * FLOAT,

@@ -112,18 +112,19 @@ def train(
     _check_bodies(chosen, bodies)
     _device(chosen)
     folder = Path(output) if output is not None else _new_name(Path("runs"))
-    if resume:
-        _same_config(folder, chosen)
-    else:
-        files.claim_folder(folder, overwrite=overwrite, ours=OURS, room=200 << 20)
-    logger.info("writing %s", folder)
-    if progress is not None:
-        return _train(sources, chosen, folder, resume, progress, bodies)
-    with watching() as told:
-        told.stage(f"a run in {folder}")
-        if advice:
-            told.stage(advice)
-        return _train(sources, chosen, folder, resume, told, bodies)
+    with files.held(folder):
+        if resume:
+            _same_config(folder, chosen)
+        else:
+            files.claim_folder(folder, overwrite=overwrite, ours=OURS, room=200 << 20)
+        logger.info("writing %s", folder)
+        if progress is not None:
+            return _train(sources, chosen, folder, resume, progress, bodies)
+        with watching() as told:
+            told.stage(f"a run in {folder}")
+            if advice:
+                told.stage(advice)
+            return _train(sources, chosen, folder, resume, told, bodies)
 
 
 def estimate(
@@ -261,7 +262,7 @@ def _device(chosen: Config) -> str:
 
 def _need_extra() -> None:
     """Said before any work: what is missing would else be missed only at the end, in exporting."""
-    if not all(find_spec(name) for name in ("torch", "duckdb", "onnx", "onnxscript")):
+    if not all(find_spec(name) for name in ("torch", "duckdb", "onnx", "onnxscript", "filelock")):
         raise MissingExtra("training", "train")
 
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from twotower.data.inference.links import is_event
-from twotower.data.inference.looks import LOOK, Look
+from twotower.data.inference.looks import DATE, LOOK, Look
 from twotower.data.inference.names import GRADE_WORDS, SPLIT_WORDS, TIME_WORDS, WEIGHT_WORDS, named
 from twotower.data.inference.readings import MILLISECONDS, SECONDS
 from twotower.data.quantities import at_least_zero, times
@@ -60,13 +60,17 @@ def moments(log: dict[str, Look]) -> list[str]:
 
 def _time(free: dict[str, Look], reasons: dict[str, str], spoilt: dict[str, str]) -> str | None:
     found = moments(free)
-    found.sort(key=lambda name: (not named(name, TIME_WORDS), free[name].is_date and named(name, ("birth", "birthday", "released", "published"))))
+    found += [name for name, look in free.items() if name not in found and look.matching(DATE, 0.9)]  # nearly: what is wrong is said
+    found.sort(
+        key=lambda name: (not named(name, TIME_WORDS), free[name].numbers is None and named(name, ("birth", "birthday", "released", "published")))
+    )
     for name in found:
         look = free[name]
         try:
             times(pa.record_batch({name: look.values}), name, "", 0)
-        except DataError:
-            gaps = f"is missing in {look.missing:.1%} of the rows" if look.missing else "does not hold a moment in every row"
+        except DataError as error:
+            rows = str(error).strip().partition(":")[0]
+            gaps = f"is missing in {look.missing:.1%} of the rows" if look.missing else f"holds no moment in {rows}"
             spoilt[name] = f"{gaps}; without those rows it would order the log"
             continue
         reasons["pairs.time"] = "orders the log"

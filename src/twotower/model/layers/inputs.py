@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from twotower.data.columns import Column, Ragged
+from twotower.data.columns import Array, Column, Ragged
 
 
 class Bag(NamedTuple):
@@ -40,9 +41,9 @@ def tensors(column: Column, device: torch.device | str = "cpu") -> Tensor | Bag:
     return _tensor(column, device)
 
 
-def _tensor(values: Column, device: torch.device | str) -> Tensor:
-    tensor = torch.as_tensor(values)
-    return tensor.to(device, tensor.dtype if tensor.is_floating_point() else torch.int64)
+def _tensor(values: Array, device: torch.device | str) -> Tensor:
+    # numpy widens: torch would wake all its threads for it, also where a batch is read beside a step that needs them.
+    return torch.as_tensor(values if values.dtype.kind == "f" else values.astype(np.int64, copy=False)).to(device)
 
 
 class Table(nn.Module):

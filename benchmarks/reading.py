@@ -1,0 +1,91 @@
+"""What reading batches costs beside a step: python benchmarks/reading.py
+
+Batches of 4,096 pairs of goodbooks, and of MovieLens 100k with every type of feature where its data are there. First the processor
+time of reading one; then steps whose batches are read ahead by a thread, against the same steps whose batches were read before, in
+turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from any_input import ML_100K, movielens
+from first_light import Rows, keep
+from twotower import config as configs
+from twotower.data.preparation import prepare
+from twotower.data.samples import load_sample
+from twotower.data.sources import open_source
+from twotower.learning import training
+from twotower.learning.reader import Ready, ahead, read
+from twotower.model.towers import build
+
+STEPS = 12  # in one turn
+TURNS = 8
+
+
+def measured(name: str, pairs: Any, items: Any, config: configs.Config, folder: Path) -> Rows:
+    """The rows of one set of data."""
+    prepared = prepare(open_source(pairs, "pairs"), open_source(items, "items"), config.schema, config.split, folder)
+    data = training.data_of(prepared, config.train, config.evaluate)
+    state = training.start(build(prepared.encoder, config.model, config.train.seed), data, config.train)
+
+    def batches() -> Iterator[Ready]:
+        """The same ones each time, from epochs without end."""
+        epoch = 0
+        while True:
+            yield from read(data.material, config.train, epoch, 0, state.sampler)
+            epoch += 1
+
+    begun, kept, seconds = time.thread_time(), [], []
+    for ready in islice(batches(), STEPS):
+        kept.append(ready)
+        seconds.append(time.thread_time() - begun)
+        begun = time.thread_time()
+    took: dict[str, list[float]] = {"ahead": [], "before": []}
+    for turn in range(TURNS + 1):
+        for way, source in (("ahead", ahead(islice(batches(), STEPS))), ("before", iter(kept))):
+            began = time.perf_counter()
+            for ready in source:
+                training.learn(state, ready, config.train, 1.0)
+            if turn:  # the first warms caches up
+                took[way].append((time.perf_counter() - began) / STEPS)
+    added = np.array(took["ahead"]) / np.array(took["before"]) - 1
+    return [
+        (f"{name}: a batch of 4,096 pairs read, processor time, median", f"{np.median(seconds[1:]) * 1000:.1f} ms", "10 ms"),
+        (f"{name}: a step whose batch was read before, median", f"{np.median(took['before']) * 1000:.0f} ms", ""),
+        (
+            f"{name}: a step beside the reader, against that",
+            f"{np.median(added):+.1%} ({added.min():+.1%} to {added.max():+.1%})",
+            "5%",
+        ),
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="where the MovieLens sets lie (they may not ship)")
+    parser.add_argument("--write", action="store_true", help="put the figures into benchmarks/RESULTS.md")
+    asked = parser.parse_args()
+    large = ["train.batch_size=4096"]
+    rows: Rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        sample = load_sample("goodbooks")
+        rows += measured("goodbooks", sample.pairs, sample.items, configs.read(sample.config, large), Path(folder))
+        if (asked.data / "ml-100k").is_dir():
+            pairs, items = movielens(asked.data / "ml-100k")
+            config = configs.from_values(configs.override(ML_100K, large))
+            rows += measured("ml-100k, every type of feature", pairs, items, config, Path(folder))
+    table = ["| what | measured | wanted |", "|---|---|---|", *(f"| {what} | {figure} | {wanted} |" for what, figure, wanted in rows)]
+    keep("python benchmarks/reading.py", table, asked.write)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""Reading batches: all that a step needs and that no weight decides, made ready by a thread while the step before it is worked on.
+
+What a batch holds is a pure function of the seed, the epoch, its number and the sampler's state, so that reading ahead changes
+nothing but the time.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from twotower.data.batches import Batch, BatchDraft, Epochs, complete, places, united
+from twotower.data.columns import Array, Columns, Ragged, lengths_of, offsets_of, ragged_rows, take_ragged, take_rows
+from twotower.data.schema import Side
+from twotower.learning.options import TrainOptions
+from twotower.learning.views import Reading
+from twotower.model.layers import Bag, Input, Prefixes, tensors
+from twotower.model.negatives import NEGATIVES, SamplerState
+
+DEPTH = 2  # batches that wait, at most
+T = TypeVar("T")
+
+
+class Material(NamedTuple):
+    """What batches are made of."""
+
+    epochs: Epochs
+    known: Ragged  # for every key, its training matches
+    rejected: Ragged | None  # for every key, what the training log says it does not match, where the log says so
+    columns: dict[Side, Columns]
+    reading: Reading | None  # how histories are read
+
+
+class Views(NamedTuple):
+    """The histories of a batch: whole, or as beginnings of windows that views share."""
+
+    name: str
+    values: Tensor  # int64: the codes of the items, or their positions among the items of the batch
+    offsets: Tensor  # int64 [n + 1]
+    windows: tuple[Tensor, Tensor] | None  # (window [b], how much of it [b])
+    by_vector: bool  # whether the items stand there by the vectors of the item tower
+
+    def input(self, device: torch.device, items: Tensor | None = None) -> Input:
+        """What the layer takes; items: the vectors [c, d] of the items of the batch, where histories are read by them."""
+        bag = Bag(self.values.to(device), self.offsets.to(device), items)
+        return bag if self.windows is None else Prefixes(bag, *(part.to(device) for part in self.windows))
+
+
+Inputs = dict[str, Tensor | Bag]
+
+
+class Ready(NamedTuple):
+    """A batch with what the towers read of it, on the CPU."""
+
+    batch: Batch
+    query: Inputs  # histories left out
+    item: Inputs  # of the candidates, and of what histories need beside them
+    candidates: Tensor | None  # int64 [c]: where the candidates stand in these rows; None where they are all of them
+    history: Views | None
+    sampler: SamplerState  # after this batch
+    seed: int  # of what is drawn in the step itself, as dropout is
+
+
+def read(material: Material, options: TrainOptions, epoch: int, start: int, sampler: SamplerState) -> Iterator[Ready]:
+    """The batches of an epoch from the one numbered `start` on."""
+    for number, part in enumerate(material.epochs.drafts(epoch, start), start):
+        ready = _ready(part, material, options, sampler, np.random.default_rng([options.seed, epoch, number]))
+        sampler = ready.sampler
+        yield ready
+
+
+def _ready(part: BatchDraft, material: Material, options: TrainOptions, sampler: SamplerState, generator: np.random.Generator) -> Ready:
+    candidates, sampler = NEGATIVES[options.negatives](part, sampler, generator)
+    rejected = None if material.rejected is None else drawn(material.rejected, part.query_keys, options.non_matches, generator)
+    batch = complete(part, candidates.item_rows, candidates.log_prob, material.known, rejected)
+    history, item_rows = _history(batch, material)
+    columns = {name: column for name, column in material.columns["query"].items() if history is None or name != history.name}
+    return Ready(
+        batch,
+        {name: tensors(column) for name, column in take_rows(columns, batch.query_rows).items()},
+        {name: tensors(column) for name, column in take_rows(material.columns["item"], item_rows).items()},
+        None if len(item_rows) == len(batch.item_rows) else torch.as_tensor(places(item_rows, batch.item_rows)),
+        history,
+        sampler,
+        int(generator.integers(1 << 62)),
+    )
+
+
+def on(inputs: Inputs, device: torch.device) -> dict[str, Input]:
+    """The same on a device."""
+    return {name: one.to(device) if isinstance(one, Tensor) else Bag(one.values.to(device), one.offsets.to(device)) for name, one in inputs.items()}
+
+
+def drawn(rejected: Ragged, keys: Array, most: int, generator: np.random.Generator) -> Ragged:
+    """For each view [b] at most so many of the items that its key is known not to match."""
+    found = take_ragged(rejected, keys)
+    order = np.lexsort((generator.random(len(found.values)), ragged_rows(found)))
+    kept = order[np.arange(len(order)) - np.repeat(found.offsets[:-1], lengths_of(found)) < most]
+    return Ragged(found.values[kept], offsets_of(np.minimum(lengths_of(found), most)))
+
+
+def _history(batch: Batch, material: Material) -> tuple[Views | None, Array]:
+    """The histories of a batch, and the items to encode: its candidates, and what histories need of the item tower."""
+    read, seen = material.reading, material.epochs.histories
+    if read is None or seen is None:
+        return None, batch.item_rows
+    assert batch.history_keys is not None and batch.cuts is not None
+    windows = None
+    if material.epochs.groups is not None:
+        rows, *windows_of = seen.windows(batch.history_keys, batch.cuts)
+        windows = (torch.as_tensor(windows_of[0]), torch.as_tensor(windows_of[1]))
+    else:
+        asked = Ragged(batch.item_rows[batch.positives.positions], batch.positives.offsets)
+        rows = seen.of(batch.history_keys, batch.cuts, asked)
+    item_rows = batch.item_rows if read.codes is not None else united(batch.item_rows, rows.values)
+    values = places(item_rows, rows.values) if read.codes is None else read.codes[rows.values].astype(np.int64)
+    return Views(read.name, torch.as_tensor(values), torch.as_tensor(rows.offsets), windows, read.codes is None), item_rows
+
+
+def ahead(made: Iterator[T]) -> Iterator[T]:
+    """What an iterator gives, in its order, asked for by a thread that is a little ahead; its errors are raised here."""
+    with ThreadPoolExecutor(1, "reader") as reader:
+        waiting = deque(reader.submit(next, made, None) for _ in range(DEPTH))
+        while (one := waiting.popleft().result()) is not None:
+            waiting.append(reader.submit(next, made, None))
+            yield one
