@@ -1,5 +1,6 @@
 """The command line: what it answers, what it refuses and how, and that nothing but the answer is on stdout."""
 
+import io
 import json
 import os
 import re
@@ -20,6 +21,9 @@ import typer
 
 import twotower
 from twotower.app import bulk, cli
+from twotower.app.cli import application
+from twotower.errors import DataError
+from twotower.learning.training import Step, Validation
 from twotower.runs import progress
 
 VERBS = ["demo", "init", "check", "train", "evaluate", "compare", "info", "search", "score", "embed"]
@@ -242,6 +246,28 @@ def test_a_killed_job_goes_on_where_it_was(tt, world_folder, asked, monkeypatch)
     assert all(len(ids) <= 2 for ids in pa.parquet.read_table("found.parquet")["ids"].to_pylist())
 
 
+def test_an_error_leaves_nothing_half_written(tt, world_folder, asked, desk, monkeypatch):
+    from twotower.bundle import Retriever
+
+    monkeypatch.setattr(bulk, "ROWS", 10)
+    search, calls, before = Retriever.search, [], sorted(desk.rglob("*"))
+
+    def failing(self, *arguments, **options):
+        calls.append(1)
+        if len(calls) == 4:
+            raise DataError("the fourth part cannot be read")
+        return search(self, *arguments, **options)
+
+    monkeypatch.setattr(Retriever, "search", failing)
+    assert tt("search", world_folder, "--queries", "queries.csv", "-o", "found.parquet").code == 2
+    assert len(calls) == 4 and sorted(desk.rglob("*")) == before
+
+
+def test_a_text_with_an_equals_sign_is_one(tt, world_folder):
+    for words in (["subject3=sort1"], ["what is aksed=1?"], ["subject3", "aksed=1"]):
+        assert tt("search", world_folder, *words).code == 0
+
+
 def test_scores_are_the_retrievers(tt, world_run, world_folder, desk):
     Path("some.jsonl").write_text(
         '{"asked": "subject3 sort1", "thing": 1010}\n{"asked": "subject3", "thing": 7}\n{"asked": null, "thing": 1010}\n', encoding="utf-8"
@@ -279,6 +305,13 @@ REFUSED = {
     "a mode that is none": (["search", "RUN", "x", "--mode", "wrods"], ["wrods", "did you mean", "words"]),
     "no such run": (["search", "nowhere", "x"], ["nowhere"]),
     "a folder that is neither": (["search", ".", "x"], ["neither"]),
+    "a slip in the name of the column": (["search", "RUN", "aksed=boots"], ['"aksed"', 'did you mean asked="boots"', 'asked="aksed=boots"']),
+    "a history to a model without": (["search", "RUN", "x", "--history", "1000,nothing"], ["reads no history", "Leave out --history"]),
+    "a question and a file of them": (
+        ["search", "RUN", "boots", "--queries", "pairs.csv", "-o", "f.parquet"],
+        ['"boots"', "pairs.csv", "leave out one"],
+    ),
+    "a file without a question": (["search", "RUN", "--queries", "unasked.csv", "-o", "new/f.parquet"], ["unasked.csv", "no rows"]),
     "answers to a file without queries": (["search", "RUN", "x", "-o", "found.parquet"], ["--queries"]),
     "queries without a place for answers": (["search", "RUN", "--queries", "pairs.csv"], ["-o"]),
     "no such file of queries": (["search", "RUN", "--queries", "pears.csv", "-o", "f.parquet"], ["pears.csv", 'mean "pairs.csv"']),
@@ -295,7 +328,8 @@ REFUSED = {
     "pairs of unknown items": (["evaluate", "RUN", "--pairs", "unknown.csv"], ["unknown.csv", "none of its 2 pairs"]),
     "compared with nothing": (["compare", "RUN", "nowhere"], ["nowhere"]),
     "no such config": (["train", "twotwer.toml"], ["twotwer.toml", "twotower.toml"]),
-    "data for a config": (["train", "pairs.csv"], ["twotower init pairs.csv"]),
+    "data for a config": (["train", "pairs.csv"], ["train takes a config", "twotower init pairs.csv -o"]),
+    "data for a config to check": (["check", "pairs.csv"], ["check takes a config", "twotower init pairs.csv -o"]),
     "a folder for a config": (["train", "."], ["."]),
     "resume what": (["train", "twotower.toml", "--resume"], ["-o"]),
     "resume and overwrite": (["train", "twotower.toml", "-o", "r", "--resume", "--overwrite"], ["choose one"]),
@@ -323,6 +357,7 @@ REFUSED = {
 def bad_desk(desk) -> Path:
     (desk / "empty.csv").touch()
     (desk / "header.csv").write_text("q,a\n")
+    (desk / "unasked.csv").write_text("asked,thing\n")
     (desk / "column.csv").write_text("q\na\nb\n")
     (desk / "latin.csv").write_bytes("q,a\ncafé noir,thé\n".encode("latin1"))
     (desk / "unknown.csv").write_text("asked,thing\nhello,1\nbye,2\n")
@@ -483,6 +518,42 @@ def test_ctrl_c_saves_and_names_the_command_that_goes_on(tt, desk, monkeypatch):
     assert resumed.code == 0, resumed.err
     straight = tt("train", "twotower.toml", "-o", "straight", "--set", "train.epochs=3", "--json")
     assert json.loads(resumed.out)["model"] == json.loads(straight.out)["model"]
+
+
+@pytest.mark.parametrize(("epochs", "said"), [(9, "stopped after epoch 3 of 9: no better for 2 validations"), (3, "")])
+def test_an_early_end_is_told(capsys, epochs, said):
+    """Told once, by the first stage behind training; not while training goes on, nor at its proper end."""
+    with progress.watching() as told:
+        told.stage("training")
+        for epoch in range(3):
+            told.training(Step(epoch + 1, epoch, 0, 1, epochs, 1.0, 8, 0.1))
+            told.training(Validation(epoch + 1, {"mrr": 0.5}, "mrr", epoch == 0, 0.1))
+        for stage in ("exporting", "ranking"):
+            told.stage(stage)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line for line in lines if "stopped" in line] == ([said] if said else [])
+    assert not said or lines[-3:] == [said, "exporting", "ranking"]
+
+
+def test_each_tower_that_is_exported_is_a_stage(tt, desk):
+    lines = tt("train", "twotower.toml", "-o", "run").err.splitlines()
+    assert [line for line in lines if line.endswith("tower")] == ["exporting the query tower", "exporting the item tower"]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_loading_is_told_at_a_terminal_and_leaves_nothing_there(monkeypatch, capsys):
+    screen = Terminal()
+    with application.loading():
+        pass
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(sys, "stderr", screen)
+    with application.loading():
+        assert screen.getvalue() == "loading ..."
+    assert screen.getvalue() == "loading ...\r\x1b[K"
 
 
 def test_ctrl_c_before_training_says_so(tt, desk, monkeypatch):

@@ -171,6 +171,32 @@ def test_settings_that_set_nothing(setting):
         override({"version": 1}, [setting])
 
 
+@pytest.mark.parametrize(
+    ("settings", "said", "not_said"),
+    [
+        (["train.epoch=3"], ["--set train.epoch has 1 fault", '"epochs"'], ["x.toml"]),
+        (["model.dimensions=8", "train.epochs=few"], ["--set train.epochs has 1 fault"], ["x.toml", "dimensions"]),
+        (["model.dimensions=8", "split.test=1.5"], ["--set split.test: ", "test = 1.5"], ["x.toml", "dimensions"]),
+        (["train.epoch=3", "train.seeed=3"], ["--set train.epoch --set train.seeed has 2 faults"], ["x.toml"]),
+        (["train.epochs"], ['--set "train.epochs" sets nothing'], ["x.toml"]),
+        (["data.pairs.sqll=hunter2"], ["--set data.pairs.sqll"], ["x.toml", "hunter2"]),
+    ],
+)
+def test_a_fault_of_a_setting_is_none_of_the_file(tmp_path, settings, said, not_said):
+    path = tmp_path / "x.toml"
+    path.write_text(to_toml(from_values(LEAST)))
+    with pytest.raises(ConfigError) as raised:
+        read(path, settings)
+    assert all(part in str(raised.value) for part in said) and not any(part in str(raised.value) for part in not_said)
+
+
+def test_a_fault_of_the_file_stays_its_own(tmp_path):
+    path = tmp_path / "x.toml"
+    path.write_text(to_toml(from_values(LEAST)).replace("epochs =", "epoch ="))
+    with pytest.raises(ConfigError, match=r"x\.toml has 1 fault"):
+        read(path, ["model.dimensions=8"])
+
+
 def test_features_may_be_objects():
     """From Python, with overrides too."""
     values = {"query": {"features": [Text(column="q", words=7)]}, "item": LEAST["item"]}

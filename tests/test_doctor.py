@@ -145,6 +145,18 @@ def test_a_label_that_is_not_read_is_told(look):
     assert 'label = "label"' in finding.advice
 
 
+def test_grades_of_which_even_the_lowest_matches(look):
+    pairs, items = asked_world()
+    rows = [row | {"stars": 1 + n % 5} for n, row in enumerate(pairs)]
+    found = look(rows, items, schema_of(label="stars"))
+    finding = only(found)
+    assert (finding.code, finding.severity, finding.counts) == ("low_grades", "note", {"rows of 1": 600}) and "match = 3" in finding.advice
+    assert found.facts["matches"] == N_PAIRS and found.facts["what_matches"].startswith('"stars" above 0')
+    told = look(rows, items, schema_of(label="stars", match=3.0))
+    assert alarms(told) == set() and told.facts["what_matches"].startswith('"stars" from 3 on')
+    assert told.facts["matches"] == sum(row["stars"] >= 3 for row in rows)
+
+
 def test_conflicting_answers(look):
     pairs, items = asked_world()
     more = [{"q": row["q"], "item": f"s{(n + 7) % N_ITEMS}"} for n, row in enumerate(pairs[:40])]
@@ -217,6 +229,14 @@ def test_queries_in_nearly_the_same_words(look):
     assert finding.examples[0]["held out"] == finding.examples[0]["in training"] + " lo"
 
 
+def test_near_queries_are_not_told_to_be_grouped_again(look):
+    pairs, items = asked_world()
+    for row, like in zip(pairs[:1000], pairs[1000:2000], strict=True):
+        row |= {"q": like["q"] + " lo", "item": like["item"]}
+    finding = only(look(pairs, items, split=SplitOptions(by="group")))
+    assert finding.code == "near_queries" and "group" not in finding.advice and "[split] column" in finding.advice
+
+
 def test_the_answer_within_the_query(look):
     pairs, items = asked_world()
     titles = {item["sku"]: item["title"] for item in items}
@@ -227,10 +247,20 @@ def test_the_answer_within_the_query(look):
     assert finding.code == "answer_in_query" and finding.share == pytest.approx(0.3) and finding.severity == "note"
 
 
+def test_what_is_held_back_meets_its_key_in_a_large_batch(look):
+    """An item of 250 alike is in a batch of 512 nine times out of ten, and in one of 64 less than every other time."""
+    found = {finding.code: finding for finding in look(*people_world(), PEOPLE, asked=Asked(batch_size=512, correction=True)).findings}
+    told = found["held_back_negatives"]
+    assert told.share == pytest.approx(1 - (1 - 1 / N_ITEMS) ** 511, abs=0.05) and told.counts == {"keys": N_USERS}
+    assert "held_back_negatives" not in alarms(look(*people_world(), PEOPLE, asked=Asked(batch_size=64, correction=True)))
+
+
 def test_parts_too_small_to_tell_anything(look):
     pairs, items = asked_world()
     finding = only(look(pairs, items, split=SplitOptions(by="group", test=0.02)))
     assert finding.code == "small_test" and finding.counts == {"pairs": 60}
+    finding = only(look(pairs, items, split=SplitOptions(by="group", test=0.1, validation=0.02)))
+    assert finding.code == "small_validation" and finding.counts == {"pairs": 60}
 
 
 # --- leaks from the future ----------------------------------------------------------------------------------------
@@ -384,6 +414,30 @@ def test_words_for_nothing(look):
     assert finding.code == "placeholders" and finding.share == pytest.approx(0.052) and finding.examples[0]["value"] == "N/A"
 
 
+def test_ids_that_say_that_there_is_none(look):
+    """What a data frame makes of missing ids when it writes them as texts; a cell that is empty is missing, and no more."""
+    pairs, items = people_world()
+    for n, word in enumerate(["NaN", "nan", "None", "NULL", "<NA>"] * 4):
+        pairs[n * 10]["user"] = word
+    pairs[3]["item"], items[0]["sku"] = "NaN", "nan"
+    found = look(pairs, items, PEOPLE)
+    finding = next(finding for finding in found.findings if finding.code == "ids_of_nothing")
+    assert finding.severity == "warning" and finding.title.startswith('22 rows have a word for a missing value as an id in "user", "item", "sku"')
+    assert finding.counts == {"pairs: user": 20, "pairs: item": 1, "items: sku": 1}
+    assert finding.examples[0] == {"file": "pairs", "row": 1, "column": "user", "value": "NaN"}
+    assert "placeholders" not in alarms(found)
+
+
+def test_an_empty_cell_is_no_id(tmp_path):
+    path = tmp_path / "pairs.csv"
+    path.write_text("user,item\n" + "".join(f"{'' if n % 5 == 0 else f'u{n % 7}'},i{n % 30}\n" for n in range(200)))
+    schema = Schema(query=PEOPLE.query, item=ItemSide(id="item", features=(Id(column="item"),)))
+    split, source = SplitOptions(by="random"), open_source(path, "pairs")
+    prepared = prepare(source, None, schema, split, tmp_path / "prepared")
+    assert prepared.report["pairs_without_query"] == 40
+    assert "ids_of_nothing" not in alarms(examine(source, None, schema, split, prepared, Asked(16), now=NOW))
+
+
 # --- head and tail ------------------------------------------------------------------------------------------------
 
 
@@ -422,6 +476,14 @@ def test_shares_and_gini_by_hand():
 
 
 # --- what the model will not know ---------------------------------------------------------------------------------
+
+
+def test_one_key_stops(look):
+    pairs, items = people_world()
+    mine = [row | {"user": "me", "device": f"d{n % 3}"} for n, row in enumerate(pairs[:500])]
+    found = look(mine, items, schema_of(PEOPLE, query=(Category(column="device"),)), split=SplitOptions(by="random"), fast=True)
+    (finding,) = found.stops
+    assert finding.code == "one_query" and '"user" is the same in every row' in finding.title
 
 
 def test_keys_that_training_never_shows_stop(look):

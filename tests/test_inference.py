@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from twotower.data.features import Category, History, Id, Text
+from twotower.data.features import Category, History, Id, Text, Vector
 from twotower.data.inference import infer
 from twotower.data.sources import open_source
 from twotower.errors import DataError
@@ -176,3 +176,17 @@ def test_a_time_that_a_few_rows_spoil_is_named_with_those_rows():
     guess = infer(open_source(interactions(600) | {"at": at}), None)
     assert guess.schema.pairs.time is None
     assert guess.left["query"]["at"] == "holds no moment in rows 6, 78; without those rows it would order the log"
+
+
+def test_numbers_that_a_few_rows_spoil_are_left_out_and_one_is_shown():
+    prices = [f"{n} EUR" if n in (3, 40) else "n/a" if n == 7 else str(n) for n in range(300)]
+    films = {"id": range(300), "title": [f"{sentence(3)} {n}" for n in range(300)], "price": prices}
+    guess = infer(open_source(interactions()), open_source(films))
+    assert not [feature for feature in guess.schema.item.features if feature.column == "price"]
+    assert guess.left["item"]["price"] == "holds numbers and, in 0.7% of the rows, something else, such as '3 EUR'"
+
+
+def test_four_decimals_in_a_row_are_a_vector():
+    films = {"id": range(300), "looks": [" ".join(f"{x:.2f}" for x in GENERATOR.random(4)) for _ in range(300)]}
+    guess = infer(open_source(interactions()), open_source(films))
+    assert columns(guess.schema.item.features, Vector) == ["looks"]

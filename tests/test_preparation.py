@@ -378,7 +378,7 @@ def test_tables_are_written_as_they_are_read(make, monkeypatch):
     ("changes", "error", "said"),
     [
         ({"pairs": ITEMS, "items": PAIRS}, DataError, 'pairs has no column "q"'),
-        ({"pairs": PAIRS[:1]}, DataError, "1 different pairs"),
+        ({"pairs": PAIRS[:1]}, DataError, "1 different pair;"),
         ({"pairs": [row | {"item": "z"} for row in PAIRS]}, DataError, "40 of 40 pairs name an item that items lacks"),
         ({"pairs": [row | {"item": 0} for row in PAIRS], "items": ITEMS[:1]}, DataError, "one item"),
         ({"items": [row | {"sku": None} for row in ITEMS]}, DataError, "names no item"),

@@ -247,6 +247,44 @@ def test_options_that_cannot_be_meant(options):
         SplitOptions(**options).check()
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"test": 1.5}, 'test = 1.5: by = "random" takes a share .* test = 0.1'),
+        ({"by": "group", "validation": -0.1}, 'validation = -0.1: by = "group" takes a share'),
+        ({"test": float("nan")}, "test = nan"),
+        ({"test": 0.6, "validation": 0.5}, "test = 0.6 and validation = 0.5 leave nothing to train on"),
+        ({"validation": 0}, "validation = 0 leaves nothing .* validation = 0.1"),
+        ({"by": "last", "validation": 0}, "validation = 0 leaves nothing .* validation = 1"),
+        ({"by": "last", "test": 0.5}, 'test = 0.5: by = "last" takes a whole number .* test = 1'),
+        ({"by": "last", "test": -1}, "test = -1: "),
+        ({"by": "last", "validation": "7d"}, 'validation = "7d": .* validation = 1'),
+        ({"by": "time", "test": "7d", "validation": 1.0}, "validation = 1: "),
+    ],
+)
+def test_a_share_that_cannot_be_meant_is_named_with_its_value(options, said):
+    with pytest.raises(ConfigError, match=said):
+        SplitOptions(**options).check()
+
+
+def test_a_log_without_a_match_is_said_as_such():
+    with pytest.raises(DataError, match=r"none of the 3 pairs is a match: no label reaches \[pairs\] match.*Lower it"):
+        parts_of(log([1, 2, 3], matches=np.zeros(3, bool)), by="random")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"by": "last", "test": 5, "validation": 2}, "test = 5 and validation = 2 are given away only by keys with more"),
+        ({"by": "time", "test": "2030-01-01", "validation": 0.1}, 'change .split. test = "2030-01-01", or set test = 0'),
+        ({"by": "time", "test": "30d", "validation": "1d"}, 'test = "30d" and validation = "1d" ask for less'),
+    ],
+)
+def test_an_empty_part_names_the_options_that_made_it(options, said):
+    with pytest.raises(DataError, match=said):
+        parts_of(log(range(11), np.arange(11) * DAY), **options)
+
+
 def test_a_part_that_would_be_empty_is_said():
     with pytest.raises(DataError, match="leaves no pairs to validation"):
         parts_of(log([1, 2, 3]), by="last")

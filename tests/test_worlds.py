@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import torch
 from torch import nn
 
 import twotower as tt
-from twotower.app import cli
+from twotower.app import bulk, cli
 from twotower.bundle.retriever import verify
 from twotower.config import from_values, to_toml
 from twotower.data.histories import Histories
@@ -257,12 +258,47 @@ def test_the_command_line_takes_histories(reader, typed, tmp_path):
     assert typed("info", reader.folder, "--verify")[0] == 0
 
 
+def test_histories_that_are_cut_wrongly_are_counted(reader, typed, tmp_path):
+    """A list between commas or spaces is one id, which no catalogue holds."""
+    asked = tmp_path / "asked.csv"
+    asked.write_text(f'user,history,item\na,"i3,i4",i1\nb,i3 i4,i1\nc,i3|zz,{after(3)}\nd,i4,{after(4)}\n')
+    said = r"lacks 3 of the ids in \"history\", such as 'i3,i4', 'i3 i4', 'zz'.*2 rows name nothing else.*13\|14.*\[\"13\", \"14\"\]"
+    for verb in (
+        ("search", reader.folder, "--queries", asked, "-o", tmp_path / "found.parquet"),
+        ("embed", reader.folder, asked, "--side", "query", "-o", tmp_path / "v.parquet"),
+        ("score", reader.folder, "--pairs", asked),
+        ("evaluate", reader.folder, "--pairs", asked),
+    ):
+        code, _, err = typed(*verb)
+        assert code == 0 and re.search(said, err), err
+    asked.write_text(f"user,history,item\na,i3|i4,{after(4)}\n")
+    assert "lacks" not in typed("score", reader.folder, "--pairs", asked)[2]
+
+
+def test_a_history_that_cannot_be_read_is_told_by_its_row_in_the_file(reader, typed, tmp_path, monkeypatch):
+    monkeypatch.setattr(bulk, "ROWS", 2)
+    asked = tmp_path / "asked.csv"
+    asked.write_text("history\ni3\ni4\ni5\n[i3\n")
+    code, _, err = typed("search", reader.folder, "--queries", asked, "-o", tmp_path / "found.parquet")
+    assert code == 2 and "asked.csv" in err and "row 4 '[i3'" in err and list(tmp_path.iterdir()) == [asked]
+
+
+def test_a_file_without_histories_is_told_how_they_are_written(reader, typed, tmp_path):
+    lacking = tmp_path / "lacking.csv"
+    lacking.write_text("user,item\nann,i1\n")
+    for verb in (("evaluate", reader.folder, "--pairs", lacking), ("score", reader.folder, "--pairs", lacking)):
+        code, _, err = typed(*verb)
+        ids = re.search(r"oldest first, as (i\d+)\|(i\d+) or as JSON, \[\"\1\", \"\2\"\]", err)
+        assert code == 2 and ids and err.endswith(f"Under user,item,history a row is then like ann,i1,{ids[1]}|{ids[2]}\n"), err
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
         ("search", "RUN"),
         ("search", "RUN", "some words"),
         ("search", "RUN", "history=i3"),
+        ("search", "RUN", "contry=DE", "--history", "i3,nothing"),
         ("search", "RUN", "--history", ""),
         ("search", "RUN", "--history", "i3", "--queries", "x.parquet", "-o", "y.parquet"),
         ("search", "RUN", "--queries", "LACKING", "-o", "y.parquet"),
@@ -464,7 +500,7 @@ def test_a_body_that_cannot_work_is_refused(world, tmp_path, body):
     config = {**WORLD_CONFIG, "model": {"dimensions": 16, "body": "custom"}}
     with pytest.raises(ConfigError, match="custom body"):
         tt.train(*world, config=config, bodies={"query": body, "item": body}, output=tmp_path / "run", progress=Progress())
-    assert not any((tmp_path / "run").iterdir())
+    assert not (tmp_path / "run").exists()
 
 
 # --- queries of databases -----------------------------------------------------------------------------------------
@@ -556,7 +592,7 @@ def test_what_cannot_fit_is_refused_before_training(desk, typed, monkeypatch):
     code, out, err = typed("train", "x.toml", "-o", "run", "--set", "model.dimensions=8192")
     assert code == 2 and out == "" and "Traceback" not in err
     assert "GB are free" in err and "dimensions" in err and "buckets" in err
-    assert not any((desk / "run").iterdir())
+    assert not (desk / "run").exists()
     assert typed("train", "x.toml", "-o", "run")[0] == 0
 
 
@@ -596,6 +632,6 @@ def test_data_that_cannot_work_stop_a_run_before_it_begins(desk, typed):
     code, out, err = typed("train", "x.toml", "-o", "run")
     assert code == 2 and out == "" and "Traceback" not in err
     assert err.count("twotower: ") == 1 and "item" in err.partition("twotower: ")[2]
-    assert not any((desk / "run").iterdir())
+    assert not (desk / "run").exists()
     typed("check", "x.toml")
     assert typed("check", "x.toml")[0] == 3  # the same finding

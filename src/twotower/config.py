@@ -124,7 +124,7 @@ def read(path: Path, settings: Sequence[str] = ()) -> Config:
         raise ConfigError(f"{path} cannot be read as a TOML file in UTF-8: {error}") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from None
-    config = from_values(override(values, settings), str(path))
+    config = _overridden(values, settings, str(path))
     encoder = config.evaluate.pretrained
     measured = replace(config.evaluate, pretrained=encoder and placed(encoder, path.parent))
     sides = {side: _placed(getattr(config, side), path.parent) for side in SIDES}
@@ -157,6 +157,29 @@ def absolute(data: DataOptions, folder: Path) -> DataOptions:
     return DataOptions(**{place.name: each(getattr(data, place.name)) for place in fields(data)})
 
 
+def _overridden(values: Mapping[str, Any], settings: Sequence[str], where: str) -> Config:
+    """The Config of a file's values and overrides; what is wrong with an override alone is not told as a fault of the file."""
+    changed = override(values, settings)
+    try:
+        return from_values(changed, where)
+    except ConfigError as error:
+        if not settings or not _sound(values):
+            raise
+        guilty = [one for one in settings if _sound(override(values, [other for other in settings if other != one]))] or settings
+        # Their names alone: a value may hold a password.
+        named = " ".join(f"--set {one.partition('=')[0].strip()}" for one in guilty)
+        told = str(error)
+        raise ConfigError(f"{named}{told.removeprefix(where) if told.startswith(f'{where} has ') else ': ' + told}") from None
+
+
+def _sound(values: Mapping[str, Any]) -> bool:
+    try:
+        from_values(values)
+    except ConfigError:
+        return False
+    return True
+
+
 def override(values: Mapping[str, Any], settings: Iterable[str]) -> dict[str, Any]:
     """The values with settings like `train.epochs=3` put in; what stands behind = is a TOML value, or else a text."""
     changed = _copied(values)
@@ -164,7 +187,7 @@ def override(values: Mapping[str, Any], settings: Iterable[str]) -> dict[str, An
         name, equals, text = setting.partition("=")
         *blocks, last = [part.strip() for part in name.split(".")]
         if not equals or not last:
-            raise ConfigError(f'"{setting}" sets nothing; write it like train.epochs=3')
+            raise ConfigError(f'--set "{setting}" sets nothing; write it like train.epochs=3')
         try:
             value = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:
@@ -173,7 +196,7 @@ def override(values: Mapping[str, Any], settings: Iterable[str]) -> dict[str, An
         for block in blocks:
             target = target.setdefault(block, {})
             if not isinstance(target, dict):
-                raise ConfigError(f"{name.strip()}: {block} is a value, not a block")
+                raise ConfigError(f"--set {name.strip()}: {block} is a value, not a block")
         target[last] = value
     return changed
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +51,9 @@ class _Exported(nn.Module):
         return self.tower(dict(zip(self.tower.names, columns, strict=True)))  # type: ignore[no-any-return]
 
 
-def write_model(folder: Path, model: TwoTower, encoder: Encoder) -> None:
-    """Write `weights.safetensors`, `query.onnx` and `item.onnx`, and check them against torch."""
+def write_model(folder: Path, model: TwoTower, encoder: Encoder, stage: Callable[[str], None] = lambda _: None) -> None:
+    """Write `weights.safetensors`, `query.onnx` and `item.onnx`, and check them against torch. stage: is told what comes next."""
+    stage("exporting the weights")
     _need_exporter()
     import onnx_ir
 
@@ -62,11 +63,13 @@ def write_model(folder: Path, model: TwoTower, encoder: Encoder) -> None:
     files.write_tensors(folder / WEIGHTS, names, {"aliases": json.dumps(aliases)})
     places = files.tensor_places(folder / WEIGHTS)
     for side in SIDES:
+        stage(f"exporting the {side} tower")
         known = {name.removeprefix(f"{side}."): aliases.get(name, name) for name in model.state_dict() if name.startswith(f"{side}.")}
         graph = _graph(model.tower(side), encoder, side, model.dimensions)
         _point(graph, {name: (names[own], *places[own]) for name, own in known.items()})
         _forget_origin(graph)
         files.write_bytes(folder / graph_name(side), onnx_ir.to_proto(graph).SerializeToString())
+    stage("comparing what was exported with what was trained")
     check_parity(folder, model, encoder)
 
 

@@ -6,39 +6,42 @@ import itertools
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
 from twotower import files
 from twotower.bundle import Retriever
+from twotower.bundle.asking import require_history
+from twotower.bundle.memory import Strangers
 from twotower.bundle.retriever import MODES
 from twotower.data.columns import Array
+from twotower.data.features import Unreadable
+from twotower.data.prepared import ID
 from twotower.data.schema import Side
 from twotower.data.sources import Source, open_source
-from twotower.errors import ConfigError, OutputError, choices
+from twotower.errors import ConfigError, DataError, OutputError, choices
 
+T = TypeVar("T")
 ROWS = 8192  # at once, and of one part
 ANSWERS = 1 << 20  # at once: fewer rows where many items are asked for
 
 
 class Wrote(NamedTuple):
-    """How many rows were written, and how many of them could not be answered since they are empty."""
+    """How many rows were written, how many of them hold nothing to answer, and what their histories name that the catalogue lacks."""
 
     rows: int
     empty: int
+    strangers: str = ""
 
 
 def search_file(retriever: Retriever, queries: str, output: Path, k: int, mode: str | None, report: Callable[[int], None]) -> Wrote:
     """Answer every row of a file: its columns, `ids` and `scores` as lists, best first; an empty query has empty lists.
 
-    Parts are kept beside the output until the last is done; the same command after a kill goes on behind them.
+    Parts are kept beside the output until the last is done; the same command after a kill goes on behind them. Rows that cannot be read leave none.
     """
-    if k < 1:
-        raise ConfigError(f"k is {k}; at least one item must be asked for")
-    if mode is not None and mode not in MODES:
-        raise ConfigError(f'there is no search mode "{mode}"; {choices(MODES, mode)}')
+    _check_search(k, mode)
     k = min(k, len(retriever))
     source = _opened(retriever, queries, "query")
     _check_output(output)
@@ -46,20 +49,29 @@ def search_file(retriever: Retriever, queries: str, output: Path, k: int, mode: 
     parts = output.with_name(f".{output.name}.parts")
     if not (parts / "job.json").exists() or files.read_json(parts / "job.json") != begun:
         files.remove_folder(parts)
-        files.write_json(parts / "job.json", begun)
     names: list[Path] = []
-    empty = 0
-    for number, table in enumerate(_tables(source, max(1, min(ROWS, ANSWERS // k)))):
-        names.append(parts / f"{number:08d}.arrow")
-        asked = _asked(retriever, table)
-        empty += len(asked) - int(asked.sum())
+    queries_asked = _Asked(retriever)
+
+    def answer(table: pa.Table) -> None:
+        names.append(parts / f"{len(names):08d}.arrow")
+        asked = queries_asked.of(table)
         if not names[-1].exists():
-            files.write_table(names[-1], _answered(retriever, table, asked, k, mode))
+            answered = _answered(retriever, table, asked, k, mode)
+            if not (parts / "job.json").exists():
+                files.write_json(parts / "job.json", begun)
+            files.write_table(names[-1], answered)
         report(table.num_rows)
-    schema = files.read_table(names[0]).schema
-    rows = files.write_parquet(output, (batch for name in names for batch in files.read_table(name).to_batches()), schema)
+
+    try:
+        for _ in _changed(source, answer, max(1, min(ROWS, ANSWERS // k))):
+            pass
+        schema = files.read_table(names[0]).schema
+        rows = files.write_parquet(output, (batch for name in names for batch in files.read_table(name).to_batches()), schema)
+    except DataError:
+        files.remove_folder(parts)  # the same rows would fail again; a full disk, a Ctrl-C or a kill leave the parts to the same command
+        raise
     files.remove_folder(parts)
-    return Wrote(rows, empty)
+    return queries_asked.wrote(rows)
 
 
 def _answered(retriever: Retriever, table: pa.Table, asked: Array, k: int, mode: str | None) -> pa.Table:
@@ -86,12 +98,10 @@ def score_file(retriever: Retriever, pairs: str, output: Path | None, report: Ca
     source = _opened(retriever, pairs, "query")
     for column in columns:
         source.require(column, "the item", nested=True)
-    empty = 0
+    queries_asked = _Asked(retriever)
 
     def scored(table: pa.Table) -> pa.Table:
-        nonlocal empty
-        asked = _asked(retriever, table)
-        empty += len(asked) - int(asked.sum())
+        asked = queries_asked.of(table)
         scores = np.full(len(asked), np.nan, np.float32)
         if asked.any():
             known = table.filter(pa.array(asked))
@@ -99,34 +109,32 @@ def score_file(retriever: Retriever, pairs: str, output: Path | None, report: Ca
         return _with(table, "score", pa.array(scores, from_pandas=True))
 
     if output is not None:
-        return Wrote(_write(output, source, scored, report), empty)
+        return queries_asked.wrote(_write(output, source, scored, report))
     rows = 0
-    for table in _tables(source):
-        for row in scored(table).to_pylist():
+    for table in _changed(source, scored):
+        for row in table.to_pylist():
             sys.stdout.write(files.json_text(row, indent=None) + "\n")
         rows += table.num_rows
         report(table.num_rows)
-    return Wrote(rows, empty)
+    return queries_asked.wrote(rows)
 
 
 def embed_file(retriever: Retriever, rows: str, side: Side, output: Path, report: Callable[[int], None]) -> Wrote:
     """Write the columns of a file with a column `vector` of float32 lists, null where a query is empty."""
     source = _opened(retriever, rows, side)
     width = retriever.bundle.dimensions
-    empty = 0
+    queries_asked = _Asked(retriever)
 
     def embedded(table: pa.Table) -> pa.Table:
-        nonlocal empty
         if side == "item":
             return _with(table, "vector", pa.FixedSizeListArray.from_arrays(pa.array(retriever.embed_items(table).reshape(-1)), width))
-        asked = _asked(retriever, table)
-        empty += len(asked) - int(asked.sum())
+        asked = queries_asked.of(table)
         vectors = np.zeros((len(asked), width), np.float32)
         if asked.any():
             vectors[asked] = retriever.embed_queries(table.filter(pa.array(asked)))
         return _with(table, "vector", pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), width, mask=pa.array(~asked)))
 
-    return Wrote(_write(output, source, embedded, report), empty)
+    return queries_asked.wrote(_write(output, source, embedded, report))
 
 
 # --- streams ------------------------------------------------------------------------------------------------------
@@ -136,10 +144,20 @@ def _opened(retriever: Retriever, data: str, side: Side) -> Source:
     """A file with the columns that a side reads; a history may be left out where there are others."""
     source = open_source(data)
     features = retriever.encoder.features[side]
+    history = retriever.history if side == "query" else None
+    if history is not None and len(features) == 1:
+        require_history(source, history.column_name, source.columns[:2], retriever.items.column(ID).slice(0, 2).to_pylist())
     for feature in features:
         if not feature.from_log or len(features) == 1 or feature.column in source.columns:
             source.require(feature.column, f"the {side}", nested=feature.nested)
     return source
+
+
+def _check_search(k: int, mode: str | None) -> None:
+    if k < 1:
+        raise ConfigError(f"k is {k}; at least one item must be asked for")
+    if mode is not None and mode not in MODES:
+        raise ConfigError(f'there is no search mode "{mode}"; {choices(MODES, mode)}')
 
 
 def _check_output(output: Path) -> None:
@@ -156,9 +174,34 @@ def _tables(source: Source, rows: int = ROWS) -> Iterator[pa.Table]:
             yield pa.Table.from_batches([batch.slice(start, rows)])
 
 
-def _asked(retriever: Retriever, table: pa.Table) -> Array:
-    """Whether each row [n] holds anything of a query."""
-    return np.asarray(~retriever.encoder.empty("query", table))
+def _changed(source: Source, change: Callable[[pa.Table], T], rows: int = ROWS) -> Iterator[T]:
+    """What becomes of each part of a source; of values that cannot be read, the file and their rows in it are said."""
+    start = 0
+    for table in _tables(source, rows):
+        try:
+            changed = change(table)
+        except Unreadable as error:
+            raise error.at(source.name, start) from None
+        yield changed
+        start += table.num_rows
+
+
+class _Asked:
+    """Which rows of a file ask anything, counted part by part."""
+
+    def __init__(self, retriever: Retriever) -> None:
+        self.retriever, self.empty, self.strangers = retriever, 0, Strangers(retriever.history)
+
+    def of(self, table: pa.Table) -> Array:
+        """Whether each row [n] holds anything of a query."""
+        asked = np.asarray(~self.retriever.encoder.empty("query", table))
+        self.empty += len(asked) - int(asked.sum())
+        self.strangers.add(table)
+        return asked
+
+    def wrote(self, rows: int) -> Wrote:
+        """What to tell of it all."""
+        return Wrote(rows, self.empty, self.strangers.told())
 
 
 def _with(table: pa.Table, name: str, column: pa.Array) -> pa.Table:
@@ -172,8 +215,8 @@ def _write(output: Path, source: Source, change: Callable[[pa.Table], pa.Table],
     _check_output(output)
 
     def changed() -> Iterator[pa.RecordBatch]:
-        for table in _tables(source):
-            yield change(table).combine_chunks().to_batches()[0]
+        for table in _changed(source, change):
+            yield table.combine_chunks().to_batches()[0]
             report(table.num_rows)
 
     batches = changed()

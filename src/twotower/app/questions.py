@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from typing import Any
+
+import pyarrow as pa
 
 from twotower.bundle import Found, Retriever
 from twotower.errors import ConfigError, choices
+
+NEAR = 0.6  # how alike two names are for one to be a slip of the other
 
 
 def question(retriever: Retriever, words: list[str]) -> str | dict[str, str]:
@@ -14,6 +19,12 @@ def question(retriever: Retriever, words: list[str]) -> str | dict[str, str]:
     named = [word.partition("=") for word in words]
     if all(equals and name in columns for name, equals, _ in named):
         return {name: value for name, _, value in named}
+    if retriever.history is not None and any(equals and name == retriever.history.column_name for name, equals, _ in named):
+        raise ConfigError("the history of a query is passed with --history ID,ID,...")
+    if not columns:
+        raise ConfigError(f'this model reads a history and nothing else, so "{words[0]}" says nothing to it. Leave it out: --history ID,ID,...')
+    if len(columns) == 1:
+        _check_name(columns[0], named)
     if len(columns) > 1:
         write = f"Write: {' '.join(f'{name}=...' for name in columns)}"
         wrong = next((name for name, equals, _ in named if equals and name not in columns), None)
@@ -21,6 +32,26 @@ def question(retriever: Retriever, words: list[str]) -> str | dict[str, str]:
             raise ConfigError(f'there is no column "{wrong}" in a query of this model; {choices(columns, wrong)}. {write}')
         raise ConfigError(f"a query of this model has {len(columns)} columns. {write}")
     return " ".join(words)
+
+
+def _check_name(column: str, named: list[tuple[str, str, str]]) -> None:
+    """Raise where the words seem to name the one column, but for a slip: taken for a text they would find something all the same."""
+    if not all(equals and name.isidentifier() for name, equals, _ in named):
+        return
+    name, _, value = named[0]
+    if get_close_matches(name.lower(), [column.lower()], cutoff=NEAR):
+        raise ConfigError(
+            f'there is no column "{name}" in a query of this model; did you mean {column}="{value}"? If all of it is what to look for, '
+            f'write {column}="{name}={value}".'
+        )
+
+
+def history_ids(retriever: Retriever, text: str) -> tuple[list[str], list[str]]:
+    """The ids of a history as it is typed, and those of them that the catalogue lacks."""
+    if retriever.history is None:
+        raise ConfigError("this model reads no history; it was trained without one. Leave out --history.")
+    ids = [part.strip() for part in text.split(",") if part.strip()]
+    return ids, [name for name, row in zip(ids, retriever.find(pa.array(ids, pa.string())), strict=True) if row < 0]
 
 
 def answers(retriever: Retriever, found: Found) -> list[dict[str, Any]]:

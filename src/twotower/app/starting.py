@@ -60,7 +60,7 @@ def _pairs(guess: Guess) -> list[str]:
         if getattr(schema, name) is not None:
             lines.append(_set(name, getattr(schema, name), reasons[f"pairs.{name}"]))
     if "pairs.match" in reasons:
-        lines.append(f"# match = {reasons['pairs.match']}   # then those from here on are matches, and those below explicit non-matches")
+        lines.append(f"# match = {reasons['pairs.match']}   # with it only those from here on are matches, and those below explicit non-matches")
     if "pairs.event" in reasons:
         event, weights = reasons["pairs.event"].split(", event_weights", 1)
         lines += [_comment(f"{event}   # what each kind of event counts; kinds that are not listed are dropped"), _comment(f"event_weights{weights}")]

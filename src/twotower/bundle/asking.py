@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from twotower.data.sources import Source
 from twotower.data.values import to_array, to_text
 from twotower.errors import DataError
 
@@ -70,6 +72,22 @@ def _ids(history: Any) -> list[str | None]:
     except TypeError:
         raise DataError("a history is a list of item ids, or for several queries a list of such lists") from None
     return texts
+
+
+def require_history(source: Source, column: str, beside: Sequence[str], ids: Sequence[Any]) -> None:
+    """Raise DataError with an example, unless a file has the column of histories. beside: what else is read of it. ids: of two items."""
+    if column in source.columns:
+        source.require(column, "the history", nested=True)
+        return
+    named = [name for name in dict.fromkeys(beside) if name in source.columns]
+    first = source.select(named).head(1).to_pylist()[0] if named else {}
+    few = [str(each) for each in ids]
+    row = ",".join([*(str(first[name]) for name in named), "|".join(few)])
+    raise DataError(
+        f'{source.name} has no column "{column}", and this model knows who asks by the items that they touched before: the bundle holds no log to '
+        f"look them up in. Add to each row their ids, oldest first, as {'|'.join(few)} or as JSON, {json.dumps(few)}; empty where there are none. "
+        f"Under {','.join([*named, column])} a row is then like {row}"
+    )
 
 
 def is_one(queries: Any, history: Any, nested: Collection[str] = ()) -> bool:

@@ -17,6 +17,7 @@ from twotower.data.values import to_text
 from twotower.search.index import Hits, no_hits
 
 MOST = 1 << 31  # items of a history: all of them
+EXAMPLES = 3
 
 
 class Memory:
@@ -45,11 +46,19 @@ class Memory:
 
     def rows(self, hashes: Ragged) -> Ragged:
         """The catalogue rows of item ids given by their hashes; those that it does not hold are passed over."""
-        place = np.searchsorted(self.hashes, hashes.values)
-        known = place < len(self.hashes)
-        known[known] = self.hashes[place[known]] == hashes.values[known]
+        rows = self.find(hashes.values)
+        known = rows >= 0
         lengths = np.bincount(ragged_rows(hashes)[known], minlength=len(hashes.offsets) - 1)
-        return Ragged(self.order[place[known]], offsets_of(lengths))
+        return Ragged(rows[known], offsets_of(lengths))
+
+    def find(self, hashes: Array) -> Array:
+        """The catalogue row int64 [n] of each hash, -1 where there is none."""
+        place = np.searchsorted(self.hashes, hashes)
+        known = place < len(self.hashes)
+        known[known] = self.hashes[place[known]] == hashes[known]
+        rows = np.full(len(hashes), -1, np.int64)
+        rows[known] = self.order[place[known]]
+        return rows
 
     def column(self, hashes: Ragged) -> Ragged:
         """What stands for the last items of each history that the catalogue holds: their vectors, or their codes."""
@@ -67,6 +76,38 @@ class Memory:
     def known(self, table: pa.Table) -> Ragged:
         """The catalogue rows of all that the histories of these queries name."""
         return self.rows(self.named(table))
+
+
+class Strangers:
+    """Counts what the histories of a file name and the catalogue lacks, part by part: ids that were cut wrongly look like that."""
+
+    def __init__(self, memory: Memory | None) -> None:
+        self.memory, self.items, self.rows = memory, 0, 0  # rows: that name nothing else
+        self.examples: list[str] = []
+
+    def add(self, table: pa.Table) -> None:
+        """Count those of some rows of the file."""
+        memory = self.memory
+        if memory is None or memory.column_name not in table.column_names:
+            return
+        named = memory.named(table)
+        lacking = memory.find(named.values) < 0
+        each = np.bincount(ragged_rows(named)[lacking], minlength=table.num_rows)
+        self.items += int(lacking.sum())
+        self.rows += int(((each > 0) & (each == lengths_of(named))).sum())
+        if lacking.any() and len(self.examples) < EXAMPLES:
+            texts = memory.feature.normalise(table.column(memory.column_name).combine_chunks()).flatten()
+            self.examples += texts.filter(pa.array(lacking)).unique().to_pylist()[: EXAMPLES - len(self.examples)]
+
+    def told(self) -> str:
+        """What was counted, in a sentence; nothing where the catalogue holds all."""
+        if self.memory is None or not self.items:
+            return ""
+        alone = f"; {self.rows:,} row{'s name' if self.rows != 1 else ' names'} nothing else" if self.rows else ""
+        return (
+            f'the catalogue lacks {self.items:,} of the ids in "{self.memory.column_name}", such as {", ".join(map(repr, self.examples))}, and they '
+            f'are passed over{alone}. Several ids are written as 13|14 or as JSON, ["13", "14"].'
+        )
 
 
 def without(hits: Hits, known: Ragged, k: int) -> Hits:

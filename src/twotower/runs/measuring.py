@@ -10,6 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from twotower.bundle.asking import require_history
+from twotower.bundle.memory import Strangers
 from twotower.bundle.retriever import MODES, Mode, Retriever, SearchOptions, query_text
 from twotower.config import from_values
 from twotower.data.batches import draft
@@ -81,6 +83,7 @@ class NewPairs(NamedTuple):
     items: list[Any]  # the item id of each pair
     dropped: dict[str, int]
     mode: Mode
+    strangers: str = ""  # what the histories name and the catalogue lacks, in a sentence
 
 
 def read_pairs(retriever: Retriever, source: Source, options: EvaluateOptions, mode: Mode | None = None) -> NewPairs:
@@ -134,7 +137,9 @@ def read_pairs(retriever: Retriever, source: Source, options: EvaluateOptions, m
     ids = retriever.items.column(ID).take(pa.array(asked.relevant.values)).to_pylist()
     searched: Mode = mode or retriever.bundle.model["search"]["mode"]
     columns = table.select(_query_columns(retriever))
-    return NewPairs(columns.take(pa.array(kept)), asked, kept[asking], ids, dropped, searched)
+    strangers = Strangers(retriever.history)
+    strangers.add(columns)
+    return NewPairs(columns.take(pa.array(kept)), asked, kept[asking], ids, dropped, searched, strangers.told())
 
 
 def _beside(asked: Cases, seen: Ragged) -> Ragged:
@@ -156,6 +161,9 @@ def _matches(table: pa.Table, pairs: Mapping[str, Any], name: str) -> Array:
 def _table(retriever: Retriever, source: Source) -> pa.Table:
     """The columns of a file that measuring needs, each required by its role."""
     schema, column = retriever.bundle.model["schema"], _item_column(retriever)
+    if retriever.history is not None:
+        beside = [name for name in (_key_column(retriever), *retriever.encoder.columns("query"), column) if name is not None]
+        require_history(source, retriever.history.column_name, beside, retriever.items.column(ID).slice(0, 2).to_pylist())
     roles: dict[str | None, str] = dict.fromkeys(_query_columns(retriever), "the query")
     roles |= {column: "the id of the item"} if column else dict.fromkeys(retriever.encoder.columns("item"), "the item, which has no id")
     roles |= {_key_column(retriever): "query.key", schema["pairs"]["event"]: "pairs.event", schema["pairs"].get("label"): "pairs.label"}

@@ -30,16 +30,58 @@ def watching() -> Iterator[Progress]:
     """Tell of a run's stages and of its training while this lasts."""
     console = Console(stderr=True, highlight=False)
     if not console.is_terminal:
-        yield Progress(_say, _lines())
+        yield _with_end(_say, _lines(), _say)
         return
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=16), TextColumn("{task.fields[said]}"), TimeRemainingColumn())
     with Bars(*columns, console=console, transient=True) as bars:
-        yield Progress(*_bars(bars))
+        progress = _with_end(*_bars(bars), bars.console.print)
+        progress.stage("loading")  # libraries come in as they are needed, before there is anything to tell
+        yield progress
 
 
 def _say(text: str) -> None:
     with suppress(OSError):  # a pipe that nobody reads any more is no reason to stop training
         print(text, file=sys.stderr, flush=True)
+
+
+def _with_end(stage: Callable[[str], None], training: Callable[[Step | Validation], None], say: Callable[[str], None]) -> Progress:
+    """The same two, and where training ended before its last epoch that is said, at the first stage behind it."""
+    ending = _Ending()
+
+    def noted(told: Step | Validation) -> None:
+        ending.note(told)
+        training(told)
+
+    def next_stage(text: str) -> None:
+        early = ending.early()
+        if early:
+            say(early)
+        stage(text)
+
+    return Progress(next_stage, noted)
+
+
+class _Ending:
+    """Whether training ended early, going by what it told last."""
+
+    def __init__(self) -> None:
+        self.epoch, self.epochs, self.since_best = 0, 0, 0  # since_best: validations; of a resumed run those that were seen here
+
+    def note(self, told: Step | Validation) -> None:
+        from twotower.learning.training import Step
+
+        if isinstance(told, Step):
+            self.epoch, self.epochs = 0, told.epochs
+        else:
+            self.epoch, self.since_best = told.epoch, 0 if told.best else self.since_best + 1
+
+    def early(self) -> str:
+        """The sentence that says so, once; empty where training went on to its end."""
+        epoch, self.epoch = self.epoch, 0
+        if not 0 < epoch < self.epochs:
+            return ""
+        validations = f"{self.since_best} validation{'s' * (self.since_best != 1)}"
+        return f"stopped after epoch {epoch} of {self.epochs}: no better for {validations}"
 
 
 class _Seen:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,6 +40,18 @@ Set = Annotated[
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run that is there.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue the run that is there.")]
 BundlePath = Annotated[Path, typer.Argument(metavar="RUN|BUNDLE", help="A run folder or a bundle.", show_default=False)]
+
+
+@contextmanager
+def loading() -> Iterator[None]:
+    """Say at a terminal that the libraries are loaded while this lasts, seconds on a cold disk; no line of it stays."""
+    if sys.stderr.isatty():
+        print("loading ...", end="", file=sys.stderr, flush=True)
+    try:
+        yield
+    finally:
+        if sys.stderr.isatty():
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 def print_json(value: Any) -> None:

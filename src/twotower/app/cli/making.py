@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from twotower.app import exits
-from twotower.app.cli.application import Json, Overwrite, Resume, Set, app, examples, print_json, show_parts
+from twotower.app.cli.application import Json, Overwrite, Resume, Set, app, examples, loading, print_json, show_parts
 from twotower.errors import ConfigError, OutputError
 
 
@@ -29,10 +29,11 @@ def demo(
 
     It is compared with baselines on pairs held out, and with word search on questions of strangers.
     """
-    from twotower.app import reports
-    from twotower.app.demonstration import ask, demonstrate
-    from twotower.runs.progress import watching
-    from twotower.runs.run import Stopped
+    with loading():
+        from twotower.app import reports
+        from twotower.app.demonstration import ask, demonstrate
+        from twotower.runs.progress import watching
+        from twotower.runs.run import Stopped
 
     try:
         with watching() as progress:
@@ -71,8 +72,9 @@ def init(
 
     Each choice stands there with its reason; read it before you train.
     """
-    from twotower.app.starting import starting_config
-    from twotower.files import write_text
+    with loading():
+        from twotower.app.starting import starting_config
+        from twotower.files import write_text
 
     if output.exists() and not overwrite:
         raise OutputError(f"{output} exists. Replace it with --overwrite, or choose another with -o.")
@@ -100,17 +102,17 @@ def check(
 
     Says what is wrong, with counts and examples, what to do about it, and which settings suit. Exit code 3 where training cannot work.
     """
-    from twotower.app.checking import check_data
-    from twotower.app.reports import render, suffix_of
-    from twotower.app.reports.diagnosis import diagnosis
-    from twotower.app.reports.terminal import terminal
-    from twotower.files import write_text
-    from twotower.runs.progress import watching
+    with loading():
+        from twotower.app.checking import check_data
+        from twotower.app.reports import render, suffix_of
+        from twotower.app.reports.diagnosis import diagnosis
+        from twotower.app.reports.terminal import terminal
+        from twotower.files import write_text
+        from twotower.runs.progress import watching
 
     if output is not None:
         suffix_of(output)  # said before any work
-    if config.suffix != ".toml" and config.is_file():
-        raise ConfigError(f"check takes a config and {config} is none. Write one, if that is the log of pairs: twotower init {config}")
+    _check_is_config(config, "check")
     with watching() as progress:
         found = check_data(config, settings or [], progress=progress.stage)
     document = diagnosis(found, str(config))
@@ -146,19 +148,17 @@ def train(
 
     Ctrl-C finishes the step and saves; --resume goes on from there.
     """
-    from twotower.app import reports
-    from twotower.runs import train as train_run
-    from twotower.runs.progress import watching
-    from twotower.runs.run import Stopped
+    with loading():
+        from twotower.app import reports
+        from twotower.runs import train as train_run
+        from twotower.runs.progress import watching
+        from twotower.runs.run import Stopped
 
     if resume and output is None:
         raise ConfigError("--resume needs the run to continue: -o RUN")
     if resume and overwrite:
         raise ConfigError("--resume continues a run and --overwrite replaces it: choose one")
-    if config.suffix != ".toml" and config.is_file():
-        raise ConfigError(
-            f"train takes a config and {config} is none. Write one, if that is the log of pairs: twotower init {config} -o twotower.toml"
-        )
+    _check_is_config(config, "train")
     if dry_run and (resume or overwrite):
         raise ConfigError("--dry-run writes no run, so it goes with neither --resume nor --overwrite")
     if dry_run:
@@ -182,6 +182,13 @@ def train(
         return
     show_parts(reports.data(run.metrics["data"]), reports.figures(run.metrics))
     show_parts(f"\nThe run is in {run.folder}, its bundle in {run.folder / 'bundle'}.")
+
+
+def _check_is_config(path: Path, verb: str) -> None:
+    """Raise ConfigError for a file of data where a config is needed."""
+    if path.suffix != ".toml" and path.is_file():
+        again = shlex.join(["twotower", "init", str(path), "-o", "twotower.toml"])
+        raise ConfigError(f"{verb} takes a config and {path} is none. Write one, if that is the log of pairs: {again}")
 
 
 def _estimate(config: Path, settings: list[str], output: Path | None, json: bool) -> None:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from twotower.app import exits
-from twotower.app.cli.application import BundlePath, Json, app, examples, print_json, show_parts
+from twotower.app.cli.application import BundlePath, Json, app, examples, loading, print_json, show_parts
 from twotower.errors import ConfigError
-
-if TYPE_CHECKING:
-    pass
 
 
 @app.command(
@@ -34,15 +31,16 @@ def evaluate(
 
     Without --pairs, what was measured on the run's held-out pairs when it was trained is shown.
     """
-    from twotower.app import reports
-    from twotower.bundle import load
-    from twotower.bundle.layout import find_bundle
-    from twotower.data.sources import open_source
-    from twotower.files import read_json
-    from twotower.runs import evaluate as evaluate_pairs
-    from twotower.runs import open_run
-    from twotower.runs.comparing import compare_on
-    from twotower.runs.measuring import evaluation_options, facts_of
+    with loading():
+        from twotower.app import reports
+        from twotower.bundle import load
+        from twotower.bundle.layout import find_bundle
+        from twotower.data.sources import open_source
+        from twotower.files import read_json
+        from twotower.runs import evaluate as evaluate_pairs
+        from twotower.runs import open_run
+        from twotower.runs.comparing import compare_on
+        from twotower.runs.measuring import evaluation_options, facts_of
 
     if fail_if_worse and against is None:
         raise ConfigError("--fail-if-worse compares: name the other model with --against")
@@ -58,6 +56,8 @@ def evaluate(
     if against is None:
         evaluated, asked = evaluate_pairs(retriever, source, options)
         facts = facts_of(retriever, evaluated, asked, options)
+        if asked.strangers:
+            print(f"twotower: {asked.strangers}", file=sys.stderr)
         print_json(facts) if json else show_parts(reports.figures(facts), *reports.dropped(asked.dropped))
         return
     compared = compare_on([retriever, load(against)], (str(model), str(against)), source, options)
@@ -74,8 +74,9 @@ def compare(
     json: Json = False,
 ) -> None:
     """Compare two runs on the test pairs that both held out."""
-    from twotower.app import reports
-    from twotower.runs import compare as compare_runs
+    with loading():
+        from twotower.app import reports
+        from twotower.runs import compare as compare_runs
 
     compared = compare_runs(a, b)
     print_json(compared) if json else show_parts(reports.comparison(compared))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from twotower.app import exits
-from twotower.app.cli.application import BundlePath, Json, app, examples, print_json, show_parts
+from twotower.app.cli.application import BundlePath, Json, app, examples, loading, print_json, show_parts
 from twotower.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -39,7 +39,9 @@ def search(
     json: Json = False,
 ) -> None:
     """Find the best items for a question, or for a file of them."""
-    if (queries is None) == (not query and history is None):
+    if queries is not None and query:
+        raise ConfigError(f'there are two questions, "{" ".join(query)}" and the file {queries}: leave out one of them')
+    if queries is None and not query and history is None:
         raise ConfigError('give a question, like: twotower search RUN "waterproof boots"; or a file of them: --queries FILE -o FOUND.parquet')
     if queries is not None and history is not None:
         raise ConfigError("--history goes with one question; a file of queries holds histories in a column of its own")
@@ -47,9 +49,10 @@ def search(
         raise ConfigError("-o goes with --queries FILE; one question is answered on the screen, with --json for a program to read")
     if queries is not None and output is None:
         raise ConfigError("--queries needs -o FOUND.parquet for the answers")
-    from twotower.bundle import load
+    with loading():
+        from twotower.bundle import load
 
-    retriever = load(model)
+        retriever = load(model)
     if queries is not None and output is not None:
         from twotower.app.bulk import search_file
         from twotower.runs.progress import counting
@@ -61,15 +64,12 @@ def search(
             exits.fail("stopped. What is answered is kept; the same command goes on behind it.", exits.STOPPED)
         _wrote(wrote, "answers", output)
         return
-    import pyarrow as pa
+    from twotower.app.questions import answers, history_ids, question, shown_columns
 
-    from twotower.app.questions import answers, question, shown_columns
-
-    before = None if history is None else [part.strip() for part in history.split(",") if part.strip()]
-    unknown = [] if before is None else [name for name, row in zip(before, retriever.find(pa.array(before, pa.string())), strict=True) if row < 0]
+    before, unknown = (None, []) if history is None else history_ids(retriever, history)
+    asked = question(retriever, query) if query else None
     if unknown:
         print(f"twotower: the catalogue lacks {', '.join(unknown[:5])}; the history is read without", file=sys.stderr)
-    asked = question(retriever, query) if query else None
     found = answers(retriever, retriever.search(asked, min(k, len(retriever)), history=before, mode=mode))  # type: ignore[arg-type]
     if json:
         print_json(found)
@@ -82,9 +82,12 @@ def search(
     show_parts(reports.found(found, shown_columns(retriever), mode or retriever.bundle.model["search"]["mode"]))
 
 
-def _wrote(wrote: Wrote, what: str, output: Path) -> None:
+def _wrote(wrote: Wrote, what: str, output: Path | None) -> None:
     without = f", {wrote.empty:,} of them empty since their rows hold nothing to look for" if wrote.empty else ""
-    print(f"wrote {wrote.rows:,} {what} to {output}{without}", file=sys.stderr)
+    if output is not None:
+        print(f"wrote {wrote.rows:,} {what} to {output}{without}", file=sys.stderr)
+    if wrote.strangers:
+        print(f"twotower: {wrote.strangers}", file=sys.stderr)
 
 
 @app.command(epilog=examples("twotower score runs/first --pairs some.csv", "twotower score runs/first --pairs some.csv -o scores.parquet"))
@@ -94,15 +97,15 @@ def score(
     output: Annotated[Path | None, typer.Option("-o", "--output", help="The Parquet file to write; without it, lines of JSON are printed.")] = None,
 ) -> None:
     """Score pairs: the raw similarity of each query with its item."""
-    from twotower.app.bulk import score_file
-    from twotower.bundle import load
-    from twotower.runs.progress import counting
+    with loading():
+        from twotower.app.bulk import score_file
+        from twotower.bundle import load
+        from twotower.runs.progress import counting
 
-    retriever = load(model)
+        retriever = load(model)
     with counting("scoring") as report:
         wrote = score_file(retriever, pairs, output, report)
-    if output is not None:
-        _wrote(wrote, "scores", output)
+    _wrote(wrote, "scores", output)
 
 
 @app.command(
@@ -117,9 +120,10 @@ def embed(
     output: Annotated[Path, typer.Option("-o", "--output", help="The Parquet file to write.")] = Path("vectors.parquet"),
 ) -> None:
     """Write the vectors of queries or items, in the catalogue or not."""
-    from twotower.app.bulk import embed_file
-    from twotower.bundle import load
-    from twotower.runs.progress import counting
+    with loading():
+        from twotower.app.bulk import embed_file
+        from twotower.bundle import load
+        from twotower.runs.progress import counting
 
     if side not in ("query", "item"):
         raise ConfigError(f'--side is "query" or "item", not "{side}"')

@@ -136,6 +136,16 @@ def long_texts(evidence: Evidence) -> list[Finding]:
     return found
 
 
+def one_query(evidence: Evidence) -> list[Finding]:
+    """A log of one key alone; that of a query side whose columns never change is told of the columns."""
+    key, keys = evidence.schema.key, np.asarray(evidence.prepared.log.query_keys)
+    if key is None or not len(keys) or (keys != keys[0]).any():
+        return []
+    title = f'All {number(len(keys), "pair")} are of one query: "{key}" is the same in every row.'
+    advice = "There is nothing to tell queries apart by, and what holds for one says nothing of others: bring pairs of several, or check [query] key."
+    return [Finding("one_query", "stop", title, advice, {"pairs": len(keys)}, 1.0)]
+
+
 def little_data(evidence: Evidence) -> list[Finding]:
     """Fewer pairs than what is asked of them needs."""
     train = int(evidence.train.sum())
@@ -155,8 +165,8 @@ def little_data(evidence: Evidence) -> list[Finding]:
         title = f"An item has {seen.mean():.1f} training pairs on average, and all that is known of it is its id."
         advice = "Add what describes an item to [item] features, or leave out items with very few pairs."
         found.append(Finding("few_pairs_per_item", "warning", title, advice, {"items": len(seen), "training pairs": train}))
-    if evidence.asked.batch_size > train / 4:
+    fit = max(16, 1 << max(0, (train // 20).bit_length() - 1))
+    if evidence.asked.batch_size > max(fit, train / 4):
         title = f"A batch of {evidence.asked.batch_size:,} takes more than a quarter of the {number(train, 'training pair')}: an epoch has few steps."
-        fit = max(16, 1 << max(0, (train // 20).bit_length() - 1))
         found.append(Finding("large_batch", "note", title, f"Set [train] batch_size = {fit}.", {"training pairs": train}))
     return found

@@ -25,6 +25,9 @@ ONE_SIDED, NEARLY_EMPTY, HALF_EMPTY = 0.99, 0.9, 0.5
 PLACEHOLDERS = ("n/a", "na", "null", "none", "nan", "unknown", "undefined", "missing", "-", "--", "?", "#n/a", "tbd")
 
 
+NO_IDS = ("nan", "null", "none", "nat", "<na>", "n/a", "#n/a")  # what programs write for a missing value
+
+
 class Damage(NamedTuple):
     """A kind of damage: what matches it, how to say it, what to do."""
 
@@ -214,7 +217,8 @@ def placeholders(evidence: Evidence) -> list[Finding]:
             if not any(f.worded or f.type in ("id", "category") for f in features):
                 continue
             values = evidence.values(side, name)
-            named = pc.fill_null(pc.is_in(pc.utf8_lower(values), pa.array(PLACEHOLDERS)), False)
+            words = [word for word in PLACEHOLDERS if word not in NO_IDS or not all(f.type == "id" for f in features)]  # those are told of ids
+            named = pc.fill_null(pc.is_in(pc.utf8_lower(values), pa.array(words)), False)
             rows = np.flatnonzero(named.to_numpy(zero_copy_only=False))
             if not len(rows):
                 continue
@@ -230,13 +234,35 @@ def placeholders(evidence: Evidence) -> list[Finding]:
     return found
 
 
+def ids_of_nothing(evidence: Evidence) -> list[Finding]:
+    """Ids that are a program's word for a missing value: all rows without an id then pass for one thing."""
+    counts: dict[str, int] = defaultdict(int)
+    examples: list[dict[str, Any]] = []
+    for source, names in _id_columns(evidence):
+        for start, batch in _first(source.select(names)):
+            for name in names:
+                texts = to_text(batch.column(name))
+                at = np.flatnonzero(pc.fill_null(pc.is_in(pc.utf8_lower(texts), pa.array(NO_IDS)), False).to_numpy(zero_copy_only=False))
+                counts[f"{Path(source.name).name}: {name}"] += len(at)
+                for row in at[: MOST_EXAMPLES - len(examples)]:
+                    examples.append({"file": Path(source.name).name, "row": start + int(row) + 1, "column": name, "value": texts[int(row)].as_py()})
+    counts = {place: count for place, count in counts.items() if count}
+    if not counts:
+        return []
+    total = sum(counts.values())
+    named = ", ".join(f'"{name}"' for name in dict.fromkeys(place.rpartition(": ")[2] for place in counts))
+    title = f"{number(total, 'row')} {'has' if total == 1 else 'have'} a word for a missing value as an id in {named}, and all pass for one."
+    advice = 'Leave such cells empty: a row without an id is left out. In pandas astype(str) writes them; astype("string") keeps them missing.'
+    return [Finding("ids_of_nothing", "warning", title, advice, counts, None, tuple(examples))]
+
+
 def spoilt_ids(evidence: Evidence) -> list[Finding]:
     """Ids that were numbers for a while: written as 7.0, or too large for a float."""
     floats, large = 0, 0
     examples: list[dict[str, Any]] = []
     columns: set[str] = set()
     for source, names in _id_columns(evidence):
-        for start, batch in _first(source):
+        for start, batch in _first(source.select(names)):
             for name in names:
                 at, big = _float_ids(batch.column(name))
                 floats, large = floats + len(at), large + big
@@ -261,12 +287,12 @@ def spoilt_ids(evidence: Evidence) -> list[Finding]:
 def _id_columns(evidence: Evidence) -> list[tuple[Source, list[str]]]:
     schema = evidence.schema
     ids = {side: {f.column for f in schema.features(side) if f.type == "id"} for side in SIDES}
-    log = {*ids["query"], schema.query.key, schema.pairs.item or schema.item.id}
+    log = {*ids["query"], schema.query.key, schema.query_column, schema.history_by, schema.pairs.item or schema.item.id}
     found = [(evidence.pairs, [name for name in evidence.pairs.columns if name in log and name not in evidence.pairs.unfit])]
     if evidence.items is not None:
         listed = {*ids["item"], schema.item.id}
         found.append((evidence.items, [name for name in evidence.items.columns if name in listed and name not in evidence.items.unfit]))
-    return found
+    return [(source, names) for source, names in found if names]
 
 
 def _float_ids(column: pa.Array) -> tuple[Array, int]:

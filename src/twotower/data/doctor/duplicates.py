@@ -117,6 +117,19 @@ def unused_labels(evidence: Evidence) -> list[Finding]:
     ]
 
 
+def low_grades(evidence: Evidence) -> list[Finding]:
+    """Grades of which even the lowest makes a match, since nothing says from where on they do."""
+    pairs, labels = evidence.schema.pairs, evidence.raw.labels
+    levels = np.unique(labels)
+    if pairs.label is None or pairs.match is not None or len(levels) < 2 or levels[0] <= 0:
+        return []
+    upper = next(float(level) for level in levels[1:] if (labels >= level).mean() <= 0.75 or level == levels[-1])
+    lowest = int((labels == levels[0]).sum())
+    title = f'Every row is a match: "{pairs.label}" goes from {levels[0]:g} to {levels[-1]:g}, and whatever is above 0 matches.'
+    advice = f"Set [pairs] match = {upper:g} for lower ones to be non-matches. Leave it so if a low one is still a choice: a higher one weighs more."
+    return [Finding("low_grades", "note", title, advice, {f"rows of {levels[0]:g}": lowest}, lowest / len(labels))]
+
+
 def _read(evidence: Evidence) -> set[str | None]:
     """The columns of the log that the schema reads."""
     schema = evidence.schema

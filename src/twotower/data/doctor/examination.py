@@ -6,9 +6,19 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from twotower.data.doctor.coverage import cold_items, little_data, long_texts, unseen_values, unseen_words
-from twotower.data.doctor.damage import damaged_texts, ids_nearly_equal, mistyped_columns, placeholders, silent_columns, spoilt_ids
-from twotower.data.doctor.duplicates import conflicting_answers, contradictory_pairs, dropped_rows, items_alike, repeated_pairs, unused_labels
+import numpy as np
+
+from twotower.data.doctor.coverage import cold_items, little_data, long_texts, one_query, unseen_values, unseen_words
+from twotower.data.doctor.damage import damaged_texts, ids_nearly_equal, ids_of_nothing, mistyped_columns, placeholders, silent_columns, spoilt_ids
+from twotower.data.doctor.duplicates import (
+    conflicting_answers,
+    contradictory_pairs,
+    dropped_rows,
+    items_alike,
+    low_grades,
+    repeated_pairs,
+    unused_labels,
+)
 from twotower.data.doctor.evidence import Asked, Evidence
 from twotower.data.doctor.findings import SEVERITIES, Diagnosis, Finding
 from twotower.data.doctor.future import column_gives_answer, early_tests, impossible_times
@@ -26,6 +36,7 @@ Check = Callable[[Evidence], list[Finding]]
 # What reads the prepared folder alone, in seconds: train runs it first.
 FAST: tuple[Check, ...] = (
     silent_columns,
+    one_query,
     unseen_values,
     head_of_items,
     pairs_in_both_parts,
@@ -38,6 +49,7 @@ CHECKS: dict[str, tuple[Check, ...]] = {
         repeated_pairs,
         contradictory_pairs,
         unused_labels,
+        low_grades,
         conflicting_answers,
         items_alike,
     ),
@@ -48,6 +60,7 @@ CHECKS: dict[str, tuple[Check, ...]] = {
         damaged_texts,
         mistyped_columns,
         placeholders,
+        ids_of_nothing,
         spoilt_ids,
         ids_nearly_equal,
     ),
@@ -86,6 +99,10 @@ def _facts(evidence: Evidence, fast: bool) -> dict[str, Any]:
     report = evidence.prepared.report
     told: dict[str, Any] = {"pairs_file": evidence.pairs.name, "items_file": evidence.items.name if evidence.items else None}
     told |= {name: int(report[name]) for name in ("pairs_read", "pairs", "query_rows", "keys", "items")}
+    pairs = evidence.schema.pairs
+    if pairs.label is not None:
+        told["matches"] = int((np.asarray(evidence.prepared.log.labels) > 0).sum())
+        told["what_matches"] = f'"{pairs.label}" {"above 0" if not pairs.match else f"from {pairs.match:g} on"}; the rest is no match'
     told |= {f"{name}_pairs": int(report["split"][name]) for name in PARTS}
     told |= {"split_by": report["split"]["by"], **spread_of(evidence)}
     if not fast and evidence.raw.one_in > 1:

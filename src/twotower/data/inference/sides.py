@@ -34,6 +34,14 @@ class Found(NamedTuple):
 
 def item_side(looks: dict[str, Look], item_id: str | None) -> Found:
     """An id, and what every other column is best read as."""
+    found = _table_side(looks, item_id)
+    if not found.features:
+        raise DataError(f"none of the items' columns ({', '.join(looks)}) says anything of them: {_told(found.left)}")
+    return found
+
+
+def _table_side(looks: dict[str, Look], item_id: str | None) -> Found:
+    """What the columns of a table are best read as; maybe nothing."""
     features: list[FeatureOptions] = [] if item_id is None else [Id(column=item_id)]
     why, left = {}, {}
     for name, look in looks.items():
@@ -46,8 +54,6 @@ def item_side(looks: dict[str, Look], item_id: str | None) -> Found:
         else:
             features.append(reading.feature)
             why[feature_name(reading.feature)] = reading.reason
-    if not features:
-        raise DataError(f"none of the items' columns ({', '.join(looks)}) says anything of them: {_told(left)}")
     return Found(tuple(features), why, left)
 
 
@@ -76,12 +82,13 @@ def query_side(log: dict[str, Look], free: list[str], column: str, pairs: Source
 
 def query_table(looks: dict[str, Look], query_id: str, column: str, log: dict[str, Look], item: str, pairs: Source) -> Found:
     """The features of queries that have a table of their own, and their history where they come often."""
-    listed = item_side({name: look for name, look in looks.items() if name != query_id}, None) if len(looks) > 1 else Found((), {}, {})
+    listed = _table_side({name: look for name, look in looks.items() if name != query_id}, None)
     each = pairs_of_each(log, column, item, pairs)
     if each < HISTORY_FROM or any(feature.worded for feature in listed.features):
         if not listed.features:
             raise DataError(
-                f"the table of queries says nothing but their ids, and each has {each:.1f} items on average: nothing can be learnt of them"
+                f"the table of queries says nothing but their ids ({_told(listed.left)}), and each has {each:.1f} items on average: nothing can be "
+                "learnt of them"
             )
         return listed._replace(each=each)
     history, why = _history(each, log)
@@ -183,4 +190,4 @@ def _add(found: Found, look: Look, left: dict[str, str]) -> None:
 
 
 def _told(left: dict[str, str]) -> str:
-    return "; ".join(f'"{name}" {why}' for name, why in left.items()) or "there is none"
+    return "; ".join(f'"{name}" {why}' for name, why in left.items()) or "there is no other column"

@@ -205,9 +205,10 @@ class _Preparation:
         groups = self._groups() if self.options.by == "group" else None
         self.report |= self.engine.merge(self.schema.repeats, self.there)
         self.report["pairs"] = self.engine.count("merged")
-        if self.report["pairs"] < FEWEST_PAIRS:
+        pairs = self.report["pairs"]
+        if pairs < FEWEST_PAIRS:
             raise DataError(
-                f"{self.sources.pairs.name} gives {self.report['pairs']} different pairs; training needs at least {FEWEST_PAIRS}, and some "
+                f"{self.sources.pairs.name} gives {pairs} different pair{'s' * (pairs != 1)}; training needs at least {FEWEST_PAIRS}, and some "
                 "thousands to be useful"
             )
         self.log = self._write_log(groups)
