@@ -16,12 +16,16 @@ INF = math.inf
 
 
 def related(p_views, p_positions, hidden, log_prob, weights=None, own=(), alone=None):
+    masks = torch.zeros(1 + max(p_views), len(log_prob), dtype=torch.bool)
+    for view, candidate in hidden:
+        masks[view, candidate] = True
     weights = [1.0] * len(p_views) if weights is None else weights
     return Relation(
         views=torch.tensor(p_views),
         positions=torch.tensor(p_positions),
         weights=torch.tensor(weights),
-        hidden=torch.tensor(hidden, dtype=torch.int64).reshape(-1, 2),
+        masks=masks,
+        mask_rows=torch.arange(len(masks)),
         own=torch.tensor(own, dtype=torch.int64).reshape(-1, 2),
         alone=None if alone is None else torch.tensor(alone),
         log_prob=torch.tensor(log_prob, dtype=torch.float32),
@@ -126,8 +130,8 @@ def test_grouped_equals_ungrouped(rejected):
     for one, other in zip(*outcomes, strict=True):
         torch.testing.assert_close(one, other)
     # Item 4 is a known match of key 0 alone: masked for the first view, a negative of the second.
-    assert grouped.masked.values.tolist() == [4]
-    assert grouped.masked.offsets.tolist() == [0, 1, 1]
+    masked = [set(row.nonzero()[:, 0].tolist()) for row in grouped_relation.masks[grouped_relation.mask_rows]]
+    assert masked == [{0, 1, 4}, {2}]
 
 
 @pytest.mark.parametrize("value", [0.0, 50.0, 1e4])

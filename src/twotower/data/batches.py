@@ -39,7 +39,8 @@ class Batch(NamedTuple):
     positives: Positives
     negatives: Ragged  # [b] positions of explicit or mined negatives, for this view only; masked for the others
     alone: Array  # bool [c]  candidates that are there as somebody's negatives only
-    masked: Ragged  # [b] positions of other known matches of the key: neither positive nor negative
+    masks: Ragged  # [m] positions of all known matches of a key, in rising order: none of them is a negative
+    mask_rows: Array  # int64 [b]  which of these is the view's; views of one key share it
 
 
 class BatchDraft(NamedTuple):
@@ -113,8 +114,8 @@ def complete(part: BatchDraft, item_rows: Array, log_prob: Array, known: Ragged,
     """A draft with its candidates.
 
     item_rows: distinct candidates int64 [c] in rising order, the draft's own matches among them. known: for every key its
-    training matches, in rising order. Every known match among the candidates that is not a match of the view here is masked. rejected: for every
-    view [b] the items that it is known not to match; they join the candidates, for it alone where nobody else brought them.
+    training matches, in rising order. Every known match among the candidates is masked. rejected: for every view [b] the items that it is known
+    not to match; they join the candidates, for it alone where nobody else brought them.
     """
     b = len(part.query_rows)
     alone = np.zeros(len(item_rows), bool)
@@ -130,24 +131,16 @@ def complete(part: BatchDraft, item_rows: Array, log_prob: Array, known: Ragged,
         negatives = Ragged(np.searchsorted(every, rejected.values), rejected.offsets)
     positions = np.searchsorted(item_rows, part.item_rows)
     positives = Positives(positions, part.offsets, part.pair_rows, part.weights)
-    masked = _masked(part, item_rows, known)
-    return Batch(part.query_rows, part.query_keys, part.history_keys, part.cuts, item_rows, log_prob, positives, negatives, alone, masked)
+    keys, mask_rows = np.unique(part.query_keys, return_inverse=True)
+    masks = _among(item_rows, take_ragged(known, keys))
+    return Batch(part.query_rows, part.query_keys, part.history_keys, part.cuts, item_rows, log_prob, positives, negatives, alone, masks, mask_rows)
 
 
-def _masked(part: BatchDraft, item_rows: Array, known: Ragged) -> Ragged:
-    """The other known matches of each view's key among the candidates. Many views may have one key, whose matches are looked up once."""
-    b, c = len(part.query_rows), len(item_rows)
-    keys, key_of = np.unique(part.query_keys, return_inverse=True)
-    matches = take_ragged(known, keys)
+def _among(item_rows: Array, matches: Ragged) -> Ragged:
+    """The positions of those of the matches that are candidates."""
     found = places(item_rows, matches.values)
     here = found >= 0
-    every = take_ragged(Ragged(found[here], offsets_of(np.bincount(ragged_rows(matches)[here], minlength=len(keys)))), key_of)
-    views = ragged_rows(every)
-    cells = views * c + every.values  # in rising order, as the matches of a key are
-    own = np.repeat(np.arange(b), np.diff(part.offsets)) * c + np.searchsorted(item_rows, part.item_rows)
-    other = np.ones(len(cells), bool)
-    other[np.searchsorted(cells, own)] = False
-    return Ragged(every.values[other], offsets_of(np.bincount(views[other], minlength=b)))
+    return Ragged(found[here], offsets_of(np.bincount(ragged_rows(matches)[here], minlength=len(matches.offsets) - 1)))
 
 
 def places(item_rows: Array, items: Array) -> Array:
