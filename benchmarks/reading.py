@@ -41,7 +41,7 @@ def measured(name: str, pairs: Any, items: Any, config: configs.Config, folder: 
         """The same ones each time, from epochs without end."""
         epoch = 0
         while True:
-            yield from read(data.material, config.train, epoch, 0, state.sampler)
+            yield from read(data.material, config.train, epoch)
             epoch += 1
 
     seconds, begun = [], time.thread_time()

@@ -35,7 +35,7 @@ def test_all_faults_are_named_at_once_with_the_choices():
     values = {
         "query": {"features": [{"column": "q", "type": "txt"}, {"column": "u", "type": "id", "dim": 3}]},
         "item": {"features": [{"type": "text"}], "idd": "x"},
-        "train": {"epoch": 3, "batch_size": 1, "loss": "hinge"},
+        "train": {"epoch": 3, "batch_size": 1, "loss": "hing"},
         "model": {"similarity": "cosin"},
         "sprit": {},
     }
@@ -50,7 +50,7 @@ def test_all_faults_are_named_at_once_with_the_choices():
         'item.idd: there is no such option; did you mean "id"',
         'train.epoch: there is no such option; did you mean "epochs"',
         "train.batch_size: 1",
-        "train.loss: \"hinge\" is none of 'softmax'",
+        "train.loss: \"hing\" is none of 'softmax'",
         "model.similarity: \"cosin\" is none of 'cosine' or 'dot'",
         'sprit: there is no such option; did you mean "split"',
     ):

@@ -1,4 +1,4 @@
-"""The loss: against a second implementation by hand, its masks, its weights, its sampling correction."""
+"""The softmax loss: against a second implementation by hand, its masks, its weights, its correction."""
 
 import math
 
@@ -6,27 +6,41 @@ import numpy as np
 import pytest
 import torch
 
-from twotower.data.batches import BatchDraft, complete, draft
-from twotower.data.columns import ragged
+from twotower.data.batches import complete, draft
+from twotower.data.columns import offsets_of, ragged
 from twotower.data.prepared import Log
-from twotower.model.losses import Relation, relation, softmax
-from twotower.model.negatives import in_batch, sampler_state
+from twotower.model import losses
+from twotower.model.options import LossOptions
+from twotower.model.relations import Relation, relation
 
 INF = math.inf
 
 
+def softmax(logits, related, **options):
+    return losses.softmax(logits, related, LossOptions(**options))
+
+
 def related(p_views, p_positions, hidden, log_prob, weights=None, own=(), alone=None):
-    masks = torch.zeros(1 + max(p_views), len(log_prob), dtype=torch.bool)
-    for view, candidate in hidden:
-        masks[view, candidate] = True
-    weights = [1.0] * len(p_views) if weights is None else weights
+    """The relation of views whose pairs and hidden candidates are given."""
+    b = 1 + max(p_views)
+
+    def offsets(of):
+        return offsets_of(np.bincount(np.array(of, np.int64), minlength=b))
+
+    def cells(of):
+        return torch.tensor(sorted(of), dtype=torch.int64).reshape(-1, 2)
+
     return Relation(
         views=torch.tensor(p_views),
         positions=torch.tensor(p_positions),
-        weights=torch.tensor(weights),
-        masks=masks,
-        mask_rows=torch.arange(len(masks)),
-        own=torch.tensor(own, dtype=torch.int64).reshape(-1, 2),
+        weights=torch.tensor([1.0] * len(p_views) if weights is None else weights),
+        offsets=offsets(p_views),
+        masks=cells(hidden),
+        mask_offsets=offsets([view for view, _ in hidden]),
+        mask_rows=torch.arange(b),
+        first_mask=np.arange(b),
+        own=cells(own),
+        own_offsets=offsets([view for view, _ in own]),
         alone=None if alone is None else torch.tensor(alone),
         log_prob=torch.tensor(log_prob, dtype=torch.float32),
     )
@@ -130,7 +144,7 @@ def test_grouped_equals_ungrouped(rejected):
     for one, other in zip(*outcomes, strict=True):
         torch.testing.assert_close(one, other)
     # Item 4 is a known match of key 0 alone: masked for the first view, a negative of the second.
-    masked = [set(row.nonzero()[:, 0].tolist()) for row in grouped_relation.masks[grouped_relation.mask_rows]]
+    masked = [{candidate for mask, candidate in grouped_relation.masks.tolist() if mask == row} for row in grouped_relation.mask_rows.tolist()]
     assert masked == [{0, 1, 4}, {2}]
 
 
@@ -179,60 +193,6 @@ def test_a_weight_of_two_is_the_pair_twice():
     twice = related([0, 0, 1], [0, 0, 1], [(0, 0), (1, 1)], [0.0] * 3)
     mean = [(softmax(logits, r, correction=False, correct_positive=False) * r.weights).sum() / r.weights.sum() for r in (once, twice)]
     torch.testing.assert_close(*mean)
-
-
-SHARES = np.array([0.4, 0.3, 0.15, 0.1, 0.04, 0.01])
-
-
-def drawn(n, generator):
-    """A batch of n pairs whose items come with these shares."""
-    items = np.sort(generator.choice(len(SHARES), n, p=SHARES))
-    return BatchDraft(np.arange(n), np.arange(n), None, None, items, np.arange(n + 1), np.arange(n), np.ones(n, np.float32))
-
-
-def test_log_prob_is_the_chance_of_being_met():
-    state = sampler_state(np.repeat(np.arange(6), (SHARES * 100).astype(int)), 6)
-    n, batches = 8, 20_000
-    generator = np.random.default_rng(0)
-    met, told = np.zeros(6), np.zeros(6)
-    for _ in range(batches):
-        found, state = in_batch(drawn(n, generator), state, generator)
-        met[found.item_rows] += 1
-        told[found.item_rows] = np.exp(found.log_prob)
-    assert told == pytest.approx(1 - (1 - SHARES) ** n, abs=1e-6)
-    assert met / batches == pytest.approx(told, abs=0.015)
-
-
-def test_a_smaller_batch_meets_fewer():
-    state = sampler_state(np.repeat(np.arange(6), (SHARES * 100).astype(int)), 6)
-    generator = np.random.default_rng(0)
-    few, _ = in_batch(drawn(1, generator), state, generator)
-    assert np.exp(few.log_prob) == pytest.approx(SHARES[few.item_rows])
-
-
-def corrected_sum(sign):
-    """The mean over batches of the corrected sum of candidates, and the sum over the catalogue that it estimates."""
-    state = sampler_state(np.repeat(np.arange(6), (SHARES * 100).astype(int)), 6)
-    logits = torch.tensor([[0.3, -0.2, 1.0, 0.1, -1.0, 2.0]])
-    generator = np.random.default_rng(3)
-    sums = []
-    for _ in range(20_000):
-        found, state = in_batch(drawn(8, generator), state, generator)
-        # A positive of logit 0 beside the candidates: exp(loss) - 1 is the sum over the candidates that the loss has seen.
-        asked = torch.cat([logits[:, found.item_rows], torch.zeros(1, 1)], dim=1)
-        place = len(found.item_rows)
-        relations = related([0], [place], [(0, place)], [*(sign * found.log_prob).tolist(), 0.0])
-        loss = softmax(asked, relations, correction=True, correct_positive=False)
-        sums.append(math.expm1(loss.item()))
-    return float(np.mean(sums)), float(np.std(sums)) / math.sqrt(len(sums)), float(logits.exp().sum())
-
-
-def test_the_correction_is_unbiased_against_the_whole_catalogue():
-    mean, error, whole = corrected_sum(1)
-    assert abs(mean - whole) < 4 * error
-    assert error < 0.05 * whole
-    mean, error, _ = corrected_sum(-1)  # the sign that others shipped
-    assert abs(mean - whole) > 20 * error
 
 
 def test_correcting_the_positive_changes_only_the_positive():

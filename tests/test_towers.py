@@ -5,13 +5,15 @@ import pyarrow as pa
 import pytest
 import torch
 
-from twotower.data.columns import Ragged
+from twotower.data.batches import complete, draft
+from twotower.data.columns import Ragged, ragged
 from twotower.data.encoder import Encoder
 from twotower.data.features import Categories, Category, History, Id, Text
+from twotower.data.prepared import Log
 from twotower.data.schema import ItemSide, QuerySide, Schema
 from twotower.model.layers import tensors
-from twotower.model.options import ModelOptions
-from twotower.model.towers import build, distinct, restore
+from twotower.model.options import LossOptions, ModelOptions
+from twotower.model.towers import Vectors, build, distinct, restore
 
 QUERIES = pa.table({"asked": ["red shoe", "hat of wool", "blue", "a red hat"], "device": ["pc", "tv", "pc", None]})
 ITEMS = pa.table({"name": ["i1", "i2", "i3"], "title": ["Red shoes", "Blue hats", "wool"], "kind": ["a", "b", "a"]})
@@ -82,14 +84,15 @@ def test_cosine_has_length_one_and_dot_has_not():
     torch.testing.assert_close(torch.nn.functional.normalize(free, dim=1), vectors(cosine, made, "query", QUERIES))
 
 
-def test_logits_are_similarities_over_the_temperature():
+def test_the_loss_is_of_similarities_over_the_temperature():
     made = encoder()
     model = build(made, options(temperature=0.25))
-    q = vectors(model, made, "query", QUERIES)
-    i = vectors(model, made, "item", ITEMS)
-    from twotower.model.towers import Vectors
-
-    torch.testing.assert_close(model.logits(Vectors(q, i)).detach(), q @ i.T / 0.25)
+    met = Vectors(vectors(model, made, "query", QUERIES)[:3], vectors(model, made, "item", ITEMS))
+    rows = np.arange(3)
+    part = draft(Log(rows, rows, rows, *np.ones((2, 3), np.float32)), rows)
+    batch = complete(part, rows, np.zeros(3, np.float32), ragged([[0], [1], [2]]))
+    expected = torch.nn.functional.cross_entropy(met.queries @ met.items.T / 0.25, torch.arange(3))
+    torch.testing.assert_close(model.loss(met, batch, LossOptions()).mean.detach(), expected)
     assert model.temperature == pytest.approx(0.25)
     assert model.log_scale.requires_grad
     assert not build(made, options(learn_temperature=False)).log_scale.requires_grad

@@ -17,6 +17,9 @@ from twotower.learning import training
 from twotower.learning.evaluation import rank
 from twotower.learning.metrics import mrr
 from twotower.learning.training import Step, Validation
+from twotower.model.losses import LOSSES
+from twotower.model.negatives import NEGATIVES
+from twotower.model.options import LossOptions
 from twotower.model.towers import build
 
 OTHERS = itertools.count()
@@ -81,6 +84,22 @@ def test_the_planted_world_is_solved_and_a_constant_is_at_chance(prepared, confi
     assert mrr(same, None).mean() == pytest.approx(sum(1 / n for n in range(1, 37)) / 36, abs=0.01)
     untrained = training.validate(build(prepared.encoder, config.model), data, config.evaluate)["mrr"]
     assert untrained < 0.4
+
+
+@pytest.mark.parametrize("negatives", NEGATIVES)
+@pytest.mark.parametrize("loss", [loss for loss in LOSSES if loss != "pointwise"])
+def test_every_loss_solves_the_world_with_every_kind_of_negatives(prepared, config, loss, negatives):
+    config = changed(config, model={"dimensions": 32, "dropout": 0.0}, train={"loss": loss, "negatives": negatives, "draws": 32})
+    if loss == "sigmoid":  # learns more slowly: what is pushed apart pushes ever less
+        config = changed(config, train={"epochs": 20})
+    state, _ = run(prepared, config)
+    assert training.validate(state.model, training.data_of(prepared, config.train, config.evaluate), config.evaluate)["mrr"] > 0.8
+
+
+@pytest.mark.parametrize(("name", "values"), [("draws", (4, 64)), ("power", (0.0, 3.0))])
+def test_draws_and_their_power_change_what_is_learnt(prepared, config, name, values):
+    one, other = (run(prepared, changed(config, train={"epochs": 1, "negatives": "drawn", name: value}))[0] for value in values)
+    assert weights_differ(one, other)
 
 
 def test_the_same_seed_gives_the_same_bits(prepared, config):
@@ -298,8 +317,8 @@ def test_correcting_the_positive_changes_what_is_learnt(prepared, config):
 
 
 def test_no_option_is_forgotten_here(config):
-    """What has one choice cannot change anything; patience and the rest have tests of their own, here or in test_worlds.py."""
-    elsewhere = {"loss", "negatives", "correct_positive", "patience", "non_matches", "pretrained_learning_rate"}
+    """Patience and the rest have tests of their own, here, in test_blockwise.py or in test_worlds.py."""
+    elsewhere = {"correct_positive", "patience", "non_matches", "pretrained_learning_rate", "negatives", "draws", "power"} | set(vars(LossOptions()))
     told = {"model": set(), "train": elsewhere}
     for block, elsewhere in told.items():
         assert set(vars(getattr(config, block))) == elsewhere | set(OTHER[block])

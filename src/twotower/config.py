@@ -25,7 +25,7 @@ from twotower.data.sources.databases import SqlOptions
 from twotower.data.splits import SplitOptions
 from twotower.errors import ConfigError, choices
 from twotower.learning.options import EvaluateOptions, TrainOptions
-from twotower.model.options import ModelOptions
+from twotower.model.options import RAW, ModelOptions
 
 VERSION = 1
 Place = str | tuple[str, ...] | SqlOptions  # a path or a glob, several of them, or a query
@@ -90,7 +90,9 @@ class Config:
         self.schema.check()
         self.split.check()
         self.model.check()
+        self.train.check()
         self.evaluate.check()
+        self._check_loss()
         worded = {side: any(feature.worded for feature in self.schema.features(side)) for side in SIDES}
         tuned = any(isinstance(f, Pretrained) and f.tune for side in SIDES for f in self.schema.features(side))
         if self.train.pretrained_learning_rate != TrainOptions.pretrained_learning_rate and not tuned:
@@ -104,10 +106,22 @@ class Config:
             raise ConfigError(f'[search] words_weight is for mode = "hybrid" or "auto", and mode is "{self.search.mode}". Leave it out.')
         if self.evaluate.pretrained is not None and not all(worded.values()):
             raise ConfigError("[evaluate] pretrained compares words with words, so both sides need a text feature. Leave it out.")
-        if not self.train.correct_positive and not self.train.correction:
-            raise ConfigError("[train] correct_positive = false says how to correct, and correction is off. Leave it out.")
         if self.evaluate.per == "query" and self.schema.repeats == "keep":
             raise ConfigError('[evaluate] per = "query" ranks an item once, so it needs [pairs] repeats = "count" or "first"')
+
+    def _check_loss(self) -> None:
+        """Raise ConfigError for a loss that data and model do not fit."""
+        loss = f'[train] loss = "{self.train.loss}"'
+        if not self.train.correct_positive and not self.train.correction:
+            raise ConfigError("[train] correct_positive = false says how to correct, and correction is off. Leave it out.")
+        if self.train.loss in RAW and (self.model.temperature, self.model.learn_temperature) != (ModelOptions.temperature, True):
+            raise ConfigError(f"{loss} takes similarities as they are, so no temperature divides them. Leave out what [model] says of it.")
+        if self.train.loss == "cosine_contrastive" and self.model.similarity != "cosine":
+            raise ConfigError(f'{loss} needs [model] similarity = "cosine"')
+        if self.train.loss == "pointwise" and self.pairs.label is None:
+            raise ConfigError(f"{loss} learns from labels, those of 0 among them: name their column, [pairs] label, or take another loss")
+        if any(width >= self.model.dimensions for width in self.train.widths):
+            raise ConfigError(f"[train] widths are beginnings of the vectors, so below [model] dimensions = {self.model.dimensions}")
 
 
 def read(path: Path, settings: Sequence[str] = ()) -> Config:

@@ -38,7 +38,7 @@ class Batch(NamedTuple):
     log_prob: Array  # float32 [c]  log of the probability that this item is among the shared candidates
     positives: Positives
     negatives: Ragged  # [b] positions of explicit or mined negatives, for this view only; masked for the others
-    alone: Array  # bool [c]  candidates that are there as somebody's negatives only
+    alone: Array  # bool [c]  candidates that are there for some views only: as their matches, or as negatives of their own
     masks: Ragged  # [m] positions of all known matches of a key, in rising order: none of them is a negative
     mask_rows: Array  # int64 [b]  which of these is the view's; views of one key share it
 
@@ -94,7 +94,7 @@ def draft(log: Log, pair_rows: Array, histories: Histories | None = None) -> Bat
     if histories is not None:
         assert chosen.history_keys is not None
         parts += [chosen.history_keys, histories.cuts(chosen.history_keys, chosen.moments)]
-    order = np.lexsort(parts[::-1])
+    order = np.lexsort((*parts[:1:-1], parts[0], parts[1]))  # by key first: views of one mask stand together
     new = np.ones(len(order), bool)
     new[1:] = np.logical_or.reduce([part[order[1:]] != part[order[:-1]] for part in parts])
     views = [part[order[new]] for part in parts]
@@ -110,24 +110,25 @@ def draft(log: Log, pair_rows: Array, histories: Histories | None = None) -> Bat
     )
 
 
-def complete(part: BatchDraft, item_rows: Array, log_prob: Array, known: Ragged, rejected: Ragged | None = None) -> Batch:
+def complete(part: BatchDraft, item_rows: Array, log_prob: Array, known: Ragged, rejected: Ragged | None = None, alone: Array | None = None) -> Batch:
     """A draft with its candidates.
 
     item_rows: distinct candidates int64 [c] in rising order, the draft's own matches among them. known: for every key its
     training matches, in rising order. Every known match among the candidates is masked. rejected: for every view [b] the items that it is known
-    not to match; they join the candidates, for it alone where nobody else brought them.
+    not to match; they join the candidates, for it alone where nobody else brought them. alone: bool [c] of candidates that are there as
+    matches only.
     """
     b = len(part.query_rows)
-    alone = np.zeros(len(item_rows), bool)
+    alone = np.zeros(len(item_rows), bool) if alone is None else alone
     negatives = Ragged(np.empty(0, np.int64), np.zeros(b + 1, np.int64))
     if rejected is not None and len(rejected.values):
         every = united(item_rows, rejected.values)
         place = np.searchsorted(every, item_rows)
-        alone = np.ones(len(every), bool)
-        alone[place] = False
+        theirs = np.ones(len(every), bool)
+        theirs[place] = alone
         probable = np.zeros(len(every), np.float32)  # what is there for certain needs no correction
         probable[place] = log_prob
-        item_rows, log_prob = every, probable
+        item_rows, log_prob, alone = every, probable, theirs
         negatives = Ragged(np.searchsorted(every, rejected.values), rejected.offsets)
     positions = np.searchsorted(item_rows, part.item_rows)
     positives = Positives(positions, part.offsets, part.pair_rows, part.weights)

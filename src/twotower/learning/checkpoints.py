@@ -14,7 +14,6 @@ from torch import Tensor
 from twotower import files
 from twotower.data.columns import Array
 from twotower.errors import BundleError
-from twotower.model.negatives import SamplerState
 from twotower.model.towers import TwoTower, distinct, restore
 
 FORMAT = 1
@@ -27,7 +26,6 @@ class TrainState:
     model: TwoTower
     optimizer: torch.optim.AdamW
     accumulators: dict[str, Tensor]  # float32 [rows], for each table by its name in the model
-    sampler: SamplerState
     epoch: int = 0
     batch: int = 0  # the next one of this epoch
     step: int = 0

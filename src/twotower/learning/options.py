@@ -8,30 +8,25 @@ from typing import Annotated, ClassVar, Literal
 from annotated_types import Ge, Gt, Lt
 
 from twotower.errors import ConfigError
+from twotower.model.options import LossOptions, NegativesOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions:
-    """How the model learns.
+class TrainOptions(LossOptions, NegativesOptions):
+    """How the model learns, what it minimises and what it compares.
 
-    epochs, batch_size: an epoch visits each training pair once; a batch counts pairs. loss, negatives: by name. correction:
-    subtract the log-probability of meeting a candidate in a batch; correct_positive: from the positive's own logit too.
+    epochs, batch_size: an epoch visits each training pair once; a batch counts pairs.
     learning_rate: of everything but tables; table_learning_rate: of tables; pretrained_learning_rate: of the weights of an encoder
     that is tuned. query_rate, item_rate: what all rates of one tower are multiplied by. warmup: the share of all steps in which
     the rates rise; afterwards they fall in a line to a fiftieth. weight_decay: of matrices; tables do not
     decay. precision: of the towers' arithmetic in training; bfloat16 halves the time of large networks where the machine has
-    instructions for it, and weights, scores and the loss stay float32. non_matches: how many of the items that the log says its key
-    does not match a view is shown, at most. patience: validations without a better metric before it stops, 0 for never.
+    instructions for it, and weights, scores and the loss stay float32. patience: validations without a better metric before it stops, 0 for never.
     """
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     epochs: Annotated[int, Ge(1)] = 10
     batch_size: Annotated[int, Ge(2)] = 1024
-    loss: Literal["softmax"] = "softmax"
-    negatives: Literal["in_batch"] = "in_batch"
-    correction: bool = True
-    correct_positive: bool = True
     learning_rate: Annotated[float, Gt(0)] = 1e-3
     table_learning_rate: Annotated[float, Gt(0)] = 0.1
     pretrained_learning_rate: Annotated[float, Gt(0)] = 2e-5
@@ -40,9 +35,13 @@ class TrainOptions:
     weight_decay: Annotated[float, Ge(0)] = 0.0
     warmup: Annotated[float, Ge(0), Lt(1)] = 0.05
     precision: Literal["float32", "bfloat16"] = "float32"
-    non_matches: Annotated[int, Ge(0)] = 4
     patience: Annotated[int, Ge(0)] = 2
     seed: Annotated[int, Ge(0)] = 0
+
+    def check(self) -> None:
+        """Raise ConfigError for an option that would have no effect."""
+        LossOptions.check(self)
+        NegativesOptions.check(self)
 
 
 @dataclass(frozen=True, kw_only=True)

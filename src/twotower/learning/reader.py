@@ -1,7 +1,6 @@
 """Reading batches: all that a step needs and that no weight decides, made ready by a thread while the step before it is worked on.
 
-What a batch holds is a pure function of the seed, the epoch, its number and the sampler's state, so that reading ahead changes
-nothing but the time.
+What a batch holds is a pure function of the seed, the epoch and its number, so that reading ahead changes nothing but the time.
 """
 
 from __future__ import annotations
@@ -35,6 +34,7 @@ class Material(NamedTuple):
     rejected: Ragged | None  # for every key, what the training log says it does not match, where the log says so
     columns: dict[Side, Columns]
     reading: Reading | None  # how histories are read
+    sampler: SamplerState
 
 
 class Views(NamedTuple):
@@ -63,22 +63,19 @@ class Ready(NamedTuple):
     item: Inputs  # of the candidates, and of what histories need beside them
     candidates: Tensor | None  # int64 [c]: where the candidates stand in these rows; None where they are all of them
     history: Views | None
-    sampler: SamplerState  # after this batch
     seed: int  # of what is drawn in the step itself, as dropout is
 
 
-def read(material: Material, options: TrainOptions, epoch: int, start: int, sampler: SamplerState) -> Iterator[Ready]:
+def read(material: Material, options: TrainOptions, epoch: int, start: int = 0) -> Iterator[Ready]:
     """The batches of an epoch from the one numbered `start` on."""
     for number, part in enumerate(material.epochs.drafts(epoch, start), start):
-        ready = _ready(part, material, options, sampler, np.random.default_rng([options.seed, epoch, number]))
-        sampler = ready.sampler
-        yield ready
+        yield _ready(part, material, options, np.random.default_rng([options.seed, epoch, number]))
 
 
-def _ready(part: BatchDraft, material: Material, options: TrainOptions, sampler: SamplerState, generator: np.random.Generator) -> Ready:
-    candidates, sampler = NEGATIVES[options.negatives](part, sampler, generator)
+def _ready(part: BatchDraft, material: Material, options: TrainOptions, generator: np.random.Generator) -> Ready:
+    candidates = NEGATIVES[options.negatives](part, material.sampler, generator)
     rejected = None if material.rejected is None else drawn(material.rejected, part.query_keys, options.non_matches, generator)
-    batch = complete(part, candidates.item_rows, candidates.log_prob, material.known, rejected)
+    batch = complete(part, candidates.item_rows, candidates.log_prob, material.known, rejected, candidates.alone)
     history, item_rows = _history(batch, material)
     columns = {name: column for name, column in material.columns["query"].items() if history is None or name != history.name}
     return Ready(
@@ -87,7 +84,6 @@ def _ready(part: BatchDraft, material: Material, options: TrainOptions, sampler:
         {name: tensors(column) for name, column in take_rows(material.columns["item"], item_rows).items()},
         None if len(item_rows) == len(batch.item_rows) else torch.as_tensor(places(item_rows, batch.item_rows)),
         history,
-        sampler,
         int(generator.integers(1 << 62)),
     )
 

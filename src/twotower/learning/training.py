@@ -30,7 +30,6 @@ from twotower.learning.options import EvaluateOptions, TrainOptions
 from twotower.learning.reader import Material, Ready, ahead, on, read
 from twotower.learning.views import before, blocks, encoded, reading
 from twotower.model.layers import Table, is_pretrained
-from twotower.model.losses import LOSSES, relation
 from twotower.model.negatives import sampler_state
 from twotower.model.optimizers import dense_optimizer, rowwise_adagrad
 from twotower.model.towers import TwoTower, Vectors, distinct, restore
@@ -100,6 +99,7 @@ def data_of(prepared: Prepared, train: TrainOptions, options: EvaluateOptions) -
             _rejected(whole, int(prepared.report["keys"])),
             prepared.columns,
             read,
+            sampler_state(log.item_rows, prepared.n_items, train),
         ),
         prepared.encoder,
         sample(asked, queries, options.seed),
@@ -137,7 +137,7 @@ def start(model: TwoTower, data: Data, options: TrainOptions) -> TrainState:
     """The state before the first step."""
     accumulators = {name: torch.zeros(len(table.weight), device=model.device) for name, table in tables(model).items()}
     optimizer = dense_optimizer(dense_rates(model, options), options.weight_decay)
-    return TrainState(model, optimizer, accumulators, sampler_state(data.material.epochs.log.item_rows, data.n_items))
+    return TrainState(model, optimizer, accumulators)
 
 
 def dense_rates(model: TwoTower, options: TrainOptions) -> dict[torch.nn.Parameter, float]:
@@ -166,11 +166,10 @@ def steps(state: TrainState, data: Data, options: TrainOptions) -> Iterator[Step
     """Train on the rest of the current epoch, a Step a batch. The state is whole whenever it yields."""
     count = data.material.epochs.batches
     begun = time.perf_counter()
-    for ready in ahead(read(data.material, options, state.epoch, state.batch, state.sampler)):
+    for ready in ahead(read(data.material, options, state.epoch, state.batch)):
         with torch.random.fork_rng([state.model.device] if state.model.device.type == "cuda" else []):
             torch.manual_seed(ready.seed)  # dropout, too, is a function of the step
             loss = learn(state, ready, options, _rate(state.step, options, count))
-        state.sampler = ready.sampler
         state.step, state.batch, state.losses = state.step + 1, state.batch + 1, state.losses + loss
         seconds = time.perf_counter() - begun
         state.seconds += seconds
@@ -201,10 +200,7 @@ def learn(state: TrainState, ready: Ready, options: TrainOptions, rate: float) -
                 query[ready.history.name] = ready.history.input(model.device, items)
             queries = model.query(query)
         candidates = items if ready.candidates is None else items[ready.candidates.to(model.device)]
-        logits = model.logits(Vectors(queries.float(), candidates.float()))
-        related = relation(batch, model.device)
-        losses = LOSSES[options.loss](logits, related, correction=options.correction, correct_positive=options.correct_positive)
-        loss = (losses * related.weights).sum() / related.weights.sum().clamp(min=1e-12)
+        loss = model.loss(Vectors(queries.float(), candidates.float()), batch, options, half=options.precision == "bfloat16").mean
         if not torch.isfinite(loss):
             raise DataError(
                 f"the loss is {loss.item()} at step {state.step + 1}, first pair {int(batch.positives.pair_rows[0])} of the training matches; "

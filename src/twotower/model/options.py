@@ -11,6 +11,75 @@ from twotower.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
+class LossOptions:
+    """What is minimised.
+
+    loss: by name. correction: subtract the log-probability of meeting a candidate in a batch; correct_positive: from the positive's own
+    logit too. positives: what the other positives of a view are to one, `apart`, `among` or `together`. symmetric: the mean with the
+    loss of items against the queries of the batch. smoothing: of the target. margin, in similarities; negative_weight, of the negatives
+    of `cosine_contrastive`; positive_temperature, of `bilateral`, as a multiple of the temperature. widths: beginnings of the vectors
+    that are trained to do for the whole, and may be cut there later.
+    """
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    loss: Literal["softmax", "bilateral", "sigmoid", "pointwise", "bpr", "bpr_max", "hinge", "triplet", "cosine_contrastive"] = "softmax"
+    correction: bool = True
+    correct_positive: bool = True
+    positives: Literal["apart", "among", "together"] = "apart"
+    symmetric: bool = False
+    smoothing: Annotated[float, Ge(0), Lt(1)] = 0.0
+    margin: float = 0.5
+    negative_weight: Annotated[float, Gt(0)] = 1.0
+    positive_temperature: Annotated[float, Gt(0)] = 1.0
+    widths: tuple[Annotated[int, Ge(1)], ...] = ()
+
+    def check(self) -> None:
+        """Raise ConfigError for an option that would have no effect."""
+        idle = [name for name, losses in READERS_OF_LOSSES.items() if self.loss not in losses and getattr(self, name) != getattr(LossOptions, name)]
+        if idle:
+            told = "; ".join(f"{name} is for loss = {' or '.join(READERS_OF_LOSSES[name])}" for name in idle)
+            raise ConfigError(f'[train] loss = "{self.loss}" does not read {", ".join(idle)}: {told}. Set another loss, or leave them out.')
+
+
+# Which losses read which option.
+READERS_OF_LOSSES = {
+    "correction": ("softmax", "bilateral", "sigmoid", "bpr", "bpr_max", "hinge", "cosine_contrastive"),
+    "correct_positive": ("softmax", "bilateral"),
+    "positives": ("softmax",),
+    "symmetric": ("softmax", "bilateral", "sigmoid", "bpr", "bpr_max", "hinge", "triplet", "cosine_contrastive"),
+    "smoothing": ("softmax",),
+    "margin": ("hinge", "triplet", "cosine_contrastive"),
+    "negative_weight": ("cosine_contrastive",),
+    "positive_temperature": ("bilateral",),
+}
+RAW = ("hinge", "triplet", "cosine_contrastive")  # losses of similarities as they are, which no temperature divides
+
+
+@dataclass(frozen=True, kw_only=True)
+class NegativesOptions:
+    """What a match is scored against.
+
+    negatives: `in_batch`, the other items of the batch; `drawn` from the catalogue; `mixed`, both; or the `full` catalogue. draws: how
+    many, with replacement. power: of an item's share of the log, which its chance to be drawn is proportional to; 0 is uniform.
+    non_matches: how many of the items that the log says its key does not match a view is shown beside them, at most.
+    """
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    negatives: Literal["in_batch", "drawn", "mixed", "full"] = "in_batch"
+    draws: Annotated[int, Ge(1)] = 1024
+    power: Annotated[float, Ge(0)] = 0.0
+    non_matches: Annotated[int, Ge(0)] = 4
+
+    def check(self) -> None:
+        """Raise ConfigError for an option that would have no effect."""
+        idle = [name for name in ("draws", "power") if getattr(self, name) != getattr(NegativesOptions, name)]
+        if idle and self.negatives not in ("drawn", "mixed"):
+            raise ConfigError(f'[train] negatives = "{self.negatives}" draws nothing, and {" and ".join(idle)} say how. Set "drawn" or "mixed".')
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelOptions:
     """What the two towers are.
 
@@ -38,14 +107,14 @@ class ModelOptions:
 
     def check(self) -> None:
         """Raise ConfigError for an option that would have no effect."""
-        idle = [name for name, bodies in READERS.items() if self.body not in bodies and getattr(self, name) != getattr(ModelOptions, name)]
+        idle = [name for name, bodies in READERS_OF_BODIES.items() if self.body not in bodies and getattr(self, name) != getattr(ModelOptions, name)]
         if idle:
-            told = "; ".join(f"{name} is for body = {' or '.join(READERS[name])}" for name in idle)
+            told = "; ".join(f"{name} is for body = {' or '.join(READERS_OF_BODIES[name])}" for name in idle)
             raise ConfigError(f'[model] body = "{self.body}" does not read {", ".join(idle)}: {told}. Set another body, or leave them out.')
 
 
 # Which bodies read which option.
-READERS = {
+READERS_OF_BODIES = {
     "hidden": ("mlp", "residual"),
     "depth": ("residual", "cross"),
     "norm": ("mlp", "residual", "cross"),

@@ -1,4 +1,4 @@
-"""The two towers: features of a side, through a body, into one space. They meet only in `TwoTower.logits`."""
+"""The two towers: features of a side, through a body, into one space. They meet only in `TwoTower.loss`."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from twotower.data.batches import Batch
 from twotower.data.columns import Columns, row_count, take_rows
 from twotower.data.encoder import Encoder
 from twotower.data.features import State, Text
 from twotower.data.schema import SIDES, Side, feature_name
 from twotower.errors import ConfigError
+from twotower.model.blockwise import Lost, loss_of
 from twotower.model.bodies import BODIES, Custom, custom
 from twotower.model.layers import CONTENT, LAYERS, Input, Layer, Place, Table, Tables, names_table, table_name, tensors, text_table
-from twotower.model.options import ModelOptions
+from twotower.model.options import LossOptions, ModelOptions
 
 NEAR_ZERO = 0.5  # the length below which a vector's gradient no longer grows
 
@@ -90,9 +92,9 @@ class TwoTower(nn.Module):
         """The tower of one side."""
         return self.query if side == "query" else self.item
 
-    def logits(self, vectors: Vectors) -> Tensor:
-        """[b, c]: similarities over the temperature."""
-        return (vectors.queries * self.log_scale.exp()) @ vectors.items.T  # scaling b rows is less work than scaling b x c logits
+    def loss(self, vectors: Vectors, batch: Batch, options: LossOptions, half: bool = False) -> Lost:
+        """The loss of a batch; half: its matrix products in bfloat16."""
+        return loss_of(vectors.queries, vectors.items, self.log_scale, batch, options, unit=self.query.similarity == "cosine", half=half)
 
     def gather(self, query: Mapping[str, Input], item: Mapping[str, Input]) -> list[Table]:
         """Make ready the table rows that these columns touch; returns the tables, each once, to update and release."""
