@@ -71,6 +71,23 @@ def test_an_epoch_visits_each_pair_once(batch_size):
     assert Counter(int(pair) for part in drafts for pair in part.pair_rows) == Counter(range(100))
 
 
+def test_the_pairs_of_a_key_are_dealt_to_some_batches():
+    """Anew in each epoch, each pair once; those of a key in one part follow each other."""
+    pairs = [(0, n % 6, n) for n in range(120)]
+    epochs = Epochs(log_of(pairs), 20, seed=3, parts=2)
+    dealt = []
+    for epoch in range(2):
+        order = epochs.order(epoch)
+        assert sorted(order.tolist()) == list(range(120))
+        keys = order % 6
+        runs = np.split(order, 1 + np.flatnonzero(np.diff(keys)))
+        assert len(runs) <= 12  # six keys, two parts; neighbours of one key may touch
+        dealt.append({frozenset(run.tolist()) for run in runs})
+    assert dealt[0] != dealt[1]
+    part = next(epochs.drafts(0))
+    assert len(part.query_rows) < 6 and len(part.pair_rows) == 20
+
+
 def test_a_batch_depends_on_seed_epoch_and_number_alone():
     pairs = [(n % 5, n % 3, n % 8) for n in range(60)]
 

@@ -264,7 +264,7 @@ OTHER = {
         "shared_tables": False, "shared_body": True,
     },
     "train": {
-        "epochs": 1, "batch_size": 32, "correction": True, "learning_rate": 1e-2, "table_learning_rate": 0.01,
+        "epochs": 1, "batch_size": 32, "together": 2, "correction": True, "learning_rate": 1e-2, "table_learning_rate": 0.01,
         "query_rate": 0.5, "item_rate": 2.0, "weight_decay": 0.5, "warmup": 0.5, "seed": 3,
         "precision": "bfloat16",
     },

@@ -18,7 +18,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_args, get_type_hints
 from annotated_types import Ge
 
 from twotower.bundle.retriever import SearchOptions
-from twotower.data.features import FEATURES, Pretrained
+from twotower.data.features import FEATURES, History, Pretrained
 from twotower.data.pretrained import placed
 from twotower.data.schema import SIDES, ItemSide, PairColumns, QuerySide, Schema
 from twotower.data.sources.databases import SqlOptions
@@ -120,6 +120,8 @@ class Config:
             raise ConfigError(f'{loss} needs [model] similarity = "cosine"')
         if self.train.loss == "pointwise" and self.pairs.label is None:
             raise ConfigError(f"{loss} learns from labels, those of 0 among them: name their column, [pairs] label, or take another loss")
+        if self.train.together and any(isinstance(feature, History) and feature.pool == "transformer" for feature in self.query.features):
+            raise ConfigError('[train] together deals pairs to batches by key, and pool = "transformer" brings them together already. Leave it out.')
         if any(width >= self.model.dimensions for width in self.train.widths):
             raise ConfigError(f"[train] widths are beginnings of the vectors, so below [model] dimensions = {self.model.dimensions}")
 

@@ -59,7 +59,8 @@ class BatchDraft(NamedTuple):
 class Epochs(NamedTuple):
     """The matches to train on, in their order of each epoch.
 
-    groups: pairs of one group stay together in an epoch, in the order of the log; without them every pair goes its own way.
+    groups: pairs of one group stay together in an epoch, in the order of the log. parts: the pairs of a key are dealt to so many groups,
+    anew in each epoch. Without either every pair goes its own way.
     """
 
     log: Log
@@ -67,6 +68,7 @@ class Epochs(NamedTuple):
     seed: int
     histories: Histories | None = None
     groups: Array | None = None  # int64 [n]
+    parts: int = 0
 
     @property
     def batches(self) -> int:
@@ -76,9 +78,12 @@ class Epochs(NamedTuple):
     def order(self, epoch: int) -> Array:
         """The order int64 [n] in which an epoch visits the pairs."""
         generator = np.random.default_rng([self.seed, epoch])
-        if self.groups is None:
+        groups = self.groups
+        if groups is None and self.parts:
+            groups = np.asarray(self.log.query_keys, np.int64) * self.parts + generator.integers(self.parts, size=len(self.log.query_keys))
+        if groups is None:
             return generator.permutation(len(self.log.query_rows))
-        return np.argsort(generator.permutation(int(self.groups.max()) + 1)[self.groups], kind="stable")
+        return np.argsort(generator.permutation(int(groups.max(initial=-1)) + 1)[groups], kind="stable")
 
     def drafts(self, epoch: int, start: int = 0) -> Iterator[BatchDraft]:
         """The drafts of an epoch, from the one numbered `start` on."""

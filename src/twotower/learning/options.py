@@ -15,7 +15,8 @@ from twotower.model.options import LossOptions, NegativesOptions
 class TrainOptions(LossOptions, NegativesOptions):
     """How the model learns, what it minimises and what it compares.
 
-    epochs, batch_size: an epoch visits each training pair once; a batch counts pairs.
+    epochs, batch_size: an epoch visits each training pair once; a batch counts pairs. together: the pairs of a key are dealt to so many
+    batches of an epoch, and those of one batch have one query; 0 lets every pair go its own way.
     learning_rate: of everything but tables; table_learning_rate: of tables; pretrained_learning_rate: of the weights of an encoder
     that is tuned. query_rate, item_rate: what all rates of one tower are multiplied by. warmup: the share of all steps in which
     the rates rise; afterwards they fall in a line to a fiftieth. weight_decay: of matrices; tables do not
@@ -27,6 +28,7 @@ class TrainOptions(LossOptions, NegativesOptions):
 
     epochs: Annotated[int, Ge(1)] = 10
     batch_size: Annotated[int, Ge(2)] = 1024
+    together: Annotated[int, Ge(0)] = 0
     learning_rate: Annotated[float, Gt(0)] = 1e-3
     table_learning_rate: Annotated[float, Gt(0)] = 0.1
     pretrained_learning_rate: Annotated[float, Gt(0)] = 2e-5

@@ -94,7 +94,7 @@ def data_of(prepared: Prepared, train: TrainOptions, options: EvaluateOptions) -
         groups = seen.groups(log.history_keys, seen.cuts(log.history_keys, log.moments))
     return Data(
         Material(
-            Epochs(log, train.batch_size, train.seed, seen, groups),
+            Epochs(log, train.batch_size, train.seed, seen, groups, train.together),
             prepared.known(TRAIN),
             _rejected(whole, int(prepared.report["keys"])),
             prepared.columns,
