@@ -54,7 +54,7 @@ def measured(name: str, pairs: Any, items: Any, config: configs.Config, folder: 
         for way, source in (("ahead", ahead(islice(batches(), STEPS))), ("before", iter(kept))):
             began = time.perf_counter()
             for ready in source:
-                training.learn(state, ready, config.train, 1.0)
+                training.learn(state, [ready], config.train, 1.0)
             if turn:  # the first warms caches up
                 took[way].append((time.perf_counter() - began) / STEPS)
     added = np.array(took["ahead"]) / np.array(took["before"]) - 1

@@ -105,6 +105,7 @@ FLOORS = [
         "learning.baselines",
         "learning.checkpoints",
         "learning.reader",
+        "learning.moving",
         "learning.training",
     ],
     ["bundle.graphs", "bundle.layout", "bundle.asking", "bundle.memory", "bundle.retriever", "bundle"],
@@ -147,6 +148,7 @@ TORCH |= {
     "model.optimizers",
     "learning.checkpoints",
     "learning.reader",
+    "learning.moving",
     "learning.training",
     "exports",
 }

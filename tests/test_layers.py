@@ -12,7 +12,7 @@ from twotower.model.layers import LAYERS, Bag, Place, Prefixes, Table, tensors, 
 from twotower.model.layers.history import POOLS
 from twotower.model.layers.measures import Head
 from twotower.model.layers.text import HashedText
-from twotower.model.optimizers import dense_optimizer, rowwise_adagrad
+from twotower.model.optimizers import dense_optimizer
 
 TEXTS = ["red shoe", "blue shoe", "red hat of wool", "green"]
 
@@ -66,50 +66,6 @@ def test_gathered_gradients_of_texts_equal_those_of_the_whole_table(text):
     torch.testing.assert_close(table.leaf.grad, dense[table.touched], rtol=1e-4, atol=1e-6)
     table.release()
     assert table.leaf is None
-
-
-def reference_adagrad(weight, total, gradients, rate):
-    """Row by row in plain Python; a row without a gradient stays."""
-    weight, total = weight.clone(), total.clone()
-    for row, gradient in gradients.items():
-        total[row] += sum(g * g for g in gradient) / len(gradient)
-        for column, g in enumerate(gradient):
-            weight[row, column] -= rate * g / (total[row].sqrt() + 1e-10)
-    return weight, total
-
-
-def test_rowwise_adagrad_equals_a_plain_one_and_moves_touched_rows_only():
-    torch.manual_seed(3)
-    table = Table(10, 3)
-    torch.nn.init.normal_(table.weight)
-    total = torch.zeros(10)
-    expected, expected_total = table.weight.detach().clone(), total.clone()
-    for step in range(4):
-        before = table.weight.detach().clone()
-        ids = torch.tensor([[1, 4, 4], [4, 9, 2], [0, 1, 1], [5, 5, 5]][step])
-        targets = torch.randn(3, 3)
-        table.gather(ids)
-        ((table(ids) - targets) ** 2).sum().backward()
-        gradients = dict(zip(table.touched.tolist(), table.leaf.grad.tolist(), strict=True))
-        rowwise_adagrad(table, total, 0.1)
-        table.release()
-        expected, expected_total = reference_adagrad(expected, expected_total, gradients, 0.1)
-        torch.testing.assert_close(table.weight.detach(), expected)
-        torch.testing.assert_close(total, expected_total)
-        moved = (table.weight != before).any(dim=1).nonzero().squeeze(1).tolist()
-        assert moved == sorted(set(ids.tolist()))
-
-
-def test_a_row_without_gradient_stays():
-    table = Table(4, 2)
-    torch.nn.init.ones_(table.weight)
-    total = torch.zeros(4)
-    table.gather(torch.tensor([0, 1]))
-    table(torch.tensor([1])).sum().backward()  # row 0 is gathered, and not used
-    rowwise_adagrad(table, total, 0.5)
-    assert table.weight[0].tolist() == [1.0, 1.0]
-    assert table.weight[1].tolist() == [0.5, 0.5]
-    assert torch.isfinite(table.weight).all()
 
 
 def test_a_padded_column_equals_a_bag(text):

@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 
 from twotower import exports  # noqa: E402
 from twotower.model.layers import tensors  # noqa: E402
-from twotower.model.optimizers import rowwise_adagrad  # noqa: E402
+from twotower.model.optimizers import Rows, adagrad_moments, rowwise_adagrad  # noqa: E402
 from twotower.model.options import ModelOptions  # noqa: E402
 from twotower.model.towers import build  # noqa: E402
 
@@ -103,7 +103,7 @@ def test_a_step_moves_the_rows_of_its_pieces_alone():
     before = model.query.layers[0].table.weight.clone()
     (table,) = model.gather(columns, {"t:pieces": tensors(Ragged(np.empty(0, np.int32), np.zeros(1, np.int64)))})[:1]
     (model.query(columns) * torch.randn(2, 16)).sum().backward()
-    rowwise_adagrad(table, torch.zeros(len(table.weight)), 0.1)
+    rowwise_adagrad(table.weight, Rows(table.touched, table.leaf.detach(), table.leaf.grad), adagrad_moments(table.weight), 0.1)
     moved = (table.weight != before).any(1).nonzero().squeeze(1).tolist()
     assert moved == sorted(set(columns["t:pieces"].values.tolist()))
 

@@ -217,7 +217,8 @@ def test_no_cuda_is_said_before_training(world, config, monkeypatch, tmp_path):
 # --- resuming -----------------------------------------------------------------------------------------------------
 
 
-def test_a_broken_off_run_is_continued_by_its_own_config(world, config, tmp_path, no_export):
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_broken_off_run_is_continued_by_its_own_config(world, config, tmp_path, no_export, sent):
     """Trained from paths; continued from its folder alone, wherever one stands."""
     pq.write_table(world[0], tmp_path / "pairs.parquet")
     pq.write_table(world[1], tmp_path / "items.parquet")
@@ -227,7 +228,7 @@ def test_a_broken_off_run_is_continued_by_its_own_config(world, config, tmp_path
     def stop(event):
         seen.append(event)
         if len(seen) == 7:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), sent)
 
     os.chdir(tmp_path)
     try:
@@ -235,9 +236,9 @@ def test_a_broken_off_run_is_continued_by_its_own_config(world, config, tmp_path
             tt.train("pairs.parquet", Path("items.parquet"), config=config, output=output, progress=Progress(training=stop))
     finally:
         os.chdir(before)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     assert json.loads((output / "history.jsonl").read_text())["epoch"] == 1
-    with pytest.raises(ConfigError, match=r"\[train\] differ"):
+    with pytest.raises(ConfigError, match=r"\[train\] seed was 0 and is 9"):
         tt.train(config=output / "config.toml", settings=["train.seed=9"], output=output, resume=True)
     told = []
     with pytest.raises(no_export):

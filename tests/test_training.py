@@ -16,6 +16,7 @@ from twotower.errors import BundleError, DataError
 from twotower.learning import training
 from twotower.learning.evaluation import rank
 from twotower.learning.metrics import mrr
+from twotower.learning.moving import tables
 from twotower.learning.training import Step, Validation
 from twotower.model.losses import LOSSES
 from twotower.model.negatives import NEGATIVES
@@ -59,7 +60,11 @@ def all_of(state):
     weights = {name: tensor.clone() for name, tensor in state.model.state_dict().items()}
     moments = {f"{n}/{k}": v for n, entry in state.optimizer.state_dict()["state"].items() for k, v in entry.items()}
     numbers = (state.epoch, state.batch, state.step, state.best, state.best_epoch, state.since_best, state.losses, state.done)
-    return weights | {f"a/{k}": v for k, v in state.accumulators.items()} | {f"o/{k}": v for k, v in moments.items()}, state.best_weights, numbers
+    return (
+        weights | {f"a/{table}/{k}": v for table, kept in state.moments.items() for k, v in kept.items()} | {f"o/{k}": v for k, v in moments.items()},
+        state.best_weights,
+        numbers,
+    )
 
 
 def assert_same(one, other):
@@ -133,9 +138,12 @@ def histories(folder):
 
 
 @pytest.mark.parametrize("stops", [[1], [4], [5], [6], [3, 5, 11]])
-def test_resume_is_exact(prepared, config, tmp_path, stops):
-    """Five steps make an epoch: stopped within one, at its end, at its start, and again and again."""
-    short = changed(config, train={"epochs": 3, "patience": 0})
+@pytest.mark.parametrize(
+    "options", [{}, {"table_optimizer": "adam", "table_learning_rate": 0.01, "accumulate": 2, "batch_size": 33, "clip_norm": 0.5}]
+)
+def test_resume_is_exact(prepared, config, tmp_path, stops, options):
+    """Five moves make an epoch: stopped within one, at its end, at its start, and again and again."""
+    short = changed(config, train={"epochs": 3, "patience": 0, **options})
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     whole.mkdir()
     broken.mkdir()
@@ -152,6 +160,64 @@ def test_resume_is_exact(prepared, config, tmp_path, stops):
     assert training.fit(state, data, short.train, short.evaluate, folder=broken)
     assert_same(expected, state)
     assert histories(broken) == histories(whole)
+
+
+def gradients(prepared, config, monkeypatch, **options):
+    """What the first move of a run is given: the length of the gradient, and the rows of every table with theirs."""
+    given = {}
+
+    def look(state, gathered, weight, options, rate):
+        given.update({training_tables(state)[table]: rows for table, rows in gathered.rows().items()}, weight=weight)
+
+    monkeypatch.setattr(training, "move", look)
+    config = changed(config, model={"dropout": 0.0}, train={"negatives": "full", "precision": "float32", **options})
+    state, data = begin(prepared, config)
+    next(training.steps(state, data, config.train))
+    dense = [p.grad for group in state.optimizer.param_groups for p in group["params"] if p.grad is not None]
+    return given, dense
+
+
+def training_tables(state):
+    return {table: name for name, table in tables(state.model).items()}
+
+
+def test_two_batches_together_are_one_of_all_their_pairs(prepared, config, monkeypatch):
+    """Against the full catalogue, where a batch brings no negatives of its own: equal gradients, row by row."""
+    (two, dense_two), (one, dense_one) = (
+        gradients(prepared, config, monkeypatch, batch_size=size, accumulate=number) for size, number in ((32, 2), (64, 1))
+    )
+    assert two.pop("weight") == one.pop("weight") and two.keys() == one.keys()
+    for name, rows in one.items():
+        torch.testing.assert_close(two[name].touched, rows.touched)
+        torch.testing.assert_close(two[name].gradient, rows.gradient, rtol=1e-4, atol=1e-5)
+    for ours, theirs in zip(dense_two, dense_one, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_a_move_of_several_batches_counts_as_one(prepared, config):
+    short = changed(config, train={"accumulate": 2, "epochs": 1})
+    state, data = begin(prepared, short)
+    told = list(training.steps(state, data, short.train))
+    assert [step.step for step in told] == [1, 2, 3] and [step.batch for step in told] == [2, 4, 5]
+    assert sum(step.pairs for step in told) == len(prepared.part(0).query_rows)
+
+
+def test_the_gradient_is_clipped_as_a_whole(prepared, config):
+    """With Adagrad from nothing a table's step does not depend on the gradient's length, but its memory does."""
+    free, tight = (run(prepared, changed(config, train={"epochs": 1, "batch_size": 512, "clip_norm": norm}))[0] for norm in (0.0, 1e-3))
+    squares = [torch.cat([kept["squares"] for kept in state.moments.values()]).sum().item() for state in (free, tight)]
+    width = config.model.dimensions
+    assert squares[1] * width <= 1.001e-6 < 1e-4 < squares[0] * width
+
+
+def test_a_gradient_that_is_no_number_moves_nothing(prepared, config):
+    state, data = begin(prepared, config)
+    before = all_of(state)
+    with torch.no_grad():
+        state.model.query.gains.register_hook(lambda gradient: gradient * torch.inf)
+    with pytest.raises(DataError, match=r"a gradient is (inf|nan) at step 1; nothing was changed"):
+        next(training.steps(state, data, config.train))
+    assert all(torch.equal(one, other) for one, other in zip(before[0].values(), all_of(state)[0].values(), strict=True))
 
 
 def test_what_came_after_the_checkpoint_is_told_once(prepared, config, tmp_path):
@@ -266,6 +332,7 @@ OTHER = {
     "train": {
         "epochs": 1, "batch_size": 32, "together": 2, "correction": True, "learning_rate": 1e-2, "table_learning_rate": 0.01,
         "query_rate": 0.5, "item_rate": 2.0, "weight_decay": 0.5, "warmup": 0.5, "seed": 3,
+        "table_optimizer": "adam", "schedule": "constant", "accumulate": 2, "clip_norm": 0.01,
         "precision": "bfloat16",
     },
 }  # fmt: skip
@@ -318,7 +385,16 @@ def test_correcting_the_positive_changes_what_is_learnt(prepared, config):
 
 def test_no_option_is_forgotten_here(config):
     """Patience and the rest have tests of their own, here, in test_blockwise.py or in test_worlds.py."""
-    elsewhere = {"correct_positive", "patience", "non_matches", "pretrained_learning_rate", "negatives", "draws", "power"} | set(vars(LossOptions()))
+    elsewhere = {
+        "checkpoint_minutes",
+        "correct_positive",
+        "patience",
+        "non_matches",
+        "pretrained_learning_rate",
+        "negatives",
+        "draws",
+        "power",
+    } | set(vars(LossOptions()))
     told = {"model": set(), "train": elsewhere}
     for block, elsewhere in told.items():
         assert set(vars(getattr(config, block))) == elsewhere | set(OTHER[block])
@@ -386,9 +462,8 @@ def test_the_plan_is_followed_and_said_where_it_is_not_the_usual(prepared, confi
     assert training.described(data) == "training, validated every 2 epochs on 380 queries"
 
 
-def test_a_checkpoint_does_not_wait_for_the_end_of_an_epoch(prepared, config, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "SECONDS_BETWEEN_CHECKPOINTS", -1.0)
-    short = changed(config, train={"epochs": 2, "patience": 0})
+def test_a_checkpoint_does_not_wait_for_the_end_of_an_epoch(prepared, config, tmp_path):
+    short = changed(config, train={"epochs": 2, "patience": 0, "checkpoint_minutes": 1e-9})
     kept = []
 
     def report(event):
@@ -460,7 +535,7 @@ def test_items_without_words_learn_too(prepared, config, world, tmp_path):
     made = prepare(open_source(pairs, "pairs"), open_source(bare, "items"), plain.schema, plain.split, tmp_path)
     state, _ = run(made, plain)
     assert training.validate(state.model, training.data_of(made, plain.train, plain.evaluate), plain.evaluate)["mrr"] > 0.88
-    totals = state.accumulators["item.layers.0.table"][2:]
+    totals = state.moments["item.layers.0.table"]["squares"][2:]
     assert totals.max() < 1e4 * totals.median()  # no row is frozen by a first gradient without bound
 
 

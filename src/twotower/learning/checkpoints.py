@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor
 from twotower import files
 from twotower.data.columns import Array
 from twotower.errors import BundleError
+from twotower.model.optimizers import Moments
 from twotower.model.towers import TwoTower, distinct, restore
 
 FORMAT = 1
@@ -25,7 +27,7 @@ class TrainState:
 
     model: TwoTower
     optimizer: torch.optim.AdamW
-    accumulators: dict[str, Tensor]  # float32 [rows], for each table by its name in the model
+    moments: dict[str, Moments]  # what is remembered of each table, by its name in the model
     epoch: int = 0
     batch: int = 0  # the next one of this epoch
     step: int = 0
@@ -50,14 +52,18 @@ def save(state: TrainState, folder: Path) -> None:
         arrays[f"model/{name}"] = tensor.cpu().numpy()
     for name, tensor in state.best_weights.items():
         arrays[f"best/{name}"] = tensor.cpu().numpy()
-    for name, tensor in state.accumulators.items():
-        arrays[f"accumulator/{name}"] = tensor.cpu().numpy()
+    for name, tensor in _flat(state.moments).items():
+        arrays[f"moments/{name}"] = tensor.cpu().numpy()
     for number, entry in state.optimizer.state_dict()["state"].items():
         for name, tensor in entry.items():
             arrays[f"optimizer/{number}/{name}"] = tensor.cpu().numpy()
     numbers = {name: getattr(state, name) for name in _NUMBERS}
     numbers["best"] = None if state.best == -np.inf else state.best
     files.write_tensors(folder / CHECKPOINT, arrays, {"format": str(FORMAT), "state": json.dumps(numbers)})
+
+
+def _flat(moments: Mapping[str, Moments]) -> dict[str, Tensor]:
+    return {f"{table}/{name}": tensor for table, kept in moments.items() for name, tensor in kept.items()}
 
 
 def resume(state: TrainState, folder: Path) -> None:
@@ -87,15 +93,16 @@ def _restore(state: TrainState, arrays: dict[str, Tensor], numbers: dict[str, An
         return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
 
     restore(state.model, under("model/"))
-    accumulators = under("accumulator/")
-    if {name: a.shape for name, a in accumulators.items()} != {name: a.shape for name, a in state.accumulators.items()}:
+    moments = under("moments/")
+    if {name: a.shape for name, a in moments.items()} != {name: a.shape for name, a in _flat(state.moments).items()}:
         raise ValueError("its tables are others")
     loaded: dict[int, dict[str, Tensor]] = {}
     for place, tensor in under("optimizer/").items():
         number, name = place.split("/")
         loaded.setdefault(int(number), {})[name] = tensor
     state.optimizer.load_state_dict({**state.optimizer.state_dict(), "state": loaded})
-    state.accumulators, state.best_weights = accumulators, under("best/")
+    state.moments = {table: {name: moments[f"{table}/{name}"] for name in kept} for table, kept in state.moments.items()}
+    state.best_weights = under("best/")
     for name in _NUMBERS:
         setattr(state, name, numbers[name])
     state.best = -np.inf if numbers["best"] is None else numbers["best"]

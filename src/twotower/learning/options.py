@@ -18,10 +18,13 @@ class TrainOptions(LossOptions, NegativesOptions):
     epochs, batch_size: an epoch visits each training pair once; a batch counts pairs. together: the pairs of a key are dealt to so many
     batches of an epoch, and those of one batch have one query; 0 lets every pair go its own way.
     learning_rate: of everything but tables; table_learning_rate: of tables; pretrained_learning_rate: of the weights of an encoder
-    that is tuned. query_rate, item_rate: what all rates of one tower are multiplied by. warmup: the share of all steps in which
-    the rates rise; afterwards they fall in a line to a fiftieth. weight_decay: of matrices; tables do not
-    decay. precision: of the towers' arithmetic in training; bfloat16 halves the time of large networks where the machine has
-    instructions for it, and weights, scores and the loss stay float32. patience: validations without a better metric before it stops, 0 for never.
+    that is tuned. query_rate, item_rate: what all rates of one tower are multiplied by. warmup: the share of all moves in which
+    the rates rise; schedule: how they fall afterwards, to a fiftieth. accumulate: batches before one move, by the gradient of all their
+    pairs; each has its own candidates. clip_norm: the most that the whole gradient may measure, 0 for any. table_optimizer: row-wise;
+    only rows that a step touches move, or are remembered anew. weight_decay: of matrices; tables do not decay.
+    precision: of the towers' arithmetic in training; bfloat16 halves the time of large networks where the machine has
+    instructions for it, and weights, scores and the loss stay float32, but for its matrix products. patience: validations without a
+    better metric before it stops, 0 for never. checkpoint_minutes: between two checkpoints.
     """
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
@@ -30,14 +33,19 @@ class TrainOptions(LossOptions, NegativesOptions):
     batch_size: Annotated[int, Ge(2)] = 1024
     together: Annotated[int, Ge(0)] = 0
     learning_rate: Annotated[float, Gt(0)] = 1e-3
+    table_optimizer: Literal["adagrad", "adam"] = "adagrad"
     table_learning_rate: Annotated[float, Gt(0)] = 0.1
     pretrained_learning_rate: Annotated[float, Gt(0)] = 2e-5
     query_rate: Annotated[float, Gt(0)] = 1.0
     item_rate: Annotated[float, Gt(0)] = 1.0
     weight_decay: Annotated[float, Ge(0)] = 0.0
     warmup: Annotated[float, Ge(0), Lt(1)] = 0.05
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    accumulate: Annotated[int, Ge(1)] = 1
+    clip_norm: Annotated[float, Ge(0)] = 0.0
     precision: Literal["float32", "bfloat16"] = "float32"
     patience: Annotated[int, Ge(0)] = 2
+    checkpoint_minutes: Annotated[float, Gt(0)] = 1.0
     seed: Annotated[int, Ge(0)] = 0
 
     def check(self) -> None:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from twotower import files
 from twotower.data.batches import Epochs
@@ -21,23 +23,20 @@ from twotower.data.columns import Ragged, group
 from twotower.data.encoder import Encoder
 from twotower.data.histories import Histories
 from twotower.data.prepared import Log, Prepared
-from twotower.data.schema import SIDES, Side
 from twotower.data.splits import TRAIN, VALIDATION
 from twotower.errors import DataError
 from twotower.learning.checkpoints import HISTORY, TrainState, resume, save
 from twotower.learning.evaluation import Cases, cases, dot_scorer, left_out, measure, rank, sample
+from twotower.learning.moving import ADVICE, Gathered, dense_rates, moments_of, move, rate_of
 from twotower.learning.options import EvaluateOptions, TrainOptions
 from twotower.learning.reader import Material, Ready, ahead, on, read
 from twotower.learning.views import before, blocks, encoded, reading
-from twotower.model.layers import Table, is_pretrained
 from twotower.model.negatives import sampler_state
-from twotower.model.optimizers import dense_optimizer, rowwise_adagrad
+from twotower.model.optimizers import dense_optimizer
 from twotower.model.towers import TwoTower, Vectors, distinct, restore
 
 __all__ = ["Data", "Step", "TrainState", "Validation", "data_of", "fit", "resume", "save", "start", "steps", "validate"]
 
-FLOOR = 0.02  # of the learning rates, where their decay ends
-SECONDS_BETWEEN_CHECKPOINTS = 60.0
 SHARE_OF_VALIDATION = 0.1  # of the work of training, as far as the two bounds below allow
 FEWEST_QUERIES = 500  # ranked in a validation: with fewer, luck would pick the epoch
 VALIDATIONS = 3  # in a run of so many epochs, at least: with fewer, patience would mean nothing
@@ -135,64 +134,52 @@ def described(data: Data) -> str:
 
 def start(model: TwoTower, data: Data, options: TrainOptions) -> TrainState:
     """The state before the first step."""
-    accumulators = {name: torch.zeros(len(table.weight), device=model.device) for name, table in tables(model).items()}
     optimizer = dense_optimizer(dense_rates(model, options), options.weight_decay)
-    return TrainState(model, optimizer, accumulators)
-
-
-def dense_rates(model: TwoTower, options: TrainOptions) -> dict[torch.nn.Parameter, float]:
-    """The highest learning rate of every parameter that is no table."""
-    tuned = {p for module in model.modules() if is_pretrained(module) for p in module.parameters()}
-    of_side = {side: set(model.tower(side).parameters()) for side in SIDES}
-    return {
-        parameter: (options.pretrained_learning_rate if parameter in tuned else options.learning_rate) * _factor(parameter, of_side, options)
-        for parameter in model.parameters()
-        if parameter.requires_grad
-    }
-
-
-def _factor(part: object, of_side: Mapping[Side, Collection[object]], options: TrainOptions) -> float:
-    """What the rates of a parameter or table are multiplied by: what its tower says, 1 where both own it."""
-    query, item = part in of_side["query"], part in of_side["item"]
-    return 1.0 if query == item else options.query_rate if query else options.item_rate
-
-
-def tables(model: TwoTower) -> dict[str, Table]:
-    """The tables of a model by name, each once."""
-    return {name: module for name, module in model.named_modules() if isinstance(module, Table)}
+    return TrainState(model, optimizer, moments_of(model, options))
 
 
 def steps(state: TrainState, data: Data, options: TrainOptions) -> Iterator[Step]:
-    """Train on the rest of the current epoch, a Step a batch. The state is whole whenever it yields."""
+    """Train on the rest of the current epoch, a Step a move. The state is whole whenever it yields."""
     count = data.material.epochs.batches
+    moves = options.epochs * -(-count // options.accumulate)
     begun = time.perf_counter()
-    for ready in ahead(read(data.material, options, state.epoch, state.batch)):
-        with torch.random.fork_rng([state.model.device] if state.model.device.type == "cuda" else []):
-            torch.manual_seed(ready.seed)  # dropout, too, is a function of the step
-            loss = learn(state, ready, options, _rate(state.step, options, count))
-        state.step, state.batch, state.losses = state.step + 1, state.batch + 1, state.losses + loss
+    reader = ahead(read(data.material, options, state.epoch, state.batch))
+    while group := list(islice(reader, options.accumulate)):
+        loss = learn(state, group, options, rate_of(state.step, moves, options))
+        state.step, state.batch, state.losses = state.step + 1, state.batch + len(group), state.losses + loss * len(group)
         seconds = time.perf_counter() - begun
         state.seconds += seconds
-        yield Step(state.step, state.epoch, state.batch, count, options.epochs, loss, len(ready.batch.positives.positions), seconds)
+        pairs = sum(len(ready.batch.positives.positions) for ready in group)
+        yield Step(state.step, state.epoch, state.batch, count, options.epochs, loss, pairs, seconds)
         begun = time.perf_counter()
     state.epoch, state.batch = state.epoch + 1, 0
 
 
-def _rate(step: int, options: TrainOptions, batches: int) -> float:
-    """What the learning rates are multiplied by: a rise to 1, then a fall in a line."""
-    total = options.epochs * batches
-    warm = options.warmup * total
-    return (step + 1) / (warm + 1) if step < warm else 1 - (1 - FLOOR) * (step - warm) / (total - warm)
+def learn(state: TrainState, group: Sequence[Ready], options: TrainOptions, rate: float) -> float:
+    """One move by the gradients of some batches, at this share of the learning rates; returns the loss, sum(weight x loss) / sum(weight).
 
-
-def learn(state: TrainState, ready: Ready, options: TrainOptions, rate: float) -> float:
-    """One step at this share of the learning rates; returns the loss. A loss that is no number stops before anything moves."""
-    model, batch = state.model, ready.batch
+    A loss or a gradient that is no number stops before anything moves.
+    """
+    model, gathered = state.model, Gathered()
     model.train()
+    state.optimizer.zero_grad(set_to_none=True)
+    total = weight = torch.zeros((), device=model.device)
+    with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []):
+        for ready in group:
+            torch.manual_seed(ready.seed)  # dropout, too, is a function of the step
+            lost, own = _differentiate(state, ready, options, gathered)
+            total, weight = total + lost, weight + own
+    move(state, gathered, weight, options, rate)
+    return (total / weight.clamp(min=1e-12)).item()
+
+
+def _differentiate(state: TrainState, ready: Ready, options: TrainOptions, gathered: Gathered) -> tuple[Tensor, Tensor]:
+    """Add the gradients of a batch; returns sum(weight x loss) and sum(weight) of its pairs."""
+    model, batch = state.model, ready.batch
     query, item = on(ready.query, model.device), on(ready.item, model.device)
     if ready.history is not None and not ready.history.by_vector:
         query[ready.history.name] = ready.history.input(model.device)
-    gathered = model.gather(query, item)
+    looked_up = model.gather(query, item)
     try:
         with torch.autocast(model.device.type, torch.bfloat16, enabled=options.precision == "bfloat16"):
             items = model.item(item)
@@ -200,30 +187,25 @@ def learn(state: TrainState, ready: Ready, options: TrainOptions, rate: float) -
                 query[ready.history.name] = ready.history.input(model.device, items)
             queries = model.query(query)
         candidates = items if ready.candidates is None else items[ready.candidates.to(model.device)]
-        loss = model.loss(Vectors(queries.float(), candidates.float()), batch, options, half=options.precision == "bfloat16").mean
-        if not torch.isfinite(loss):
-            raise DataError(
-                f"the loss is {loss.item()} at step {state.step + 1}, first pair {int(batch.positives.pair_rows[0])} of the training matches; "
-                "nothing was changed by this step. Lower [train] learning_rate and table_learning_rate, or raise [model] temperature."
-            )
-        state.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        _move(state, gathered, options, rate)
-        return loss.item()
+        lost = model.loss(Vectors(queries.float(), candidates.float()), batch, options, half=options.precision == "bfloat16")
+        if not torch.isfinite(lost.mean):
+            _refuse(state, ready, lost.each)
+        weight = torch.as_tensor(batch.positives.weights).sum().to(model.device)
+        total = lost.mean * weight
+        total.backward()  # type: ignore[no-untyped-call]
+        gathered.add(looked_up)
+        return total.detach(), weight
     finally:
-        for table in gathered:
+        for table in looked_up:
             table.release()
 
 
-def _move(state: TrainState, gathered: list[Table], options: TrainOptions, rate: float) -> None:
-    """Change the weights by their gradients."""
-    for parameters in state.optimizer.param_groups:
-        parameters["lr"] = parameters["peak"] * rate
-    state.optimizer.step()
-    names = {table: name for name, table in tables(state.model).items()}
-    of_side = {side: set(state.model.tower(side).modules()) for side in SIDES}
-    for table in gathered:
-        rowwise_adagrad(table, state.accumulators[names[table]], options.table_learning_rate * rate * _factor(table, of_side, options))
+def _refuse(state: TrainState, ready: Ready, each: Tensor) -> NoReturn:
+    """Raise DataError for a loss that is no number, naming pairs."""
+    wrong = (~torch.isfinite(each)).nonzero()[:, 0].tolist()
+    pairs = [str(ready.batch.positives.pair_rows[place]) for place in wrong[:5]]
+    named = f"at {len(wrong):,} of its {len(each):,} pairs, such as the training matches {', '.join(pairs)}" if pairs else "as a sum over its pairs"
+    raise DataError(f"the loss of step {state.step + 1} is no number {named}; nothing was changed by this step. {ADVICE}")
 
 
 def validate(model: TwoTower, data: Data, options: EvaluateOptions) -> dict[str, float]:
@@ -258,7 +240,7 @@ def fit(
         for step in steps(state, data, train):
             report(step)
             stopped = stop()
-            if folder is not None and (stopped or time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS):
+            if folder is not None and (stopped or time.monotonic() - saved > 60 * train.checkpoint_minutes):
                 save(state, folder)
                 saved = time.monotonic()
             if stopped:

@@ -60,15 +60,16 @@ def table_bytes(prepared: Prepared, dimensions: int) -> dict[str, int]:
 
 
 def peak_memory(prepared: Prepared, model: ModelOptions, train: TrainOptions) -> int:
-    """Bytes at most: tables with their best copy, a batch's vectors and scores with their gradients, the catalogue's vectors."""
+    """Bytes at most: tables with their best copy, the vectors of a batch with their gradients, the catalogue's vectors."""
     tables = sum(table_bytes(prepared, model.dimensions).values())
-    scores = 4 * train.batch_size**2 * FLOAT
     longest = max([_mean_length(column) for side in SIDES for column in prepared.columns[side].values()], default=1.0)
     longest = max(longest, _longest_history(prepared))
-    batch = 6 * train.batch_size * model.dimensions * FLOAT * max(1, math.ceil(longest))
+    more = {"in_batch": 0, "full": prepared.n_items}.get(train.negatives, train.draws)  # candidates beside the batch's own
+    batch = 6 * (train.batch_size + more) * model.dimensions * FLOAT * max(1, math.ceil(longest))
     catalogue = prepared.n_items * model.dimensions * FLOAT
     # The weights, the best of them so far, and a checkpoint on its way to the disk, which is mapped rather than copied.
-    return 2 * tables + tables // model.dimensions + scores + batch + 2 * catalogue
+    moments = tables if train.table_optimizer == "adam" else tables // model.dimensions
+    return 2 * tables + moments + batch + 2 * catalogue
 
 
 def _mean_length(column: object) -> float:
@@ -116,7 +117,8 @@ def available_memory() -> int | None:
 
 def probe(prepared: Prepared, model: TwoTower, data: Data, state: TrainState, options: TrainOptions) -> Estimate:
     """Try some steps and embed some items. The state is changed by it: it is one to throw away."""
-    from twotower.learning.training import steps, tables
+    from twotower.learning.moving import tables
+    from twotower.learning.training import steps
     from twotower.model.towers import distinct
 
     epochs = data.material.epochs

@@ -321,30 +321,46 @@ def _same_config(folder: Path, chosen: Config) -> None:
     if (folder / "metrics.json").exists():
         raise BundleError(f"the run {folder} is finished; there is nothing to resume")
     begun = configs.read(folder / "config.toml")
-    different = [name for name in asdict(begun) if name not in FREE and getattr(begun, name) != getattr(chosen, name)]
+    different = [
+        f"[{name}] {option} was {old!r} and is {new!r}"
+        for name in asdict(begun)
+        if name not in (*FREE, "version")
+        for option, old, new in _changes(getattr(begun, name), getattr(chosen, name))
+    ]
     if different:
-        told = f"[{'], ['.join(different)}] differ"
+        told = "; ".join(different[:5])
         raise ConfigError(f"{folder} was begun with another config: {told}. Resume with {folder / 'config.toml'}, or start anew with --overwrite.")
+
+
+def _changes(begun: Any, chosen: Any) -> list[tuple[str, Any, Any]]:
+    """The options of a block that differ, each with what it was and is."""
+    pairs = ((option.name, getattr(begun, option.name), getattr(chosen, option.name)) for option in fields(begun))
+    return [(name, old, new) for name, old, new in pairs if old != new]
 
 
 @contextmanager
 def _interrupts() -> Iterator[threading.Event]:
-    """While this lasts, the first Ctrl-C only sets the event; a second one breaks off at once."""
+    """While this lasts, the first Ctrl-C or SIGTERM only sets the event; a second one breaks off at once."""
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield asked
         return
-    before = signal.getsignal(signal.SIGINT)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
     def note(number: int, frame: Any) -> None:
         asked.set()
-        signal.signal(signal.SIGINT, before)
+        restore()
 
-    signal.signal(signal.SIGINT, note)
+    for number in before:
+        signal.signal(number, note)
     try:
         yield asked
     finally:
-        signal.signal(signal.SIGINT, before)
+        restore()
 
 
 def _exclude_seen(chosen: Config) -> bool:
