@@ -105,6 +105,7 @@ FLOORS = [
         "learning.baselines",
         "learning.checkpoints",
         "learning.reader",
+        "learning.health",
         "learning.moving",
         "learning.training",
     ],

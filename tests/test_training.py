@@ -15,6 +15,7 @@ from twotower.data.sources import open_source
 from twotower.errors import BundleError, DataError
 from twotower.learning import training
 from twotower.learning.evaluation import rank
+from twotower.learning.health import likeness
 from twotower.learning.metrics import mrr
 from twotower.learning.moving import tables
 from twotower.learning.training import Step, Validation
@@ -83,11 +84,11 @@ def test_the_planted_world_is_solved_and_a_constant_is_at_chance(prepared, confi
     state, finished = run(prepared, config)
     data = training.data_of(prepared, config.train, config.evaluate)
     assert finished and state.done
-    assert training.validate(state.model, data, config.evaluate)["mrr"] > 0.9
+    assert training.validate(state.model, data, config.evaluate)[0]["mrr"] > 0.9
     asked = data.validation
     same = rank(lambda block: np.zeros((block.stop - block.start, 36), np.float32), asked.relevant, asked.excluded, n_items=36)
     assert mrr(same, None).mean() == pytest.approx(sum(1 / n for n in range(1, 37)) / 36, abs=0.01)
-    untrained = training.validate(build(prepared.encoder, config.model), data, config.evaluate)["mrr"]
+    untrained = training.validate(build(prepared.encoder, config.model), data, config.evaluate)[0]["mrr"]
     assert untrained < 0.4
 
 
@@ -98,13 +99,35 @@ def test_every_loss_solves_the_world_with_every_kind_of_negatives(prepared, conf
     if loss == "sigmoid":  # learns more slowly: what is pushed apart pushes ever less
         config = changed(config, train={"epochs": 20})
     state, _ = run(prepared, config)
-    assert training.validate(state.model, training.data_of(prepared, config.train, config.evaluate), config.evaluate)["mrr"] > 0.8
+    assert training.validate(state.model, training.data_of(prepared, config.train, config.evaluate), config.evaluate)[0]["mrr"] > 0.8
 
 
 @pytest.mark.parametrize(("name", "values"), [("draws", (4, 64)), ("power", (0.0, 3.0))])
 def test_draws_and_their_power_change_what_is_learnt(prepared, config, name, values):
     one, other = (run(prepared, changed(config, train={"epochs": 1, "negatives": "drawn", name: value}))[0] for value in values)
     assert weights_differ(one, other)
+
+
+def test_a_collapsed_model_is_noticed_and_named(prepared, config):
+    """Every query is made the same: the items are still told apart, and only the queries are named."""
+    told = []
+    state, data = begin(prepared, changed(config, train={"epochs": 1, "learning_rate": 1e-9, "table_learning_rate": 1e-9}, model={"body": "mlp"}))
+    training.fit(state, data, config.train, config.evaluate, report=told.append, stop=lambda: False)
+    assert not [event.fault for event in told if isinstance(event, Validation) and event.fault]
+    with torch.no_grad():
+        last = [module for module in state.model.query.body.modules() if isinstance(module, torch.nn.Linear)][-1]
+        last.weight.mul_(1e-4)
+        last.bias.fill_(1.0)
+    _, fault = training.validate(state.model, data, config.evaluate)
+    assert fault.startswith("the query vectors are nearly all the same (mean cosine 1.000)") and "item vectors" not in fault
+
+
+def test_likeness_is_the_mean_cosine():
+    vectors = np.random.default_rng(0).normal(size=(30, 4)) + 0.5
+    units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    cosines = (units @ units.T)[~np.eye(30, dtype=bool)]
+    assert likeness(vectors) == pytest.approx(cosines.mean())
+    assert likeness(vectors[:1]) == 0 and likeness(np.zeros((5, 3))) == 0
 
 
 def test_the_same_seed_gives_the_same_bits(prepared, config):
@@ -283,7 +306,7 @@ def test_early_stopping_keeps_the_best_epoch(prepared, config):
     assert state.best_epoch == seen[best].epoch
     assert [event.best for event in seen] == [value > max(values[:n], default=-1) for n, value in enumerate(values)]
     assert all(torch.equal(tensor, weights[state.best_epoch][name]) for name, tensor in state.model.state_dict().items())
-    assert training.validate(state.model, data, wild.evaluate)["mrr"] == values[best]
+    assert training.validate(state.model, data, wild.evaluate)[0]["mrr"] == values[best]
 
 
 def test_a_loss_that_is_no_number_moves_nothing(prepared, config):
@@ -300,7 +323,7 @@ def test_a_loss_that_is_no_number_moves_nothing(prepared, config):
     assert before[2] == after[2]
     with torch.no_grad():
         state.model.log_scale.fill_(0.0)
-    assert np.isfinite(training.validate(state.model, data, config.evaluate)["mrr"])  # no table is left half gathered
+    assert np.isfinite(training.validate(state.model, data, config.evaluate)[0]["mrr"])  # no table is left half gathered
     assert np.isfinite(next(training.steps(state, data, config.train)).loss)
 
 
@@ -373,7 +396,7 @@ def test_a_rate_of_one_side_is_that_of_its_tower_alone(prepared, config, name, s
 def test_in_half_precision_as_much_is_learnt_and_weights_stay_whole(prepared, config):
     data = training.data_of(prepared, config.train, config.evaluate)
     half, _ = run(prepared, changed(config, train={"precision": "bfloat16"}))
-    found = [training.validate(state.model, data, config.evaluate)["mrr"] for state in (half, run(prepared, config)[0])]
+    found = [training.validate(state.model, data, config.evaluate)[0]["mrr"] for state in (half, run(prepared, config)[0])]
     assert found[0] > found[1] - 0.02 > 0.8
     assert {tensor.dtype for tensor in half.model.state_dict().values() if tensor.is_floating_point()} == {torch.float32}
 
@@ -534,7 +557,7 @@ def test_items_without_words_learn_too(prepared, config, world, tmp_path):
     plain = changed(config, model={"dimensions": 32, "body": "none", "hidden": (256,), "dropout": 0.0}, train={"epochs": 8, "patience": 0})
     made = prepare(open_source(pairs, "pairs"), open_source(bare, "items"), plain.schema, plain.split, tmp_path)
     state, _ = run(made, plain)
-    assert training.validate(state.model, training.data_of(made, plain.train, plain.evaluate), plain.evaluate)["mrr"] > 0.88
+    assert training.validate(state.model, training.data_of(made, plain.train, plain.evaluate), plain.evaluate)[0]["mrr"] > 0.88
     totals = state.moments["item.layers.0.table"]["squares"][2:]
     assert totals.max() < 1e4 * totals.median()  # no row is frozen by a first gradient without bound
 

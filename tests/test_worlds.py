@@ -70,7 +70,7 @@ def learnt(rows, config, folder):
     model = build(prepared.encoder, chosen.model, chosen.train.seed)
     state, losses = training.start(model, data, chosen.train), []
     training.fit(state, data, chosen.train, chosen.evaluate, report=lambda e: losses.append(e.loss) if isinstance(e, training.Step) else None)
-    return training.validate(model, data, chosen.evaluate)["hit@1"], np.mean(np.reshape(losses, (chosen.train.epochs, -1)), axis=1)
+    return training.validate(model, data, chosen.evaluate)[0]["hit@1"], np.mean(np.reshape(losses, (chosen.train.epochs, -1)), axis=1)
 
 
 # --- histories ----------------------------------------------------------------------------------------------------

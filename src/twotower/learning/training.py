@@ -27,6 +27,7 @@ from twotower.data.splits import TRAIN, VALIDATION
 from twotower.errors import DataError
 from twotower.learning.checkpoints import HISTORY, TrainState, resume, save
 from twotower.learning.evaluation import Cases, cases, dot_scorer, left_out, measure, rank, sample
+from twotower.learning.health import collapse
 from twotower.learning.moving import ADVICE, Gathered, dense_rates, moments_of, move, rate_of
 from twotower.learning.options import EvaluateOptions, TrainOptions
 from twotower.learning.reader import Material, Ready, ahead, on, read
@@ -76,6 +77,7 @@ class Validation(NamedTuple):
     select: str  # the metric that decides
     best: bool
     seconds: float
+    fault: str = ""  # a sentence, where the towers tell nothing apart
 
 
 def data_of(prepared: Prepared, train: TrainOptions, options: EvaluateOptions) -> Data:
@@ -208,8 +210,8 @@ def _refuse(state: TrainState, ready: Ready, each: Tensor) -> NoReturn:
     raise DataError(f"the loss of step {state.step + 1} is no number {named}; nothing was changed by this step. {ADVICE}")
 
 
-def validate(model: TwoTower, data: Data, options: EvaluateOptions) -> dict[str, float]:
-    """The metrics of the validation cases over the whole catalogue."""
+def validate(model: TwoTower, data: Data, options: EvaluateOptions) -> tuple[dict[str, float], str]:
+    """The metrics of the validation cases over the whole catalogue, and what is wrong with the vectors, if anything is."""
     asked = data.validation
     material = data.material
     columns = material.columns
@@ -217,7 +219,7 @@ def validate(model: TwoTower, data: Data, options: EvaluateOptions) -> dict[str,
     parts = blocks(data.encoder, columns["query"], asked, data.before_validation, material.reading, items)
     queries = encoded(asked, model.dimensions, parts, lambda columns: model.encode("query", columns).numpy())
     ranks = rank(dot_scorer(queries, items), asked.relevant, asked.excluded, per=options.per, n_items=data.n_items)
-    return {name: float(values.mean()) for name, values in measure(ranks, (*options.metrics, options.select)).items()}
+    return {name: float(values.mean()) for name, values in measure(ranks, (*options.metrics, options.select)).items()}, collapse(queries, items)
 
 
 def fit(
@@ -264,11 +266,11 @@ def fit(
 
 def _look(state: TrainState, data: Data, options: EvaluateOptions) -> Validation:
     begun = time.perf_counter()
-    metrics = validate(state.model, data, options)
+    metrics, fault = validate(state.model, data, options)
     better = metrics[options.select] > state.best
     if better:
         state.best, state.best_epoch, state.since_best = metrics[options.select], state.epoch, 0
         state.best_weights = {name: tensor.detach().clone() for name, tensor in distinct(state.model)[0].items()}
     else:
         state.since_best += 1
-    return Validation(state.epoch, metrics, options.select, better, time.perf_counter() - begun)
+    return Validation(state.epoch, metrics, options.select, better, time.perf_counter() - begun, fault)

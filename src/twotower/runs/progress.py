@@ -103,7 +103,8 @@ class _Seen:
 
 def _validated(told: Validation, seen: _Seen) -> str:
     figure = f"validation {told.select} {told.metrics[told.select]:.3f}" + (" (best)" if told.best else "")
-    return f"epoch {told.epoch}  loss {seen.loss:.3f}  {figure}  {seen.speed}"
+    line = f"epoch {told.epoch}  loss {seen.loss:.3f}  {figure}  {seen.speed}"
+    return f"{line}\n  {told.fault}" if told.fault else line
 
 
 def _bars(bars: Bars) -> tuple[Callable[[str], None], Callable[[Step | Validation], None]]:
