@@ -407,9 +407,10 @@ def test_correcting_the_positive_changes_what_is_learnt(prepared, config):
 
 
 def test_no_option_is_forgotten_here(config):
-    """Patience and the rest have tests of their own, here, in test_blockwise.py or in test_worlds.py."""
+    """Patience and the rest have tests of their own, here, in test_blockwise.py, test_caching.py or test_worlds.py."""
     elsewhere = {
         "checkpoint_minutes",
+        "chunk_size",
         "correct_positive",
         "patience",
         "non_matches",

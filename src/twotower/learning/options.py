@@ -20,8 +20,9 @@ class TrainOptions(LossOptions, NegativesOptions):
     learning_rate: of everything but tables; table_learning_rate: of tables; pretrained_learning_rate: of the weights of an encoder
     that is tuned. query_rate, item_rate: what all rates of one tower are multiplied by. warmup: the share of all moves in which
     the rates rise; schedule: how they fall afterwards, to a fiftieth. accumulate: batches before one move, by the gradient of all their
-    pairs; each has its own candidates. clip_norm: the most that the whole gradient may measure, 0 for any. table_optimizer: row-wise;
-    only rows that a step touches move, or are remembered anew. weight_decay: of matrices; tables do not decay.
+    pairs; each has its own candidates. chunk_size: rows of a tower encoded at once, 0 for all: the loss is of the whole batch, the memory
+    that of a chunk, and every chunk is encoded twice (Gao et al. 2021). clip_norm: the most that the whole gradient may measure, 0 for
+    any. table_optimizer: row-wise; only rows that a step touches move, or are remembered anew. weight_decay: of matrices; tables do not decay.
     precision: of the towers' arithmetic in training; bfloat16 halves the time of large networks where the machine has
     instructions for it, and weights, scores and the loss stay float32, but for its matrix products. patience: validations without a
     better metric before it stops, 0 for never. checkpoint_minutes: between two checkpoints.
@@ -42,6 +43,7 @@ class TrainOptions(LossOptions, NegativesOptions):
     warmup: Annotated[float, Ge(0), Lt(1)] = 0.05
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     accumulate: Annotated[int, Ge(1)] = 1
+    chunk_size: Annotated[int, Ge(0)] = 0
     clip_norm: Annotated[float, Ge(0)] = 0.0
     precision: Literal["float32", "bfloat16"] = "float32"
     patience: Annotated[int, Ge(0)] = 2

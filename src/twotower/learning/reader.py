@@ -61,6 +61,7 @@ class Ready(NamedTuple):
     batch: Batch
     query: Inputs  # histories left out
     item: Inputs  # of the candidates, and of what histories need beside them
+    items: int  # rows of that
     candidates: Tensor | None  # int64 [c]: where the candidates stand in these rows; None where they are all of them
     history: Views | None
     seed: int  # of what is drawn in the step itself, as dropout is
@@ -82,6 +83,7 @@ def _ready(part: BatchDraft, material: Material, options: TrainOptions, generato
         batch,
         {name: tensors(column) for name, column in take_rows(columns, batch.query_rows).items()},
         {name: tensors(column) for name, column in take_rows(material.columns["item"], item_rows).items()},
+        len(item_rows),
         None if len(item_rows) == len(batch.item_rows) else torch.as_tensor(places(item_rows, batch.item_rows)),
         history,
         int(generator.integers(1 << 62)),

@@ -25,6 +25,7 @@ from twotower.data.histories import Histories
 from twotower.data.prepared import Log, Prepared
 from twotower.data.splits import TRAIN, VALIDATION
 from twotower.errors import DataError
+from twotower.learning.caching import Encoded
 from twotower.learning.checkpoints import HISTORY, TrainState, resume, save
 from twotower.learning.evaluation import Cases, cases, dot_scorer, left_out, measure, rank, sample
 from twotower.learning.health import collapse
@@ -168,7 +169,6 @@ def learn(state: TrainState, group: Sequence[Ready], options: TrainOptions, rate
     total = weight = torch.zeros((), device=model.device)
     with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []):
         for ready in group:
-            torch.manual_seed(ready.seed)  # dropout, too, is a function of the step
             lost, own = _differentiate(state, ready, options, gathered)
             total, weight = total + lost, weight + own
     move(state, gathered, weight, options, rate)
@@ -183,18 +183,19 @@ def _differentiate(state: TrainState, ready: Ready, options: TrainOptions, gathe
         query[ready.history.name] = ready.history.input(model.device)
     looked_up = model.gather(query, item)
     try:
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=options.precision == "bfloat16"):
-            items = model.item(item)
-            if ready.history is not None and ready.history.by_vector:
-                query[ready.history.name] = ready.history.input(model.device, items)
-            queries = model.query(query)
-        candidates = items if ready.candidates is None else items[ready.candidates.to(model.device)]
-        lost = model.loss(Vectors(queries.float(), candidates.float()), batch, options, half=options.precision == "bfloat16")
+        items = Encoded(model, "item", item, ready.items, options, ready.seed)
+        if ready.history is not None and ready.history.by_vector:
+            query[ready.history.name] = ready.history.input(model.device, items.vectors)
+        queries = Encoded(model, "query", query, len(batch.query_rows), options, ready.seed + ready.items)
+        candidates = items.vectors if ready.candidates is None else items.vectors[ready.candidates.to(model.device)]
+        lost = model.loss(Vectors(queries.vectors, candidates), batch, options, half=options.precision == "bfloat16")
         if not torch.isfinite(lost.mean):
             _refuse(state, ready, lost.each)
         weight = torch.as_tensor(batch.positives.weights).sum().to(model.device)
         total = lost.mean * weight
         total.backward()  # type: ignore[no-untyped-call]
+        queries.backward()  # first: a history may read the vectors of the items
+        items.backward()
         gathered.add(looked_up)
         return total.detach(), weight
     finally:

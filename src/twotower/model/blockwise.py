@@ -82,7 +82,8 @@ class _Blockwise(torch.autograd.Function):
                 for_queries[start:end] = gradient @ items
                 for_items.addmm_(gradient.T, scaled[start:end])
         # The scale multiplies the queries, so that its gradient is theirs along them.
-        ctx.save_for_backward(for_queries * scale, for_items, (for_queries * queries).sum())
+        for_scale = (for_queries * queries).sum()
+        ctx.save_for_backward(for_queries.mul_(scale), for_items, for_scale)
         ctx.mark_non_differentiable(each)
         return (each * factors).sum(), each
 

@@ -65,7 +65,9 @@ def peak_memory(prepared: Prepared, model: ModelOptions, train: TrainOptions) ->
     longest = max([_mean_length(column) for side in SIDES for column in prepared.columns[side].values()], default=1.0)
     longest = max(longest, _longest_history(prepared))
     more = {"in_batch": 0, "full": prepared.n_items}.get(train.negatives, train.draws)  # candidates beside the batch's own
-    batch = 6 * (train.batch_size + more) * model.dimensions * FLOAT * max(1, math.ceil(longest))
+    rows = train.batch_size + more
+    batch = 6 * min(train.chunk_size or rows, rows) * model.dimensions * FLOAT * max(1, math.ceil(longest))
+    batch += 2 * 2 * rows * model.dimensions * FLOAT if train.chunk_size else 0  # the vectors of either side and their gradients
     catalogue = prepared.n_items * model.dimensions * FLOAT
     # The weights, the best of them so far, and a checkpoint on its way to the disk, which is mapped rather than copied.
     moments = tables if train.table_optimizer == "adam" else tables // model.dimensions
@@ -91,7 +93,7 @@ def enough_memory(prepared: Prepared, model: ModelOptions, train: TrainOptions) 
     worded = {f"{side} {feature_name(feature)}" for side in SIDES for feature in prepared.encoder.features[side] if isinstance(feature, Text)}
     raise ConfigError(
         f"training needs about {needed / 1e9:,.1f} GB and {free / 1e9:,.1f} GB are free; the largest table is that of {name}, {size / 1e9:,.1f} GB. "
-        f"Lower [model] dimensions or [train] batch_size, or {'lower the `buckets`' if name in worded else 'raise the `minimum`'} of that feature."
+        f"Lower [model] dimensions, [train] batch_size or chunk_size, or {'lower the `buckets`' if name in worded else 'raise the `minimum`'} of that feature."
     )
 
 

@@ -1,0 +1,73 @@
+"""A side of a batch encoded some rows at a time: vectors first, their gradients later.
+
+In one part, what the tower computed is kept for its gradients. In several, nothing is: each part is encoded again when the gradients of
+its vectors are known (gradient caching, Gao et al. 2021), so that memory is that of a part and the loss still that of the whole batch.
+What a tower draws, as dropout does, is drawn anew from the seed of the part, and so the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor
+
+from twotower.data.schema import Side
+from twotower.learning.options import TrainOptions
+from twotower.model.layers import Bag, Input, Prefixes
+from twotower.model.towers import TwoTower
+
+
+class Encoded:
+    """The vectors [n, d] of n rows of a side, as a leaf that collects gradients."""
+
+    def __init__(self, model: TwoTower, side: Side, columns: Mapping[str, Input], rows: int, options: TrainOptions, seed: int) -> None:
+        self._model, self._side, self._columns, self._half = model, side, columns, options.precision == "bfloat16"
+        size = options.chunk_size or rows
+        self._spans = [(start, min(start + size, rows)) for start in range(0, rows, max(1, size))]
+        self._seed = seed
+        self._kept = self._part(0) if len(self._spans) == 1 else None
+        if self._kept is not None:
+            self.vectors = self._kept.detach().float().requires_grad_()
+            return
+        self.vectors = torch.empty(rows, model.dimensions, device=model.device)
+        with torch.no_grad():
+            for number, (start, end) in enumerate(self._spans):
+                self.vectors[start:end] = self._part(number)
+        self.vectors.requires_grad_()
+
+    def _part(self, number: int) -> Tensor:
+        torch.manual_seed((self._seed + number) % (1 << 63))
+        start, end = self._spans[number]
+        columns = self._columns if len(self._spans) == 1 else {name: part(column, start, end) for name, column in self._columns.items()}
+        # A context of its own: within one, weights that were cast without gradients would be kept so for the second time.
+        with torch.autocast(self._model.device.type, torch.bfloat16, enabled=self._half):
+            vectors: Tensor = self._model.tower(self._side)(columns)
+        return vectors
+
+    def backward(self) -> None:
+        """Turn the gradients of the vectors into those of the weights, added to what is there."""
+        gradient = self.vectors.grad
+        assert gradient is not None
+        for number, (start, end) in enumerate(self._spans):
+            vectors = self._part(number) if self._kept is None else self._kept
+            vectors.backward(gradient[start:end].to(vectors.dtype))  # type: ignore[no-untyped-call]
+
+
+def part(column: Input, start: int, end: int) -> Input:
+    """The rows of a column from start to before end. Of rows that are beginnings, the longer ones come along that they begin."""
+    if isinstance(column, Tensor):
+        return column[start:end]
+    if isinstance(column, Bag):
+        first, last = (int(column.offsets[place]) for place in (start, end))
+        return Bag(column.values[first:last], column.offsets[start : end + 1] - first, column.source)
+    needed, rows = torch.unique(column.rows[start:end], return_inverse=True)
+    return Prefixes(_chosen(column.bag, needed), rows, column.cuts[start:end])
+
+
+def _chosen(bag: Bag, rows: Tensor) -> Bag:
+    lengths = bag.offsets.diff()[rows]
+    offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+    places = torch.repeat_interleave(bag.offsets[rows] - offsets[:-1], lengths) + torch.arange(int(offsets[-1]), device=lengths.device)
+    return Bag(bag.values[places], offsets, bag.source)
