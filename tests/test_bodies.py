@@ -11,7 +11,7 @@ from twotower.data.features import Number
 from twotower.errors import ConfigError
 from twotower.model.bodies import BODIES, custom
 from twotower.model.options import ModelOptions
-from twotower.model.towers import build
+from twotower.model.towers import build, shown
 
 N, F, D = 6, 3, 8
 
@@ -208,3 +208,17 @@ def test_custom_bodies_are_passed_by_side():
     for missing in (None, {"item": Last}):
         with pytest.raises(ConfigError, match="which only Python can pass"):
             build(encoder(), options(body="custom"), bodies=missing)
+
+
+def test_a_training_step_hides_features_but_never_all_of_a_row():
+    seen = shown(2000, 3, 0.4, torch.device("cpu"))
+    assert 0.36 < 1 - seen.float().mean() < 0.4  # a little less than asked, since the last one stays
+    assert shown(2000, 3, 0.95, torch.device("cpu")).any(1).all()
+    model, plain = (build(encoder(), options(feature_dropout=value)).query for value in (0.5, 0.0))
+    columns = {name: torch.randn(50, 2) for name in plain.names}
+    hidden = (~torch.isclose(model(columns), plain(columns)).all(1)).float().mean()
+    assert 0.3 < hidden < 0.7
+    assert torch.equal(model.eval()(columns), plain(columns))
+    build(encoder(query=1), options(feature_dropout=0.5))
+    with pytest.raises(ConfigError, match="feature_dropout hides some features"):
+        build(encoder(query=1, item=1), options(feature_dropout=0.5))

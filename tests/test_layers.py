@@ -11,7 +11,7 @@ from twotower.errors import ConfigError
 from twotower.model.layers import LAYERS, Bag, Place, Prefixes, Table, tensors, text_table
 from twotower.model.layers.history import POOLS
 from twotower.model.layers.measures import Head
-from twotower.model.layers.text import HashedText
+from twotower.model.layers.text import HashedText, thinned
 from twotower.model.optimizers import dense_optimizer
 
 TEXTS = ["red shoe", "blue shoe", "red hat of wool", "green"]
@@ -508,3 +508,15 @@ def test_heads_must_divide_the_width():
         LAYERS["history"](History(pool="transformer", heads=3), {}, place(8))
     with pytest.raises(ConfigError, match='no feature of type "id"'):
         LAYERS["history"](History(items="ids"), {}, place(8))
+
+
+def test_word_dropout_leaves_out_its_share_of_each_text_in_training_only(text):
+    torch.manual_seed(3)
+    kept = thinned(Bag(torch.arange(10_000), torch.arange(0, 10_001, 100)), 0.3)
+    assert 0.68 < len(kept.values) / 10_000 < 0.72
+    for row in range(100):  # each value still in its own text
+        assert (kept.values[kept.offsets[row] : kept.offsets[row + 1]] // 100 == row).all()
+    feature, state, plain = text
+    column, layer = bag(feature, state, TEXTS), HashedText(plain.table, 0.5)
+    assert not torch.allclose(layer(column), plain(column))
+    assert torch.equal(layer.eval()(column), plain(column))

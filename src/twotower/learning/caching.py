@@ -8,7 +8,6 @@ What a tower draws, as dropout does, is drawn anew from the seed of the part, an
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import nullcontext
 
 import torch
 from torch import Tensor

@@ -87,8 +87,9 @@ class ModelOptions:
     loss; learned from there unless learn_temperature is off. body: what follows the features of a side: `none`, their sum;
     `linear`; an `mlp`; `residual` blocks; a `cross` network; or `custom`, a module passed from Python. hidden: the widths of the
     mlp, or of each residual block. depth: the number of residual blocks or crosses. norm: `layer` or `none`, before a body.
-    dropout: in the body. shared_tables: text features of both sides that hash alike read one table. shared_body: both sides use
-    one body, which needs as many features on each, but for `residual` blocks.
+    dropout: in the body. feature_dropout: the chance of each feature of a row to be hidden from a training step, so that it
+    says nothing; one of them always stays. shared_tables: text features of both sides that hash alike read one table.
+    shared_body: both sides use one body, which needs as many features on each, but for `residual` blocks.
     """
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
@@ -102,6 +103,7 @@ class ModelOptions:
     depth: Annotated[int, Ge(1), Le(64)] = 1
     norm: Literal["layer", "none"] = "layer"
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
+    feature_dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
     shared_tables: bool = True
     shared_body: bool = False
 

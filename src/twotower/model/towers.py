@@ -39,18 +39,22 @@ def unit(vectors: Tensor) -> Tensor:
 class Tower(nn.Module):
     """The network of one side: encoded columns of n rows -> vectors [n, d]."""
 
-    def __init__(self, layers: Mapping[str, Layer], body: nn.Module, similarity: str) -> None:
+    def __init__(self, layers: Mapping[str, Layer], body: nn.Module, similarity: str, feature_dropout: float = 0.0) -> None:
         super().__init__()
         self.names = tuple(layers)
         self.layers = nn.ModuleList(layers.values())
         self.gains = nn.Parameter(torch.ones(len(layers)))
         self.body = body
         self.similarity = similarity
+        self.feature_dropout = feature_dropout
 
     def forward(self, columns: Mapping[str, Input]) -> Tensor:
         """Columns by name -> [n, d]; of unit length where the similarity is cosine."""
         parts = [layer(columns[name]) * gain for name, layer, gain in zip(self.names, self.layers, self.gains, strict=True)]
-        vectors: Tensor = self.body(torch.stack(parts, dim=1))
+        seen = torch.stack(parts, dim=1)
+        if self.training and self.feature_dropout:
+            seen = seen * shown(len(seen), len(self.names), self.feature_dropout, seen.device).unsqueeze(2)
+        vectors: Tensor = self.body(seen)
         return unit(vectors) if self.similarity == "cosine" else vectors
 
     def lookups(self, columns: Mapping[str, Input]) -> Iterator[tuple[Table, Tensor]]:
@@ -60,6 +64,12 @@ class Tower(nn.Module):
             # A history of item vectors is there only once the items are encoded, and asks no table.
             for table, ids in layer.lookups(columns[name]) if name in columns else ():
                 yield table, ids.reshape(-1)
+
+
+def shown(rows: int, features: int, dropout: float, device: torch.device) -> Tensor:
+    """Which features bool [n, f] of each row a training step shows: each is hidden with this probability, but never the last one."""
+    drawn = torch.rand(rows, features, device=device)
+    return (drawn >= dropout) | (drawn == drawn.amax(1, keepdim=True))
 
 
 class Vectors(NamedTuple):
@@ -155,7 +165,9 @@ def build(encoder: Encoder, options: ModelOptions, seed: int = 0, bodies: Mappin
             if options.shared_body and towers and options.body != "residual" and len(layers) != len(towers["item"].names):
                 raise ConfigError("[model] shared_body needs as many features on the query side as on the item side")
             body = towers["item"].body if options.shared_body and towers else _body(side, len(layers), options, bodies)
-            towers[side] = Tower(layers, body, options.similarity)
+            towers[side] = Tower(layers, body, options.similarity, options.feature_dropout)
+        if options.feature_dropout and max(len(tower.names) for tower in towers.values()) < 2:
+            raise ConfigError("[model] feature_dropout hides some features of a row: it needs a side with two or more. Set it to 0, or add features")
         return TwoTower(towers["query"], towers["item"], options)
 
 

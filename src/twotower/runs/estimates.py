@@ -91,9 +91,10 @@ def enough_memory(prepared: Prepared, model: ModelOptions, train: TrainOptions) 
         return
     name, size = max(table_bytes(prepared, model.dimensions).items(), key=lambda entry: entry[1], default=("none", 0))
     worded = {f"{side} {feature_name(feature)}" for side in SIDES for feature in prepared.encoder.features[side] if isinstance(feature, Text)}
+    smaller = "lower the `buckets`" if name in worded else "raise the `minimum`"
     raise ConfigError(
         f"training needs about {needed / 1e9:,.1f} GB and {free / 1e9:,.1f} GB are free; the largest table is that of {name}, {size / 1e9:,.1f} GB. "
-        f"Lower [model] dimensions, [train] batch_size or chunk_size, or {'lower the `buckets`' if name in worded else 'raise the `minimum`'} of that feature."
+        f"Lower [model] dimensions, [train] batch_size or chunk_size, or {smaller} of that feature."
     )
 
 

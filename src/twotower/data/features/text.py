@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
-from annotated_types import Ge, Le
+from annotated_types import Ge, Le, Lt
 
 from twotower.data.columns import Array, Column, Ragged, distinct, lengths_of, row_count
 from twotower.data.features.feature import Form, Part, State
@@ -23,6 +23,7 @@ class Text:
     words: how many words of a text are read. pieces: the lengths of the letter pieces cut from each word, its two ends
     marked. buckets: what they are hashed into (Weinberger et al. 2009; pieces as in Bojanowski et al. 2017): a quarter holds
     words, a quarter word pairs, the rest pieces. A bucket takes 4 bytes; one that training texts touch, a row of the table.
+    dropout: the share of what a text says, words, pairs and pieces alike, that a training step leaves out.
     """
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
@@ -36,6 +37,7 @@ class Text:
     pairs: bool = True
     pieces: tuple[Annotated[int, Ge(1), Le(12)], ...] = (3, 4, 5)
     buckets: Annotated[int, Ge(64), Le(1 << 26)] = 1 << 20
+    dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
 
     def normalise(self, column: pa.Array) -> pa.Array:
         return to_text(column, exact=False)

@@ -80,7 +80,7 @@ def _head(feature: Any, state: State, place: Place) -> Layer:
 def _hashed_text(feature: Any, state: State, place: Place) -> Layer:
     table = place.tables[place.texts + table_name(feature)]
     assert isinstance(table, TextTable)
-    return HashedText(table)
+    return HashedText(table, feature.dropout)
 
 
 def _pieces(feature: Any, state: State, place: Place) -> Layer:

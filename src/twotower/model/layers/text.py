@@ -41,9 +41,10 @@ class HashedText(Layer):
     estimates a tf-idf cosine: a random projection (Johnson and Lindenstrauss 1984). Training moves on from there.
     """
 
-    def __init__(self, table: TextTable) -> None:
+    def __init__(self, table: TextTable, dropout: float = 0.0) -> None:
         super().__init__()
         self.table = table
+        self.dropout = dropout
 
     def lookups(self, column: Input) -> Iterator[tuple[Table, Tensor]]:
         assert isinstance(column, Bag)
@@ -61,11 +62,20 @@ class HashedText(Layer):
             weights = _chosen(self.table.scale, ids)  # [n, l]; the scale of padding is 0
             pooled = (functional.embedding(ids, self.table.weight) * weights.unsqueeze(-1)).sum(1)
             return pooled * torch.rsqrt(weights.square().sum(1, keepdim=True).clamp(min=1e-12))
+        if self.training and self.dropout:
+            column = thinned(column, self.dropout)
         rows, positions = self.table.rows(self.ids(column.values))
         # Scaling the few rows instead of every occurrence: a weighted bag is twice as slow.
         scale = self.table.scale if self.table.touched is None else self.table.scale[self.table.touched]
         pooled = summed(positions, rows * scale.unsqueeze(1), column.offsets)
         return pooled * torch.rsqrt(summed(positions, scale.square().unsqueeze(1), column.offsets).clamp(min=1e-12))
+
+
+def thinned(column: Bag, dropout: float) -> Bag:
+    """The same rows without some of their values, each left out with this probability."""
+    kept = torch.rand(len(column.values), device=column.values.device) >= dropout
+    before = torch.cat([column.offsets.new_zeros(1), kept.cumsum(0)])
+    return Bag(column.values[kept], before[column.offsets], column.source)
 
 
 def _chosen(values: Tensor, places: Tensor) -> Tensor:
