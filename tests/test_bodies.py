@@ -217,7 +217,7 @@ def test_a_training_step_hides_features_but_never_all_of_a_row():
     model, plain = (build(encoder(), options(feature_dropout=value)).query for value in (0.5, 0.0))
     columns = {name: torch.randn(50, 2) for name in plain.names}
     hidden = (~torch.isclose(model(columns), plain(columns)).all(1)).float().mean()
-    assert 0.3 < hidden < 0.7
+    assert 0.6 < hidden < 0.9
     assert torch.equal(model.eval()(columns), plain(columns))
     build(encoder(query=1), options(feature_dropout=0.5))
     with pytest.raises(ConfigError, match="feature_dropout hides some features"):

@@ -350,7 +350,7 @@ OTHER = {
     "model": {
         "dimensions": 8, "similarity": "dot", "temperature": 0.2, "learn_temperature": False, "body": "none", "hidden": (8,), "depth": 2,
         "norm": "none", "dropout": 0.0,
-        "shared_tables": False, "shared_body": True,
+        "shared_tables": False, "shared_body": True, "feature_dropout": 0.5,
     },
     "train": {
         "epochs": 1, "batch_size": 32, "together": 2, "correction": True, "learning_rate": 1e-2, "table_learning_rate": 0.01,
