@@ -109,6 +109,8 @@ FLOORS = [
         "learning.caching",
         "learning.moving",
         "learning.training",
+        "learning.factors",
+        "learning.warming",
     ],
     ["bundle.graphs", "bundle.layout", "bundle.asking", "bundle.memory", "bundle.retriever", "bundle"],
     ["config"],
@@ -153,6 +155,7 @@ TORCH |= {
     "learning.caching",
     "learning.moving",
     "learning.training",
+    "learning.warming",
     "exports",
 }
 LOOK_UP = ["bundle.graphs", "bundle.layout", "bundle.retriever", "bundle", "config", "search.index", "search.lexical", "data.encoder", "app.cli"]

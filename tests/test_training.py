@@ -407,7 +407,7 @@ def test_correcting_the_positive_changes_what_is_learnt(prepared, config):
 
 
 def test_no_option_is_forgotten_here(config):
-    """Patience and the rest have tests of their own, here, in test_blockwise.py, test_caching.py or test_worlds.py."""
+    """Patience and the rest have tests of their own, here, in test_blockwise.py, test_caching.py, test_warming.py or test_worlds.py."""
     elsewhere = {
         "checkpoint_minutes",
         "chunk_size",
@@ -418,6 +418,8 @@ def test_no_option_is_forgotten_here(config):
         "negatives",
         "draws",
         "power",
+        "warm_start",
+        "warm_epochs",
     } | set(vars(LossOptions()))
     told = {"model": set(), "train": elsewhere}
     for block, elsewhere in told.items():

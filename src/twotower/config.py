@@ -18,9 +18,9 @@ from typing import Annotated, Any, ClassVar, Literal, get_args, get_type_hints
 from annotated_types import Ge
 
 from twotower.bundle.retriever import SearchOptions
-from twotower.data.features import FEATURES, History, Pretrained
+from twotower.data.features import FEATURES, History, Id, Pretrained
 from twotower.data.pretrained import placed
-from twotower.data.schema import SIDES, ItemSide, PairColumns, QuerySide, Schema
+from twotower.data.schema import SIDES, ItemSide, PairColumns, QuerySide, Schema, read_alike
 from twotower.data.sources.databases import SqlOptions
 from twotower.data.splits import SplitOptions
 from twotower.errors import ConfigError, choices
@@ -93,6 +93,7 @@ class Config:
         self.train.check()
         self.evaluate.check()
         self._check_loss()
+        self._check_warm_start()
         worded = {side: any(feature.worded for feature in self.schema.features(side)) for side in SIDES}
         tuned = any(isinstance(f, Pretrained) and f.tune for side in SIDES for f in self.schema.features(side))
         if self.train.pretrained_learning_rate != TrainOptions.pretrained_learning_rate and not tuned:
@@ -124,6 +125,29 @@ class Config:
             raise ConfigError('[train] together deals pairs to batches by key, and pool = "transformer" brings them together already. Leave it out.')
         if any(width >= self.model.dimensions for width in self.train.widths):
             raise ConfigError(f"[train] widths are beginnings of the vectors, so below [model] dimensions = {self.model.dimensions}")
+
+    def _check_warm_start(self) -> None:
+        """Raise ConfigError for a warm start that would change nothing."""
+        named = f'[train] warm_start = "{self.train.warm_start}"'
+        items, queries = self.item.features, self.query.features
+        if self.train.warm_start == "factors":
+            ids = {side: [f for f in self.schema.features(side) if isinstance(f, Id) and f.type == "id"][:1] for side in SIDES}
+            history = [feature for feature in queries if isinstance(feature, History)]
+            if not ids["item"] or not (ids["query"] or history):
+                raise ConfigError(f'{named} starts ids: it needs a feature of type "id" on the item side, and one or a history on the query side')
+            if any(feature.pool == "transformer" for feature in history):
+                raise ConfigError(f'{named} starts from the mean of a history, and pool = "transformer" makes something else of it. Leave it out.')
+            if self.model.body == "mlp":
+                raise ConfigError(f'{named} starts from the sum of the features, and [model] body = "mlp" makes something else of it. Leave it out.')
+            if not history and ids["query"][0].table is not None and ids["query"][0].table == ids["item"][0].table:
+                raise ConfigError(f"{named} gives ids of queries and of items vectors of their own, and both share a table. Leave one out.")
+        if self.train.warm_start == "catalogue":
+            columns = {feature.column for feature in items if feature.worded}
+            if len(columns) < 2 or not any(read_alike(asks, told) for asks in queries for told in items):
+                raise ConfigError(
+                    f"{named} finds items by their texts, one of which the query side reads instead: it needs two texts of the items, "
+                    'and a feature of [query] that reads words alike: "text" hashed alike, "pieces" of one table, or "pretrained" with tune = true'
+                )
 
 
 def read(path: Path, settings: Sequence[str] = ()) -> Config:

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Gt
 
-from twotower.data.features import Feature, FeatureOptions, Pieces
+from twotower.data.features import Feature, FeatureOptions, Pieces, Pretrained, Text
 from twotower.data.quantities import moment, span
 from twotower.errors import ConfigError
 
@@ -172,3 +172,14 @@ class Schema:
 def feature_name(feature: Feature) -> str:
     """The name of a feature's encoded column: unique on its side, since a column may be read in several ways."""
     return f"{feature.column}:{feature.type}"
+
+
+def read_alike(one: FeatureOptions, other: FeatureOptions) -> bool:
+    """Whether two features make the same of a text, so that a layer of the one can read what the other encodes."""
+    if isinstance(one, Text) and isinstance(other, Text):
+        return (one.buckets, one.pairs, one.pieces) == (other.buckets, other.pairs, other.pieces)
+    if isinstance(one, Pieces) and isinstance(other, Pieces):
+        return one.table is not None and one.table == other.table
+    if isinstance(one, Pretrained) and isinstance(other, Pretrained):
+        return one.tune and other.tune and (one.folder, one.window) == (other.folder, other.window)
+    return False

@@ -25,7 +25,9 @@ class TrainOptions(LossOptions, NegativesOptions):
     any. table_optimizer: row-wise; only rows that a step touches move, or are remembered anew. weight_decay: of matrices; tables do not decay.
     precision: of the towers' arithmetic in training; bfloat16 halves the time of large networks where the machine has
     instructions for it, and weights, scores and the loss stay float32, but for its matrix products. patience: validations without a
-    better metric before it stops, 0 for never. checkpoint_minutes: between two checkpoints.
+    better metric before it stops, 0 for never. checkpoint_minutes: between two checkpoints. warm_start: what the towers know before the
+    first step: nothing; the `factors` of the training log, as ids; or the words of the `catalogue`, in which items are found by one
+    of their texts without it, for warm_epochs.
     """
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
@@ -48,12 +50,16 @@ class TrainOptions(LossOptions, NegativesOptions):
     precision: Literal["float32", "bfloat16"] = "float32"
     patience: Annotated[int, Ge(0)] = 2
     checkpoint_minutes: Annotated[float, Gt(0)] = 1.0
+    warm_start: Literal["none", "factors", "catalogue"] = "none"
+    warm_epochs: Annotated[int, Ge(1)] = 3
     seed: Annotated[int, Ge(0)] = 0
 
     def check(self) -> None:
         """Raise ConfigError for an option that would have no effect."""
         LossOptions.check(self)
         NegativesOptions.check(self)
+        if self.warm_start != "catalogue" and self.warm_epochs != TrainOptions.warm_epochs:
+            raise ConfigError(f'[train] warm_start = "{self.warm_start}" reads no catalogue, and warm_epochs says how often. Leave it out.')
 
 
 @dataclass(frozen=True, kw_only=True)

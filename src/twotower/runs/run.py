@@ -226,7 +226,7 @@ def _begun(prepared: Prepared, chosen: Config, bodies: Mapping[Side, Custom] | N
 
 
 def _train(sources: Sources, chosen: Config, folder: Path, resume: bool, progress: Progress, bodies: Mapping[Side, Custom] | None) -> Run:
-    from twotower.learning import training
+    from twotower.learning import training, warming
 
     prepared = _prepared(sources, chosen, folder.parent / "prepared", progress)
     if resume and files.read_json(folder / "prepared.json")["folder"] != prepared.folder.name:
@@ -240,9 +240,12 @@ def _train(sources: Sources, chosen: Config, folder: Path, resume: bool, progres
     files.write_json(folder / "prepared.json", prepared.report | {"folder": prepared.folder.name})
     if resume:
         training.resume(state, folder)
-    progress.stage(training.described(data))
     with _interrupts() as asked:
-        finished = training.fit(state, data, chosen.train, chosen.evaluate, folder=folder, stop=asked.is_set, report=progress.training)
+        if chosen.train.warm_start != "none" and not state.step:
+            progress.stage(f"a warm start: {chosen.train.warm_start}")
+        finished = warming.warm(state, data, prepared, chosen.train, folder=folder, stop=asked.is_set)
+        progress.stage(training.described(data))
+        finished = finished and training.fit(state, data, chosen.train, chosen.evaluate, folder=folder, stop=asked.is_set, report=progress.training)
     if not finished:
         raise Stopped(f"stopped after step {state.step:,}, all of it saved in {folder}. Go on with --resume and the same config.")
     facts = {"steps": state.step, "best_epoch": state.best_epoch, "training_seconds": round(state.seconds, 2), "temperature": model.temperature}
