@@ -205,7 +205,9 @@ def _others(encoder: Encoder, items: dict[str, Column], taught: Lesson) -> list[
 
 def _said(columns: Iterable[Column]) -> Array:
     """Which rows bool [n] say something in any of these columns; what is no list of words always does."""
-    return np.logical_or.reduce([lengths_of(column) > 0 if isinstance(column, Ragged) else np.ones(len(column), bool) for column in columns])
+    return np.asarray(
+        np.logical_or.reduce([lengths_of(column) > 0 if isinstance(column, Ragged) else np.ones(len(column), bool) for column in columns])
+    )
 
 
 def _shown(prepared: Prepared) -> Array:
