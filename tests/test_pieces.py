@@ -13,7 +13,10 @@ from twotower.errors import ConfigError
 torch = pytest.importorskip("torch")
 
 from twotower import exports  # noqa: E402
-from twotower.model.layers import tensors  # noqa: E402
+from twotower.model.layers import Bag, tensors  # noqa: E402
+from twotower.model.layers.inputs import cropped  # noqa: E402
+from twotower.model.layers.names import new_table  # noqa: E402
+from twotower.model.layers.pieces import PieceNetwork  # noqa: E402
 from twotower.model.optimizers import Rows, adagrad_moments, rowwise_adagrad  # noqa: E402
 from twotower.model.options import ModelOptions  # noqa: E402
 from twotower.model.towers import build  # noqa: E402
@@ -129,3 +132,29 @@ def test_pieces_learn_what_no_word_shares(world, tmp_path):
     run = train(*world, config=config, output=tmp_path / "run")
     assert run.metrics["model"]["hit@10"]["value"] > 0.9  # of 36 items
     assert lengths_of(run.retriever.encoder.encode("query", pa.table({"asked": ["subject1 sort2"]}))["asked:pieces"]).tolist() > [1]
+
+
+def test_a_cropped_row_is_a_part_in_one_piece():
+    """Every row of distinct values: a run of them, no shorter than said, beginning and ending anywhere."""
+    lengths = torch.tensor([0, 1, 2, 5, 40] * 50)
+    bag = Bag(torch.cat([torch.arange(n) for n in lengths.tolist()]), torch.cat([lengths.new_zeros(1), lengths.cumsum(0)]))
+    torch.manual_seed(0)
+    found = cropped(bag, 0.5)
+    rows = [found.values[first:last].tolist() for first, last in zip(found.offsets[:-1].tolist(), found.offsets[1:].tolist(), strict=True)]
+    assert all(row == list(range(row[0], row[0] + len(row))) and row[-1] < n for row, n in zip(rows, lengths.tolist(), strict=True) if n)
+    assert all(n / 2 <= len(row) <= n for row, n in zip(rows, lengths.tolist(), strict=True))
+    long = [row for row in rows if len(row) >= 20]
+    assert len({len(row) for row in long}) > 5 and any(row[0] == 0 for row in long) and any(row[-1] == 39 for row in long)
+
+
+@pytest.mark.parametrize("option", ["crop", "forget"])
+def test_parts_are_left_out_in_training_alone(option):
+    bag = Bag(torch.randint(1, 50, (400,)), torch.arange(0, 401, 20))
+    layers = []
+    for value in (0.0, 0.5):
+        torch.manual_seed(0)
+        feature = Pieces(column="words", width=8, dropout=0.0, **{option: value})
+        layers.append(PieceNetwork(feature, new_table(60, 8, 1, 0.3), 8))
+    whole, some = layers
+    assert not torch.equal(whole(bag), some(bag))
+    assert torch.equal(whole.eval()(bag), some.eval()(bag))

@@ -26,7 +26,8 @@ class Pieces:
     vocabulary: how many pieces are learnt at most, of the training texts (byte-pair encoding: Sennrich et al. 2016). length: pieces
     read of a text, at most. network: a `cnn` over two, three and four pieces at a time (Kim 2014), or a `transformer` of `heads`
     (Vaswani et al. 2017). layers: of the network. width: of the pieces and of its layers. pool: of what it makes of them,
-    the `max` or `mean`. dropout: in it. table: features of one table name share pieces and their embeddings.
+    the `max` or `mean`. dropout: in it. crop: a training step reads a random part of a text, which leaves out up to this share of it; forget: and, of
+    that part, not this share of the pieces. table: features of one table name share pieces and their embeddings.
     """
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
@@ -44,6 +45,8 @@ class Pieces:
     heads: Annotated[int, Ge(1), Le(64)] = 4
     pool: Literal["max", "mean"] = "mean"
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.1
+    crop: Annotated[float, Ge(0), Lt(1)] = 0.0
+    forget: Annotated[float, Ge(0), Lt(1)] = 0.0
     table: str | None = None
 
     def check(self) -> None:

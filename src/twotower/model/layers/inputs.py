@@ -103,3 +103,21 @@ def summed(positions: Tensor, rows: Tensor, offsets: Tensor, weights: Tensor | N
 def counted(offsets: Tensor) -> Tensor:
     """The length of each row [n, 1], at least one."""
     return offsets.diff().clamp(min=1).unsqueeze(1)
+
+
+def thinned(column: Bag, dropout: float) -> Bag:
+    """The same rows without some of their values, each left out with this probability."""
+    kept = torch.rand(len(column.values), device=column.values.device) >= dropout
+    before = torch.cat([column.offsets.new_zeros(1), kept.cumsum(0)])
+    return Bag(column.values[kept], before[column.offsets], column.source)
+
+
+def cropped(column: Bag, most: float) -> Bag:
+    """A random part of each row, in one piece, that leaves out up to this share of it; where there is something, something stays."""
+    lengths = column.offsets.diff()
+    drawn = torch.rand(2, len(lengths), device=lengths.device)
+    kept = lengths - (lengths * most * drawn[0]).long()
+    first = column.offsets[:-1] + ((lengths - kept + 1) * drawn[1]).long().clamp(max=lengths - kept)
+    offsets = torch.cat([kept.new_zeros(1), kept.cumsum(0)])
+    places = torch.repeat_interleave(first - offsets[:-1], kept) + torch.arange(int(offsets[-1]), device=kept.device)
+    return Bag(column.values[places], offsets, column.source)

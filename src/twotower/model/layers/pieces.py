@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from twotower.data.features import Pieces
 from twotower.model.layers.blocks import in_blocks
-from twotower.model.layers.inputs import Bag, Input, Layer, Table
+from twotower.model.layers.inputs import Bag, Input, Layer, Table, cropped, thinned
 from twotower.model.layers.measures import projection
 
 SPANS = (2, 3, 4)  # pieces that the convolutions see at a time
@@ -41,6 +41,9 @@ class PieceNetwork(Layer):
         """A Bag of n rows, or padded codes [n, l] -> [n, d]"""
         assert isinstance(column, (Tensor, Bag))
         width = self.feature.width
+        if isinstance(column, Bag) and self.training:
+            column = cropped(column, self.feature.crop) if self.feature.crop else column
+            column = thinned(column, self.feature.forget) if self.feature.forget else column
         pooled = in_blocks(column, width, self._pooled) if isinstance(column, Bag) else self._pooled(column)
         kept = pooled if width == self.projection.shape[1] else pooled @ self.projection
         changed: Tensor = self.change(pooled)

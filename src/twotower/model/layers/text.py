@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from twotower.data.features import State, Text
-from twotower.model.layers.inputs import Bag, Input, Layer, Table, summed
+from twotower.model.layers.inputs import Bag, Input, Layer, Table, summed, thinned
 
 # The weights of words, word pairs and letter pieces. Pieces outnumber the words they are cut from by about twelve; scaled down
 # by the root of that, all the pieces of a text together weigh about as much as all its words.
@@ -69,13 +69,6 @@ class HashedText(Layer):
         scale = self.table.scale if self.table.touched is None else self.table.scale[self.table.touched]
         pooled = summed(positions, rows * scale.unsqueeze(1), column.offsets)
         return pooled * torch.rsqrt(summed(positions, scale.square().unsqueeze(1), column.offsets).clamp(min=1e-12))
-
-
-def thinned(column: Bag, dropout: float) -> Bag:
-    """The same rows without some of their values, each left out with this probability."""
-    kept = torch.rand(len(column.values), device=column.values.device) >= dropout
-    before = torch.cat([column.offsets.new_zeros(1), kept.cumsum(0)])
-    return Bag(column.values[kept], before[column.offsets], column.source)
 
 
 def _chosen(values: Tensor, places: Tensor) -> Tensor:
