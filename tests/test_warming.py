@@ -101,12 +101,15 @@ def test_a_log_is_balanced_by_the_roots_of_its_sums():
     by_hand = logs / np.sqrt(np.outer(logs.sum(1), logs.sum(0)))
     np.testing.assert_allclose(matrix.toarray()[:, :2], by_hand, rtol=1e-6)
     np.testing.assert_allclose(sums, [*logs.sum(0), 0], rtol=1e-6)
+    less, _ = balanced(rows, columns, weights, (2, 3), 0.25)
+    np.testing.assert_allclose(less.toarray()[:, :2], by_hand * logs.sum(0) ** 0.25, rtol=1e-6)
 
 
+@pytest.mark.parametrize("similarity", ["cosine", "dot"])
 @pytest.mark.parametrize("query", QUERIES)
-def test_a_planted_world_is_ranked_by_the_factors_alone(made, query):
+def test_a_planted_world_is_ranked_by_the_factors_alone(made, query, similarity):
     """Before the first step: the rest of a user's block stands before everything else, where random rows know nothing."""
-    config = configured(query)
+    config = configured(query, model={"similarity": similarity})
     (cold, data), (warmed, _) = (begin(made(config), config, cold) for cold in (True, False))
     assert quality(cold, data, config) < 0.5 < 0.8 < quality(warmed, data, config)
 

@@ -36,15 +36,16 @@ def factorise(matrix: Any, directions: int, generator: np.random.Generator, roun
     return Factors(basis @ within[:k].T, values[:k], right[:, :k])
 
 
-def balanced(rows: Array, columns: Array, weights: Array, shape: tuple[int, int]) -> tuple[Any, Array]:
-    """(a log as a sparse matrix, each entry divided by the root of the sums of its row and of its column; the sums of the columns [m]).
+def balanced(rows: Array, columns: Array, weights: Array, shape: tuple[int, int], power: float = 0.5) -> tuple[Any, Array]:
+    """(a log as a sparse matrix, each entry divided by the root of the sum of its row and a power of that of its column; the sums of the columns [m]).
 
     Entries are the logarithms of one plus the weight, so that a thousand clicks do not count for a thousand people. Balanced like this a
-    block of things that belong together counts once, however often it occurs: the spectral embedding of GF-CF (Shen et al. 2021).
+    block of things that belong together counts once, however often it occurs: the spectral embedding of GF-CF (Shen et al. 2021). A lower power leaves
+    what is popular ahead, as a dot product can say it and a cosine cannot.
     """
     from scipy import sparse
 
     matrix = sparse.csr_matrix((np.log1p(weights).astype(np.float32), (rows, columns)), shape=shape)
     sums = [np.asarray(matrix.sum(axis=axis)).ravel() for axis in (1, 0)]
-    left, right = (sparse.diags(1 / np.sqrt(np.maximum(total, 1e-12))) for total in sums)
+    left, right = (sparse.diags(np.maximum(total, 1e-12) ** -by) for total, by in zip(sums, (0.5, power), strict=True))
     return (left @ matrix @ right).astype(np.float32).tocsr(), sums[1]

@@ -92,15 +92,18 @@ def factors(state: TrainState, data: Data, prepared: Prepared, options: TrainOpt
         return True
     # Only of what occurs: of an empty column the singular vectors are zero but for rounding.
     codes, asked = distinct_values(columns), distinct_values(rows)
-    matrix, sums = balanced(np.searchsorted(asked, rows), np.searchsorted(codes, columns), np.asarray(log.weights)[known], (len(asked), len(codes)))
+    power = 0.5 if model.item.similarity == "cosine" else 0.25
+    matrix, sums = balanced(
+        np.searchsorted(asked, rows), np.searchsorted(codes, columns), np.asarray(log.weights)[known], (len(asked), len(codes)), power
+    )
     generator = np.random.default_rng([options.seed, 1])
     found = factorise(matrix, model.dimensions, generator)
     right = found.right * found.values
     if of_queries is not None:
         _place(model, "query", of_queries, asked, found.left * found.values, generator)
     else:
-        # By the root of how often an item occurs, as the matrix is: the sum over a history is then that of its row of the matrix.
-        right = right / np.sqrt(sums)[:, None]
+        # By a power of how often an item occurs, as the matrix is: the sum over a history is then that of its row of the matrix.
+        right = right / (sums**power)[:, None]
     _place(model, "item", of_items, codes, right, generator)
     return True
 
