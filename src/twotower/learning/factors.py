@@ -37,11 +37,12 @@ def factorise(matrix: Any, directions: int, generator: np.random.Generator, roun
 
 
 def balanced(rows: Array, columns: Array, weights: Array, shape: tuple[int, int], power: float = 0.5) -> tuple[Any, Array]:
-    """(a log as a sparse matrix, each entry divided by the root of the sum of its row and a power of that of its column; the sums of the columns [m]).
+    """(a log as a sparse matrix, balanced; the sums of its columns [m]).
 
-    Entries are the logarithms of one plus the weight, so that a thousand clicks do not count for a thousand people. Balanced like this a
-    block of things that belong together counts once, however often it occurs: the spectral embedding of GF-CF (Shen et al. 2021). A lower power leaves
-    what is popular ahead, as a dot product can say it and a cosine cannot.
+    Each entry is divided by the root of the sum of its row and by a power of that of its column. Entries are the logarithms of one plus the
+    weight, so that a thousand clicks do not count for a thousand people. Balanced like this a block of things that belong together counts
+    once, however often it occurs: the spectral embedding of GF-CF (Shen et al. 2021). A lower power leaves what is popular ahead, as a
+    dot product can say it and a cosine cannot.
     """
     from scipy import sparse
 
