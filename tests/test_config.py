@@ -192,7 +192,7 @@ def test_a_fault_of_a_setting_is_none_of_the_file(tmp_path, settings, said, not_
 
 def test_a_fault_of_the_file_stays_its_own(tmp_path):
     path = tmp_path / "x.toml"
-    path.write_text(to_toml(from_values(LEAST)).replace("epochs =", "epoch ="))
+    path.write_text(to_toml(from_values(LEAST)).replace("\nepochs =", "\nepoch ="))
     with pytest.raises(ConfigError, match=r"x\.toml has 1 fault"):
         read(path, ["model.dimensions=8"])
 
