@@ -74,6 +74,7 @@ FLOORS = [
         "data.doctor.examination",
         "data.doctor",
         "data.batches",
+        "data.scores",
         "data.samples",
     ],
     [
@@ -90,6 +91,7 @@ FLOORS = [
         "model.bodies",
         "model.relations",
         "model.losses",
+        "model.lessons",
         "model.blockwise",
         "model.towers",
         "model.negatives",
@@ -115,7 +117,7 @@ FLOORS = [
     ["bundle.graphs", "bundle.layout", "bundle.asking", "bundle.memory", "bundle.retriever", "bundle"],
     ["config"],
     ["exports"],
-    ["runs.progress", "runs.estimates", "runs.measuring", "runs.comparing", "runs.finishing", "runs.run", "runs"],
+    ["runs.progress", "runs.estimates", "runs.measuring", "runs.comparing", "runs.finishing", "runs.teachers", "runs.run", "runs"],
     [
         "app.exits",
         "app.reports.documents",
@@ -148,6 +150,7 @@ TORCH |= {
     "model.towers",
     "model.relations",
     "model.losses",
+    "model.lessons",
     "model.blockwise",
     "model.optimizers",
     "learning.checkpoints",

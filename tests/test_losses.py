@@ -43,6 +43,7 @@ def related(p_views, p_positions, hidden, log_prob, weights=None, own=(), alone=
         own_offsets=offsets([view for view, _ in own]),
         alone=None if alone is None else torch.tensor(alone),
         log_prob=torch.tensor(log_prob, dtype=torch.float32),
+        grades=torch.ones(len(p_views)),
     )
 
 

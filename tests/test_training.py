@@ -407,7 +407,7 @@ def test_correcting_the_positive_changes_what_is_learnt(prepared, config):
 
 
 def test_no_option_is_forgotten_here(config):
-    """Patience and the rest have tests of their own, here, in test_blockwise.py, test_caching.py, test_warming.py or test_worlds.py."""
+    """Patience and the rest have tests of their own: test_blockwise.py, test_caching.py, test_lessons.py, test_warming.py, test_worlds.py or here."""
     elsewhere = {
         "checkpoint_minutes",
         "chunk_size",
@@ -415,6 +415,7 @@ def test_no_option_is_forgotten_here(config):
         "patience",
         "non_matches",
         "pretrained_learning_rate",
+        "teacher",
         "negatives",
         "draws",
         "power",

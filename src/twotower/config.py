@@ -25,7 +25,7 @@ from twotower.data.sources.databases import SqlOptions
 from twotower.data.splits import SplitOptions
 from twotower.errors import ConfigError, choices
 from twotower.learning.options import EvaluateOptions, TrainOptions
-from twotower.model.options import RAW, ModelOptions
+from twotower.model.options import RAW, READERS_OF_LOSSES, ModelOptions
 
 VERSION = 1
 Place = str | tuple[str, ...] | SqlOptions  # a path or a glob, several of them, or a query
@@ -123,6 +123,9 @@ class Config:
             raise ConfigError(f"{loss} learns from labels, those of 0 among them: name their column, [pairs] label, or take another loss")
         if self.train.together and any(isinstance(feature, History) and feature.pool == "transformer" for feature in self.query.features):
             raise ConfigError('[train] together deals pairs to batches by key, and pool = "transformer" brings them together already. Leave it out.')
+        if self.train.positives == "graded" and self.pairs.label is None:
+            raise ConfigError('[train] positives = "graded" orders matches by their labels: name their column, [pairs] label, or leave it out')
+        self._check_teacher()
         if any(width >= self.model.dimensions for width in self.train.widths):
             raise ConfigError(f"[train] widths are beginnings of the vectors, so below [model] dimensions = {self.model.dimensions}")
 
@@ -149,6 +152,30 @@ class Config:
                     'and a feature of [query] that reads words alike: "text" hashed alike, "pieces" of one table, or "pretrained" with tune = true'
                 )
 
+    def _check_teacher(self) -> None:
+        """Raise ConfigError for a teacher whom the loss does not fit, and for what is said of one who is not there."""
+        train, named = self.train, self.pairs.teacher is not None
+        if named and train.teacher is not None:
+            raise ConfigError("[pairs] teacher, a column of scores, and [train] teacher, a finished model, are two teachers. Leave one out.")
+        if not named and train.teacher is None:
+            idle = [name for name in ("teacher_weight", "teacher_temperature") if getattr(train, name) != getattr(TrainOptions, name)]
+            if idle:
+                raise ConfigError(
+                    f"[train] {' and '.join(idle)} say how to learn from a teacher, and there is none: name a finished run, [train] teacher, or a "
+                    "column of scores, [pairs] teacher, or leave them out"
+                )
+            return
+        if train.loss in RAW:
+            raise ConfigError(
+                f'[train] loss = "{train.loss}" takes similarities as they are, and only those over a temperature make a distribution that can be '
+                "compared with a teacher's. Take another loss, or no teacher."
+            )
+        if train.teacher_weight == 1:
+            unread = [name for name in ("loss", *READERS_OF_LOSSES) if named or name not in ("correction", "correct_positive")]
+            idle = [name for name in unread if getattr(train, name) != getattr(TrainOptions, name)]
+            if idle:
+                raise ConfigError(f"[train] teacher_weight = 1 leaves nothing to the loss, so {', '.join(idle)} would say nothing. Leave them out.")
+
 
 def read(path: Path, settings: Sequence[str] = ()) -> Config:
     """Read a config file; settings are overrides like `train.epochs=3`. Raises ConfigError, all faults at once."""
@@ -166,6 +193,9 @@ def read(path: Path, settings: Sequence[str] = ()) -> Config:
         raise ConfigError(f"{path} is not valid TOML: {error}") from None
     config = _overridden(values, settings, str(path))
     encoder = config.evaluate.pretrained
+    if config.train.teacher is not None:
+        teacher = path.parent.absolute() / Path(config.train.teacher).expanduser()
+        config = replace(config, train=replace(config.train, teacher=os.path.normpath(teacher)))
     measured = replace(config.evaluate, pretrained=encoder and placed(encoder, path.parent))
     sides = {side: _placed(getattr(config, side), path.parent) for side in SIDES}
     return replace(config, data=absolute(config.data, path.parent), evaluate=measured, **sides)
@@ -359,7 +389,8 @@ def to_toml(config: Config, *, locations: bool = True) -> str:
     """A config as TOML, every option written out; without `locations`, where the data lie is left out."""
     if not locations:
         bare = portable(config.schema)
-        config = replace(config, query=bare.query, item=bare.item)
+        named = config.train.teacher and Path(config.train.teacher).name
+        config = replace(config, query=bare.query, item=bare.item, train=replace(config.train, teacher=named))
     values = to_values(config)
     if not locations:
         values.pop("data")

@@ -24,7 +24,22 @@ class Positives(NamedTuple):
     positions: Array  # int64 [p]  in 0..c
     offsets: Array  # int64 [b + 1]
     pair_rows: Array  # int64 [p]  which of the matches that are trained on
-    weights: Array  # float32 [p]  graded labels included
+    weights: Array  # float32 [p]  graded labels included, unless they order instead
+    grades: Array  # float32 [p]  labels
+
+
+class Scored(NamedTuple):
+    """What a teacher's scores say of some cells of a batch."""
+
+    cells: Ragged  # [b] positions among the candidates, each once
+    scores: Array  # float32, as the values of cells
+
+
+class Taught(NamedTuple):
+    """A teacher's vectors, scaled so that their products are its logits."""
+
+    queries: Array  # float32 [b, t]
+    items: Array  # float32 [c, t]
 
 
 class Batch(NamedTuple):
@@ -41,6 +56,8 @@ class Batch(NamedTuple):
     alone: Array  # bool [c]  candidates that are there for some views only: as their matches, or as negatives of their own
     masks: Ragged  # [m] positions of all known matches of a key, in rising order: none of them is a negative
     mask_rows: Array  # int64 [b]  which of these is the view's; views of one key share it
+    scored: Scored | None = None  # where a teacher scored pairs of the log
+    taught: Taught | None = None  # where a teacher has towers of its own
 
 
 class BatchDraft(NamedTuple):
@@ -54,6 +71,7 @@ class BatchDraft(NamedTuple):
     offsets: Array  # int64 [b + 1]
     pair_rows: Array  # int64 [p]
     weights: Array  # float32 [p]
+    grades: Array | None = None  # float32 [p]  labels; all 1 where nobody asks
 
 
 class Epochs(NamedTuple):
@@ -112,6 +130,7 @@ def draft(log: Log, pair_rows: Array, histories: Histories | None = None) -> Bat
         offsets=np.append(np.flatnonzero(new), len(order)),
         pair_rows=pair_rows[order],
         weights=chosen.weights[order],
+        grades=chosen.labels[order],
     )
 
 
@@ -136,7 +155,8 @@ def complete(part: BatchDraft, item_rows: Array, log_prob: Array, known: Ragged,
         item_rows, log_prob, alone = every, probable, theirs
         negatives = Ragged(np.searchsorted(every, rejected.values), rejected.offsets)
     positions = np.searchsorted(item_rows, part.item_rows)
-    positives = Positives(positions, part.offsets, part.pair_rows, part.weights)
+    grades = np.ones(len(positions), np.float32) if part.grades is None else part.grades
+    positives = Positives(positions, part.offsets, part.pair_rows, part.weights, grades)
     keys, mask_rows = np.unique(part.query_keys, return_inverse=True)
     masks = _among(item_rows, take_ragged(known, keys))
     return Batch(part.query_rows, part.query_keys, part.history_keys, part.cuts, item_rows, log_prob, positives, negatives, alone, masks, mask_rows)

@@ -23,7 +23,7 @@ from twotower.data.encoder import Encoder
 from twotower.data.schema import SIDES, Side, feature_name
 from twotower.data.splits import PARTS
 
-FORMAT = 2
+FORMAT = 3
 ROW = "_row"  # what stands in the file of queries that have no raw value, so that it has rows
 ID = "_id"  # the catalogue's own name for an item, in its own type
 
@@ -38,6 +38,7 @@ class Log(NamedTuple):
     labels: Array  # float32 [n]  1 where no column holds them
     history_keys: Array | None = None  # int64 [n]  whose earlier pairs make the history, where there is one
     moments: Array | None = None  # int64 [n]  the first position of the same time, where the log is in order of time
+    teacher: Array | None = None  # float32 [n]  a teacher's score, nan where it gave none, where a column holds them
 
     def take(self, which: Array) -> Log:
         """The chosen pairs."""

@@ -69,6 +69,16 @@ def at_least_zero(column: pa.Array, name: str, role: str, source: str, start: in
     return values
 
 
+def scores(column: pa.Array, name: str, source: str, start: int) -> Array:
+    """A teacher's scores: float32, nan where missing. Raises DataError naming the first rows that hold something else, or are infinite."""
+    with np.errstate(over="ignore"):
+        values = numbers(column, name, source, start).astype(np.float32)
+    bad = np.flatnonzero(np.isinf(values))
+    if len(bad):
+        raise DataError(f'{source} {told(bad, start)}: the teacher\'s score "{name}" is {shown(bad, column)}; it must be a finite number or missing')
+    return values
+
+
 def span(text: str) -> float | None:
     """The seconds of a span of time such as "90d", "12h", "30min", "45s" or "2w"; None for anything else."""
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|min|h|d|w)\s*", text)

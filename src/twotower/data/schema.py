@@ -24,9 +24,9 @@ class PairColumns:
     their own; by default the name of `query.id`. time: orders the log. ordered: the log stands in order of time, but has no times.
     weight: how much a pair counts in the loss. event, event_weights: the weight by kind of event; a kind that is not listed is
     dropped and counted. label: how right the item is, 0 or more. match: labels from here on are matches, those below explicit
-    non-matches; by default all above 0 are matches. repeats: the same query and item again is kept, or counted into one pair's
-    weight, or only its first is kept. core: keys and items with fewer different matches are dropped, until none is left. since: pairs
-    before this date, or longer before the last than this span, are dropped.
+    non-matches; by default all above 0 are matches. teacher: how right somebody to imitate finds the item, any number or missing. repeats:
+    the same query and item again is kept, or counted into one pair's weight, or only its first is kept. core: keys and items with fewer
+    different matches are dropped, until none is left. since: pairs before this date, or longer before the last than this span, are dropped.
     """
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
@@ -40,6 +40,7 @@ class PairColumns:
     event_weights: Mapping[str, Annotated[float, Ge(0)]] | None = None
     label: str | None = None
     match: Annotated[float, Gt(0)] | None = None
+    teacher: str | None = None
     repeats: Literal["keep", "count", "first"] | None = None
     core: Annotated[int, Ge(1)] = 1
     since: str | None = None

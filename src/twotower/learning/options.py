@@ -27,7 +27,8 @@ class TrainOptions(LossOptions, NegativesOptions):
     instructions for it, and weights, scores and the loss stay float32, but for its matrix products. patience: validations without a
     better metric before it stops, 0 for never. checkpoint_minutes: between two checkpoints. warm_start: what the towers know before the
     first step: nothing; the `factors` of the training log, as ids; or the words of the `catalogue`, in which items are found by one
-    of their texts without it, for warm_epochs.
+    of their texts without it, for warm_epochs. teacher: a finished run or a bundle to learn from beside the log: how its towers rank the
+    candidates of each view.
     """
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
@@ -53,6 +54,7 @@ class TrainOptions(LossOptions, NegativesOptions):
     warm_start: Literal["none", "factors", "catalogue"] = "none"
     warm_epochs: Annotated[int, Ge(1)] = 3
     seed: Annotated[int, Ge(0)] = 0
+    teacher: str | None = None
 
     def check(self) -> None:
         """Raise ConfigError for an option that would have no effect."""

@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from twotower.data.batches import Batch, BatchDraft, Epochs, complete, places, united
+from twotower.data.batches import Batch, BatchDraft, Epochs, Taught, complete, places, united
 from twotower.data.columns import Array, Columns, Ragged, lengths_of, offsets_of, ragged_rows, take_ragged, take_rows
 from twotower.data.schema import Side
+from twotower.data.scores import PairScores
 from twotower.learning.options import TrainOptions
 from twotower.learning.views import Reading
 from twotower.model.layers import Bag, Input, Prefixes, tensors
@@ -35,6 +36,8 @@ class Material(NamedTuple):
     columns: dict[Side, Columns]
     reading: Reading | None  # how histories are read
     sampler: SamplerState
+    scores: PairScores | None = None  # a teacher's, of pairs
+    taught: Taught | None = None  # a teacher's vectors of all query rows and all items
 
 
 class Views(NamedTuple):
@@ -77,6 +80,7 @@ def _ready(part: BatchDraft, material: Material, options: TrainOptions, generato
     candidates = NEGATIVES[options.negatives](part, material.sampler, generator)
     rejected = None if material.rejected is None else drawn(material.rejected, part.query_keys, options.non_matches, generator)
     batch = complete(part, candidates.item_rows, candidates.log_prob, material.known, rejected, candidates.alone)
+    batch = _with_lesson(batch, material)
     history, item_rows = _history(batch, material)
     columns = {name: column for name, column in material.columns["query"].items() if history is None or name != history.name}
     return Ready(
@@ -88,6 +92,14 @@ def _ready(part: BatchDraft, material: Material, options: TrainOptions, generato
         history,
         int(generator.integers(1 << 62)),
     )
+
+
+def _with_lesson(batch: Batch, material: Material) -> Batch:
+    """The batch with what a teacher says of it."""
+    if material.taught is not None:
+        queries, items = material.taught.queries[batch.query_rows], material.taught.items[batch.item_rows]
+        return batch._replace(taught=Taught(np.asarray(queries), np.asarray(items)))
+    return batch if material.scores is None else batch._replace(scored=material.scores.of(batch))
 
 
 def on(inputs: Inputs, device: torch.device) -> dict[str, Input]:

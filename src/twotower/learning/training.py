@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 
 from twotower import files
-from twotower.data.batches import Epochs
+from twotower.data.batches import Epochs, Taught
 from twotower.data.columns import Ragged, group
 from twotower.data.encoder import Encoder
 from twotower.data.histories import Histories
 from twotower.data.prepared import Log, Prepared
+from twotower.data.scores import pair_scores
 from twotower.data.splits import TRAIN, VALIDATION
 from twotower.errors import DataError
 from twotower.learning.caching import Encoded
@@ -81,12 +82,13 @@ class Validation(NamedTuple):
     fault: str = ""  # a sentence, where the towers tell nothing apart
 
 
-def data_of(prepared: Prepared, train: TrainOptions, options: EvaluateOptions) -> Data:
-    """The loop's view of a prepared folder."""
+def data_of(prepared: Prepared, train: TrainOptions, options: EvaluateOptions, taught: Taught | None = None) -> Data:
+    """The loop's view of a prepared folder. taught: the vectors of a teacher, of all query rows and all items."""
     read = reading(prepared.encoder, prepared.columns["item"])
     whole = prepared.part(TRAIN)
     log = whole.take(np.flatnonzero(whole.labels > 0))
-    log = log._replace(weights=log.weights * log.labels)  # a better match weighs more
+    if train.positives != "graded":
+        log = log._replace(weights=log.weights * log.labels)  # a better match weighs more
     seen = before(prepared, VALIDATION, read)
     asked = cases(prepared.part(VALIDATION), prepared.known(*left_out(options, VALIDATION)), options.per, seen)
     queries, every = plan(len(log.query_rows), prepared.n_items, min(len(asked.query_rows), options.queries), train.epochs)
@@ -102,6 +104,8 @@ def data_of(prepared: Prepared, train: TrainOptions, options: EvaluateOptions) -
             prepared.columns,
             read,
             sampler_state(log.item_rows, prepared.n_items, train),
+            pair_scores(whole, int(prepared.report["keys"]), prepared.n_items),
+            taught,
         ),
         prepared.encoder,
         sample(asked, queries, options.seed),

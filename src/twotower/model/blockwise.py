@@ -15,11 +15,19 @@ import torch
 from torch import Tensor
 
 from twotower.data.batches import Batch
-from twotower.model.losses import LOSSES, own_negatives, own_of
+from twotower.model.lessons import Lesson, lesson
+from twotower.model.losses import LOSSES, SUMMED, Summed, own_negatives, own_of, there
 from twotower.model.options import RAW, LossOptions
 from twotower.model.relations import Relation, relation, turned
 
 CELLS = {"cpu": 1 << 19, "cuda": 1 << 26}  # logits of a block: what stays in a cache, or fills a card
+
+
+class Shares(NamedTuple):
+    """What the loss and the distance from a teacher count."""
+
+    loss: float
+    teacher: float
 
 
 class Lost(NamedTuple):
@@ -35,15 +43,19 @@ def loss_of(queries: Tensor, items: Tensor, log_scale: Tensor, batch: Batch, opt
     log_scale: minus the log of the temperature. unit: whether vectors have length 1, and so must their beginnings. half: matrix
     products in bfloat16, where the processor has instructions for them; sums stay float32.
     """
-    related = relation(batch, queries.device)
+    related, taught = relation(batch, queries.device), lesson(batch, queries.device)
+    weight = 0.0 if taught is None else options.teacher_weight
     scale = log_scale.exp() if options.loss not in RAW else torch.ones_like(log_scale)
     losses = []
     for width in (queries.shape[1], *options.widths):
         narrow = [_beginning(vectors, width, unit) for vectors in (queries, items)]
-        lost = _lost(narrow[0], narrow[1], scale, related, options, half)
+        # A teacher speaks of queries alone: what is said of items is halved like the loss that it stands beside.
+        shares = Shares(1 - weight, 2 * weight if options.symmetric else weight)
+        lost = _lost(narrow[0], narrow[1], scale, related, options, half, taught, shares)
         if options.symmetric:
             back = turned(batch, queries.device)
-            lost = Lost((lost.mean + _lost(narrow[1][back.items], narrow[0], scale, back.related, options, half).mean) / 2, lost.each)
+            turned_round = _lost(narrow[1][back.items], narrow[0], scale, back.related, options, half, None, Shares(1 - weight, 0.0))
+            lost = Lost((lost.mean + turned_round.mean) / 2, lost.each)
         losses.append(lost)
     return Lost(torch.stack([lost.mean for lost in losses]).mean(), losses[0].each)
 
@@ -55,8 +67,10 @@ def _beginning(vectors: Tensor, width: int, unit: bool) -> Tensor:
     return torch.nn.functional.normalize(vectors[:, :width], dim=1) if unit else vectors[:, :width]
 
 
-def _lost(queries: Tensor, items: Tensor, scale: Tensor, related: Relation, options: LossOptions, half: bool) -> Lost:
-    mean, each = _Blockwise.apply(queries, items, scale, related, options, half)  # type: ignore[no-untyped-call]
+def _lost(
+    queries: Tensor, items: Tensor, scale: Tensor, related: Relation, options: LossOptions, half: bool, taught: Lesson | None, shares: Shares
+) -> Lost:
+    mean, each = _Blockwise.apply(queries, items, scale, related, options, half, taught, shares)  # type: ignore[no-untyped-call]
     return Lost(mean, each)
 
 
@@ -65,7 +79,15 @@ class _Blockwise(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, queries: Tensor, items: Tensor, scale: Tensor, related: Relation, options: LossOptions, half: bool
+        ctx: Any,
+        queries: Tensor,
+        items: Tensor,
+        scale: Tensor,
+        related: Relation,
+        options: LossOptions,
+        half: bool,
+        taught: Lesson | None,
+        shares: Shares,
     ) -> tuple[Tensor, Tensor]:
         scaled = queries * scale
         factors = related.weights / related.weights.sum().clamp(min=1e-12)
@@ -78,7 +100,7 @@ class _Blockwise(torch.autograd.Function):
                 block = related.block(start, end)
                 pairs = slice(int(related.offsets[start]), int(related.offsets[end]))
                 logits = scaled[start:end] @ items.T
-                each[pairs], gradient = _step(logits, block, factors[pairs], options)
+                each[pairs], gradient = _shared_step(logits, block, factors[pairs], options, taught and taught.block(start, end), shares)
                 for_queries[start:end] = gradient @ items
                 for_items.addmm_(gradient.T, scaled[start:end])
         # The scale multiplies the queries, so that its gradient is theirs along them.
@@ -90,13 +112,29 @@ class _Blockwise(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         queries, items, scale = ctx.saved_tensors
-        return queries * gradient, items * gradient, scale * gradient, None, None, None
+        return queries * gradient, items * gradient, scale * gradient, None, None, None, None, None
+
+
+def _shared_step(
+    logits: Tensor, related: Relation, factors: Tensor, options: LossOptions, taught: Lesson | None, shares: Shares
+) -> tuple[Tensor, Tensor]:
+    """`_step` of what the loss and the teacher say together."""
+    if taught is None:
+        losses, gradient = _step(logits, related, shares.loss * factors, options)
+        return shares.loss * losses, gradient
+    of_views = torch.zeros(len(logits), device=logits.device, dtype=factors.dtype).index_add(0, related.views, factors)
+    apart, gradient = taught.step(logits, related, shares.teacher * of_views, options)
+    losses = shares.teacher * apart[related.views]
+    if shares.loss > 0:
+        own, of_loss = _step(logits, related, shares.loss * factors, options)
+        losses, gradient = losses + shares.loss * own, gradient.add_(of_loss)
+    return losses, gradient
 
 
 def _step(logits: Tensor, related: Relation, factors: Tensor, options: LossOptions) -> tuple[Tensor, Tensor]:
-    """The loss [p] of each pair of a block, and the gradient [b, c] of their sum times factors [p]."""
-    if options.loss == "softmax" and options.positives == "apart" and not options.smoothing:
-        return _softmax_step(logits, related, factors, options)
+    """The loss [p] of each pair of a block, and the gradient [b, c] of their sum times factors [p]. The logits are used up."""
+    if options.loss in SUMMED:
+        return _summed_step(logits, related, factors, options)
     with torch.enable_grad():
         logits.requires_grad_()
         losses = LOSSES[options.loss](logits, related, options)
@@ -104,25 +142,35 @@ def _step(logits: Tensor, related: Relation, factors: Tensor, options: LossOptio
     return losses.detach(), gradient
 
 
-def _softmax_step(logits: Tensor, related: Relation, factors: Tensor, options: LossOptions) -> tuple[Tensor, Tensor]:
-    """The same as the gradient of `losses.softmax`, in the memory of the logits."""
+def _summed_step(logits: Tensor, related: Relation, factors: Tensor, options: LossOptions) -> tuple[Tensor, Tensor]:
+    """The same for a loss of sums over the negatives, in the memory of the logits: autograd sees the sums [b] and positives [p] alone."""
     own = own_of(logits, related, options)
     cells = own_negatives(logits, related, options.correction)
     if options.correction:
         logits.sub_(related.log_prob)
     negatives = related.negatives_(logits, cells)
+    mean, counted = torch.zeros_like(negatives[:, 0]), None
+    if options.smoothing:
+        counted = there(negatives)
+        counted /= counted.sum(1, keepdim=True).clamp(min=1)
+        mean = torch.where(counted > 0, negatives, 0.0).mul_(counted).sum(1)
     # torch.softmax computes its exponentials in half the time of exp; the sum follows from the largest of them.
     most = negatives.amax(1)
     shares = torch.softmax(negatives, dim=1)
     nobody = most == -torch.inf
     if nobody.any():
         shares[nobody] = 0.0
-    others = torch.where(nobody, most, most - shares.amax(1).log())
-    difference = others[related.views] - own
-    blame = factors * torch.sigmoid(difference)
-    shares.mul_(torch.zeros_like(others).index_add(0, related.views, blame).unsqueeze(1))
-    shares.index_put_((related.views, related.positions), -blame, accumulate=True)
-    return torch.nn.functional.softplus(difference), shares
+    total = torch.where(nobody, most, most - shares.amax(1).log())
+    with torch.enable_grad():
+        given = [one.requires_grad_() for one in (own, total, mean)]
+        losses = SUMMED[options.loss](own, Summed(total, mean), related, options)
+        blame = torch.autograd.grad((losses * factors).sum(), given, allow_unused=True)
+    assert blame[0] is not None and blame[1] is not None
+    shares.mul_(blame[1].unsqueeze(1))
+    if counted is not None and blame[2] is not None:
+        shares.addcmul_(counted, blame[2].unsqueeze(1))
+    shares.index_put_((related.views, related.positions), blame[0], accumulate=True)
+    return losses.detach(), shares
 
 
 @contextmanager

@@ -8,6 +8,7 @@ that `model/blockwise.py` can compute any of them some views at a time.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,69 +17,84 @@ from torch.nn.functional import softplus
 from twotower.model.options import LossOptions
 from twotower.model.relations import Relation
 
+NOTHING = -1e30  # a logit that weighs nothing, and unlike -inf has a gradient
+
 
 def softmax(logits: Tensor, related: Relation, options: LossOptions) -> Tensor:
     """Softmax cross-entropy, or InfoNCE (van den Oord et al. 2018): -log of the positive's share among itself and the negatives.
 
     The known matches of a view's key are no negatives. positives says what the other positives of a view are:
-    `apart`, nothing, each is scored against the negatives alone; `among`, in the sum below the line too (the outer form of Khosla et al.
-    2020); `together`, all of them above the line and below it (MIL-NCE, Miech et al. 2020), so that one good match is enough.
+    `apart`, nothing, each is scored against the negatives alone; `graded`, those of a lower grade are negatives of it; `among`, all are in
+    the sum below the line (the outer form of Khosla et al. 2020); `together`, all of them above the line and below it (MIL-NCE, Miech et
+    al. 2020), so that one good match is enough.
     smoothing: this share of the target goes to the negatives, evenly (Szegedy et al. 2016).
     correction: subtract the log of the probability that a candidate is in the batch, which makes the sum over candidates an estimate
     of the sum over the catalogue (Bengio and Senecal 2008; Yi et al. 2019). correct_positive: subtract it from the positive's own logit
     too, as Yi et al. do; importance sampling does not, since the positive is there for certain.
     """
-    own, negatives = own_of(logits, related, options), negatives_of(logits, related, options)
-    others = torch.logsumexp(negatives, dim=1)
+    return softmax_of(own_of(logits, related, options), summed(negatives_of(logits, related, options)), related, options)
+
+
+def softmax_of(own: Tensor, others: Summed, related: Relation, options: LossOptions) -> Tensor:
+    """`softmax` of the logits [p] of the positives and the sums [b] of the negatives."""
     if options.positives == "together":
-        losses = softplus(others - _log_sum(own, related))[related.views]
+        losses = softplus(others.total - _log_sum(own, related))[related.views]
     elif options.positives == "among":
-        losses = torch.logaddexp(others, _log_sum(own, related))[related.views] - own
+        losses = torch.logaddexp(others.total, _log_sum(own, related))[related.views] - own
+    elif options.positives == "graded":
+        losses = softplus(torch.logaddexp(others.total[related.views], _log_sum_below(own, related)) - own)
     else:
         # -log(e^own / (e^own + e^others)); a view all of whose candidates are masked has others = -inf and loss 0.
-        losses = softplus(others[related.views] - own)
-    if options.smoothing:
-        there = torch.isfinite(negatives)
-        mean = negatives.masked_fill(~there, 0.0).sum(1) / there.sum(1).clamp(min=1)
-        # Moving a share of the target from the positive to the negatives adds what separates them.
-        losses = losses + options.smoothing * torch.where(there.any(1)[related.views], own - mean[related.views], 0.0)
-    return losses
+        losses = softplus(others.total[related.views] - own)
+    return losses + _smoothed(own, others, related, options)
 
 
 def bilateral(logits: Tensor, related: Relation, options: LossOptions) -> Tensor:
     """Bilateral softmax (Wu et al. 2024): a soft maximum over the positives of a view too, of a temperature of its own.
 
     positive_temperature is a multiple of the temperature of the negatives: above 1 it trusts no single positive, which helps where
-    clicks are noisy. With one positive a view it is the softmax loss without the positive below the line.
+    clicks are noisy. With one positive a view it is the softmax loss without the positive below the line. smoothing as for `softmax`.
     """
-    own, others = own_of(logits, related, options), torch.logsumexp(negatives_of(logits, related, options), dim=1)
+    return bilateral_of(own_of(logits, related, options), summed(negatives_of(logits, related, options)), related, options)
+
+
+def bilateral_of(own: Tensor, others: Summed, related: Relation, options: LossOptions) -> Tensor:
+    """`bilateral` of the logits [p] of the positives and the sums [b] of the negatives."""
     multiple = options.positive_temperature
-    pairs = torch.zeros_like(others).index_add(0, related.views, torch.ones_like(own))
+    pairs = torch.zeros_like(others.total).index_add(0, related.views, torch.ones_like(own))
     share = multiple * (_log_sum(own / multiple, related) - pairs.log())
-    return torch.where(torch.isfinite(others), others - share, 0.0 * share)[related.views]
+    losses = torch.where(torch.isfinite(others.total), others.total - share, 0.0 * share)[related.views]
+    return losses + _smoothed(share[related.views], others, related, options)
 
 
 def sigmoid(logits: Tensor, related: Relation, options: LossOptions) -> Tensor:
     """Each pair judged by itself (SigLIP, Zhai et al. 2023): -log s(own + bias) - sum of log s(-negative - bias) over the negatives.
 
     The bias is minus the log of the number of negatives, which balances the two parts from the start; SigLIP learns it.
-    correction: a negative counts one over the probability that it is in the batch.
+    smoothing: the target of a match is so much below 1, and that of a negative so much above 0. correction: a negative counts one over
+    the probability that it is in the batch.
     """
     own = logits[related.views, related.positions]
     negatives, weights = weighted(logits, related, options)
-    total = weights.sum(1)
-    bias = -total.clamp(min=1.0).log()
-    against = (weights * softplus(negatives + bias.unsqueeze(1))).sum(1)
-    return softplus(-own - bias[related.views]) + against[related.views]
+    bias = -(there(negatives) @ weights).clamp(min=1.0).log()
+    judged = negatives + bias.unsqueeze(1)
+    against = softplus(judged) @ weights
+    if options.smoothing:
+        against = against - options.smoothing * (torch.where(torch.isfinite(judged), judged, 0.0) @ weights)
+    return _matched(own + bias[related.views], options) + against[related.views]
 
 
 def pointwise(logits: Tensor, related: Relation, options: LossOptions) -> Tensor:
-    """Logistic regression on labels: matches towards 1, the explicit non-matches of the log towards 0, and nothing else."""
+    """Logistic regression on labels: matches towards 1, the explicit non-matches of the log towards 0, and nothing else.
+
+    smoothing as for `sigmoid`.
+    """
     own = logits[related.views, related.positions]
+    cells = logits[related.own[:, 0], related.own[:, 1]]
     against = torch.zeros(len(logits), device=logits.device, dtype=logits.dtype)
-    against = against.index_add(0, related.own[:, 0], softplus(logits[related.own[:, 0], related.own[:, 1]]))
+    against = against.index_add(0, related.own[:, 0], softplus(cells) - options.smoothing * cells)
     pairs = torch.zeros_like(against).index_add(0, related.views, torch.ones_like(own))
-    return softplus(-own) + (against / pairs.clamp(min=1))[related.views]
+    return _matched(own, options) + (against / pairs.clamp(min=1))[related.views]
 
 
 def bpr(logits: Tensor, related: Relation, options: LossOptions) -> Tensor:
@@ -116,7 +132,7 @@ def cosine_contrastive(logits: Tensor, related: Relation, options: LossOptions) 
     """1 - own + negative_weight x the mean of max(0, negative - margin) over the negatives (SimpleX, Mao et al. 2021). correction as for `bpr`."""
     own = logits[related.views, related.positions]
     negatives, weights = weighted(logits, related, options)
-    against = (weights * torch.relu(negatives - options.margin)).sum(1) / weights.sum(1).clamp(min=1e-12)
+    against = (torch.relu(negatives - options.margin) @ weights) / (there(negatives) @ weights).clamp(min=1e-12)
     return 1 - own + options.negative_weight * against[related.views]
 
 
@@ -135,21 +151,45 @@ def negatives_of(logits: Tensor, related: Relation, options: LossOptions) -> Ten
     return related.negatives_(corrected, own_negatives(logits, related, options.correction))
 
 
+class Summed(NamedTuple):
+    """What some losses know of the negatives of each view."""
+
+    total: Tensor  # [b]  the log of the sum of e^n, -inf where there is none
+    mean: Tensor  # [b]  the mean of n, 0 where there is none
+
+
+def summed(negatives: Tensor) -> Summed:
+    """The sums over negatives [b, c], -inf where a candidate is none."""
+    counted = there(negatives)
+    mean = torch.where(counted > 0, negatives, 0.0).sum(1) / counted.sum(1).clamp(min=1)
+    return Summed(torch.logsumexp(negatives, dim=1), mean)
+
+
+def there(negatives: Tensor) -> Tensor:
+    """1 where a candidate is a negative [b, c], 0 where it is none."""
+    return (negatives > -torch.inf).to(negatives.dtype)
+
+
 def weighted(logits: Tensor, related: Relation, options: LossOptions) -> tuple[Tensor, Tensor]:
-    """The logits [b, c], 0 where a candidate is no negative, and what each counts: 0 there, else 1, or one over its probability."""
-    nothing = torch.zeros_like(logits)
-    own = own_negatives(nothing, related, options.correction)
-    weights = related.negatives_(nothing - related.log_prob if options.correction else nothing, own).exp()
-    return torch.where(weights > 0, logits, 0.0), weights
+    """The logits [b, c], -inf where a candidate is no negative, and what each counts [c]: 1, or one over its probability."""
+    negatives = related.negatives_(logits.clone(), own_negatives(logits, related))
+    return negatives, counts(related, options).to(logits.dtype)
+
+
+def counts(related: Relation, options: LossOptions) -> Tensor:
+    """What each candidate [c] counts as a negative: 1, or one over the probability that it is in the batch."""
+    return _chance(related).neg().exp() if options.correction else torch.ones_like(related.log_prob)
+
+
+def _chance(related: Relation) -> Tensor:
+    """The log_prob [c] of shared candidates. What is there for some views alone is there for certain: nothing corrects it."""
+    return related.log_prob if related.alone is None else related.log_prob.masked_fill(related.alone, 0.0)
 
 
 def own_negatives(logits: Tensor, related: Relation, correction: bool = False) -> Tensor:
-    """The logits [r] of the views' own negatives. What is there for them alone is there for certain: nothing corrects it."""
+    """The logits [r] of the views' own negatives, corrected where that is asked for."""
     cells = logits[related.own[:, 0], related.own[:, 1]]
-    if not correction:
-        return cells
-    chance = related.log_prob if related.alone is None else related.log_prob.masked_fill(related.alone, 0.0)
-    return cells - chance[related.own[:, 1]]
+    return cells - _chance(related)[related.own[:, 1]] if correction else cells
 
 
 def _log_sum(own: Tensor, related: Relation) -> Tensor:
@@ -159,12 +199,41 @@ def _log_sum(own: Tensor, related: Relation) -> Tensor:
     return most + torch.zeros_like(most).index_add(0, related.views, (own - most[related.views]).exp()).log()
 
 
+def _log_sum_below(own: Tensor, related: Relation) -> Tensor:
+    """The log [p] of the sum of e^own over the positives of the same view with a lower grade; as good as -inf where there is none."""
+    order = torch.argsort(related.grades, stable=True)
+    order = order[torch.argsort(related.views[order], stable=True)]
+    views, grades = related.views[order], related.grades[order]
+    column = torch.arange(len(order), device=own.device) - torch.searchsorted(views, views)
+    padded = own.new_full((len(related.mask_rows), 1 + int(column.max()) if len(order) else 1), NOTHING)
+    sums = torch.logcumsumexp(padded.index_put((views, column), own[order]), dim=1)
+    # How many of a view have a lower grade: where the first pair of its grade stands.
+    new = torch.ones_like(views, dtype=torch.bool)
+    new[1:] = (views[1:] != views[:-1]) | (grades[1:] != grades[:-1])
+    first = column[new][new.cumsum(0) - 1]
+    below = torch.where(first > 0, sums[views, (first - 1).clamp(min=0)], NOTHING)
+    return torch.empty_like(own).index_put((order,), below)
+
+
+def _matched(own: Tensor, options: LossOptions) -> Tensor:
+    """-log s(own), with a share of the target on the other side."""
+    return softplus(-own) + options.smoothing * own
+
+
+def _smoothed(own: Tensor, others: Summed, related: Relation, options: LossOptions) -> Tensor | float:
+    """What moving a share of the target from the positives to the negatives adds: what separates them. Nothing where there are none."""
+    if not options.smoothing:
+        return 0.0
+    some = torch.isfinite(others.total)[related.views]
+    return options.smoothing * torch.where(some, own - others.mean[related.views], 0.0)
+
+
 def _pairwise(logits: Tensor, related: Relation, options: LossOptions, loss: Callable[[Tensor], Tensor]) -> Tensor:
-    """The mean [p] over the negatives of a loss of (negative - own)."""
+    """The mean [p] over the negatives of a loss of (negative - own) that is 0 at minus infinity."""
     own = logits[related.views, related.positions]
     negatives, weights = weighted(logits, related, options)
-    shares = weights / weights.sum(1, keepdim=True).clamp(min=1e-12)
-    return (shares[related.views] * loss(negatives[related.views] - own.unsqueeze(1))).sum(1)
+    total = (there(negatives) @ weights).clamp(min=1e-12)
+    return (loss(negatives[related.views] - own.unsqueeze(1)) @ weights) / total[related.views]
 
 
 LOSSES: dict[str, Callable[[Tensor, Relation, LossOptions], Tensor]] = {
@@ -178,3 +247,6 @@ LOSSES: dict[str, Callable[[Tensor, Relation, LossOptions], Tensor]] = {
     "triplet": triplet,
     "cosine_contrastive": cosine_contrastive,
 }
+
+# Those that know of the negatives no more than `Summed`: `model/blockwise.py` needs no more of their gradient.
+SUMMED: dict[str, Callable[[Tensor, Summed, Relation, LossOptions], Tensor]] = {"softmax": softmax_of, "bilateral": bilateral_of}

@@ -15,10 +15,11 @@ class LossOptions:
     """What is minimised.
 
     loss: by name. correction: subtract the log-probability of meeting a candidate in a batch; correct_positive: from the positive's own
-    logit too. positives: what the other positives of a view are to one, `apart`, `among` or `together`. symmetric: the mean with the
+    logit too. positives: what the other positives of a view are to one, `apart`, `graded`, `among` or `together`. symmetric: the mean with the
     loss of items against the queries of the batch. smoothing: of the target. margin, in similarities; negative_weight, of the negatives
     of `cosine_contrastive`; positive_temperature, of `bilateral`, as a multiple of the temperature. widths: beginnings of the vectors
-    that are trained to do for the whole, and may be cut there later.
+    that are trained to do for the whole, and may be cut there later. teacher_weight: the share of the loss that is the distance from a
+    teacher, where there is one; at 1 it is all, and loss says nothing. teacher_temperature: what the teacher's scores are divided by.
     """
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
@@ -26,13 +27,15 @@ class LossOptions:
     loss: Literal["softmax", "bilateral", "sigmoid", "pointwise", "bpr", "bpr_max", "hinge", "triplet", "cosine_contrastive"] = "softmax"
     correction: bool = True
     correct_positive: bool = True
-    positives: Literal["apart", "among", "together"] = "apart"
+    positives: Literal["apart", "graded", "among", "together"] = "apart"
     symmetric: bool = False
     smoothing: Annotated[float, Ge(0), Lt(1)] = 0.0
     margin: float = 0.5
     negative_weight: Annotated[float, Gt(0)] = 1.0
     positive_temperature: Annotated[float, Gt(0)] = 1.0
     widths: tuple[Annotated[int, Ge(1)], ...] = ()
+    teacher_weight: Annotated[float, Gt(0), Le(1)] = 0.5
+    teacher_temperature: Annotated[float, Gt(0)] = 1.0
 
     def check(self) -> None:
         """Raise ConfigError for an option that would have no effect."""
@@ -48,7 +51,7 @@ READERS_OF_LOSSES = {
     "correct_positive": ("softmax", "bilateral"),
     "positives": ("softmax",),
     "symmetric": ("softmax", "bilateral", "sigmoid", "bpr", "bpr_max", "hinge", "triplet", "cosine_contrastive"),
-    "smoothing": ("softmax",),
+    "smoothing": ("softmax", "bilateral", "sigmoid", "pointwise"),
     "margin": ("hinge", "triplet", "cosine_contrastive"),
     "negative_weight": ("cosine_contrastive",),
     "positive_temperature": ("bilateral",),

@@ -27,6 +27,7 @@ class Relation(NamedTuple):
     own_offsets: Array  # int64 [b + 1]
     alone: Tensor | None  # bool [c]  candidates that are no negatives but those in `own`, if there are any
     log_prob: Tensor  # float32 [c]
+    grades: Tensor  # float32 [p]  how right each positive is
 
     def block(self, start: int, end: int) -> Relation:
         """The same for the views from start to before end, counted from there."""
@@ -49,6 +50,7 @@ class Relation(NamedTuple):
             own_offsets=self.own_offsets[start : end + 1] - own.start,
             alone=self.alone,
             log_prob=self.log_prob,
+            grades=self.grades[pairs],
         )
 
     def negatives_(self, logits: Tensor, cells: Tensor) -> Tensor:
@@ -72,6 +74,7 @@ def relation(batch: Batch, device: torch.device) -> Relation:
     return _relation(
         Ragged(batch.positives.positions, batch.positives.offsets),
         batch.positives.weights,
+        batch.positives.grades,
         batch.masks,
         batch.mask_rows,
         batch.negatives,
@@ -104,6 +107,7 @@ def turned(batch: Batch, device: torch.device) -> Turned:
     related = _relation(
         Ragged(views, offsets_of(np.bincount(which, minlength=len(items)))),
         batch.positives.weights[order],
+        batch.positives.grades[order],
         Ragged(view[by_item], offsets_of(np.bincount(item, minlength=len(items)))),
         np.arange(len(items)),
         nobody,
@@ -115,7 +119,15 @@ def turned(batch: Batch, device: torch.device) -> Turned:
 
 
 def _relation(
-    positives: Ragged, weights: Array, masks: Ragged, mask_rows: Array, own: Ragged, alone: Array | None, log_prob: Array, device: torch.device
+    positives: Ragged,
+    weights: Array,
+    grades: Array,
+    masks: Ragged,
+    mask_rows: Array,
+    own: Ragged,
+    alone: Array | None,
+    log_prob: Array,
+    device: torch.device,
 ) -> Relation:
     def cells(column: Ragged) -> Tensor:
         return torch.as_tensor(np.stack([ragged_rows(column), column.values], axis=1)).to(device)
@@ -133,4 +145,5 @@ def _relation(
         own_offsets=own.offsets,
         alone=None if alone is None else torch.as_tensor(alone).to(device),
         log_prob=torch.as_tensor(log_prob).to(device),
+        grades=torch.as_tensor(grades).to(device),
     )

@@ -32,6 +32,7 @@ from twotower.learning import pretrained
 from twotower.runs.estimates import Estimate, enough_memory, probe
 from twotower.runs.finishing import finish
 from twotower.runs.progress import Progress, watching
+from twotower.runs.teachers import require_teacher, taught_by
 
 if TYPE_CHECKING:
     from twotower.learning.checkpoints import TrainState
@@ -146,7 +147,7 @@ def estimate(
     _device(chosen)
     told = progress or Progress()
     prepared = _prepared(sources, chosen, (Path(output).parent if output is not None else Path("runs")) / "prepared", told)
-    model, data_read, state = _begun(prepared, chosen, bodies)
+    model, data_read, state = _begun(prepared, chosen, bodies, told)
     told.stage("trying some steps")
     return probe(prepared, model, data_read, state, chosen.train)
 
@@ -156,6 +157,8 @@ def _chosen(given: Mapping[str, Any], config: Any, settings: Sequence[str]) -> t
     opened = {name: open_source(data, name) for name, data in given.items() if data is not None}
     resolved, advice = _resolve(opened, config, settings)
     chosen = _located(resolved, given)
+    if chosen.train.teacher is not None:  # as the places of data: the run is continued by its config from anywhere
+        chosen = replace(chosen, train=replace(chosen.train, teacher=str(Path(chosen.train.teacher).absolute())))
     chosen = replace(chosen, evaluate=replace(chosen.evaluate, exclude_seen=_exclude_seen(chosen)))
     named = {name: getattr(chosen.data, name) for name in PARTS_OF_DATA if name not in opened}
     opened |= {name: open_source(place, name) for name, place in named.items() if place is not None}
@@ -167,6 +170,7 @@ def _chosen(given: Mapping[str, Any], config: Any, settings: Sequence[str]) -> t
     if chosen.evaluate.pretrained is not None:
         pretrained.require(chosen.evaluate.pretrained)
     pretrained.ready(chosen.schema, logger.info)
+    require_teacher(chosen.train.teacher)
     return chosen, sources, advice
 
 
@@ -209,7 +213,7 @@ def _stop_on_faults(sources: Sources, prepared: Prepared, chosen: Config, progre
         raise DataError(found.message())
 
 
-def _begun(prepared: Prepared, chosen: Config, bodies: Mapping[Side, Custom] | None) -> tuple[TwoTower, Data, TrainState]:
+def _begun(prepared: Prepared, chosen: Config, bodies: Mapping[Side, Custom] | None, progress: Progress) -> tuple[TwoTower, Data, TrainState]:
     """The model, what the loop reads, and the state before the first step."""
     import torch
 
@@ -220,7 +224,9 @@ def _begun(prepared: Prepared, chosen: Config, bodies: Mapping[Side, Custom] | N
     if machine.threads:
         torch.set_num_threads(machine.threads)
     enough_memory(prepared, chosen.model, chosen.train)
-    data = training.data_of(prepared, chosen.train, chosen.evaluate)
+    teacher = chosen.train.teacher
+    taught = None if teacher is None else taught_by(teacher, prepared, chosen.item.id, machine.threads, progress)
+    data = training.data_of(prepared, chosen.train, chosen.evaluate, taught)
     model = build(prepared.encoder, chosen.model, chosen.train.seed, bodies).to(_device(chosen))
     return model, data, training.start(model, data, chosen.train)
 
@@ -229,15 +235,19 @@ def _train(sources: Sources, chosen: Config, folder: Path, resume: bool, progres
     from twotower.learning import training, warming
 
     prepared = _prepared(sources, chosen, folder.parent / "prepared", progress)
-    if resume and files.read_json(folder / "prepared.json")["folder"] != prepared.folder.name:
+    begun = files.read_json(folder / "prepared.json") if resume else {}
+    teacher = require_teacher(chosen.train.teacher)
+    if resume and begun.get("teacher") != teacher:
+        raise BundleError(f"the teacher of {folder}, {chosen.train.teacher}, has changed since it was begun, so it cannot be continued. Start anew.")
+    if resume and begun["folder"] != prepared.folder.name:
         raise BundleError(f"the data of {folder} have changed since it was begun, so it cannot be continued. Start anew with --overwrite.")
     _stop_on_faults(sources, prepared, chosen, progress)
-    model, data, state = _begun(prepared, chosen, bodies)
+    model, data, state = _begun(prepared, chosen, bodies, progress)
     # Only now, so that data which are refused cost no earlier run and leave no new one.
     if not resume:
         files.empty_folder(folder, OURS)
     files.write_text(folder / "config.toml", configs.to_toml(chosen))
-    files.write_json(folder / "prepared.json", prepared.report | {"folder": prepared.folder.name})
+    files.write_json(folder / "prepared.json", prepared.report | {"folder": prepared.folder.name} | ({"teacher": teacher} if teacher else {}))
     if resume:
         training.resume(state, folder)
     with _interrupts() as asked:

@@ -133,7 +133,7 @@ def low_grades(evidence: Evidence) -> list[Finding]:
 def _read(evidence: Evidence) -> set[str | None]:
     """The columns of the log that the schema reads."""
     schema = evidence.schema
-    pairs = (getattr(schema.pairs, role) for role in ("time", "weight", "event", "label", "item"))
+    pairs = (getattr(schema.pairs, role) for role in ("time", "weight", "event", "label", "teacher", "item"))
     return {
         *pairs,
         schema.key,

@@ -238,6 +238,8 @@ class _Preparation:
         kept |= {name: np.empty(n, kind) for name, kind in (("time", np.float64), ("part", np.int8), ("label", np.float32)) if self.there[name]}
         kinds = {"query_rows": np.int64, "query_keys": np.int64, "item_rows": np.int64, "weights": np.float32, "labels": np.float32}
         writers = {name: files.ArrayWriter(self.folder / "log" / f"{name}.npy", kind) for name, kind in kinds.items()}
+        if self.there["teacher"]:
+            writers["teacher"] = files.ArrayWriter(self.folder / "log" / "teacher.npy", np.float32)
         if self.there["history"]:
             writers["history_keys"] = files.ArrayWriter(self.folder / "log" / "history_keys.npy", np.int64)
         for batch in self.engine.ordered(self.there, self.schema.repeats):

@@ -142,6 +142,8 @@ class Engine:
         else:
             # Counted pairs stand where the last of them was: what is held out as late is then later than all that is trained on.
             kept = "".join(f", max({name}) AS {name}" for name in ("time", "label") if there[name])
+            if there["teacher"]:  # of several scores the mean, of none none
+                kept += ", coalesce(avg(teacher) FILTER (WHERE NOT isnan(teacher)), 'nan')::FLOAT AS teacher"
             weight = "sum(weight)" if there["weight"] else "count(*)"
             self.sql.execute(
                 f"CREATE TABLE merged AS SELECT max(row) AS row, {same}, {weight}::DOUBLE AS weight{kept} FROM placed GROUP BY {same}; "
@@ -152,7 +154,7 @@ class Engine:
 
     def ordered(self, there: Mapping[str, bool], repeats: str) -> Iterator[pa.RecordBatch]:
         """The merged pairs in the order of their time and then of the log."""
-        names = ["query_row", "query_key", "item_row", *(name for name in ("time", "label", "part", "history") if there[name])]
+        names = ["query_row", "query_key", "item_row", *(name for name in ("time", "label", "teacher", "part", "history") if there[name])]
         weighted = there["weight"] or repeats == "count"
         order = "time, row" if there["time"] else "row"
         looked_up = ""

@@ -22,7 +22,7 @@ from twotower.data.keys import joined, keys_of, present, texts_of, values_of
 from twotower.data.preparation.catalogue import EXAMPLES, Catalogue
 from twotower.data.preparation.identity import Index, Names, names_of
 from twotower.data.preparation.spills import Spill
-from twotower.data.quantities import at_least_zero, is_number, times, told
+from twotower.data.quantities import at_least_zero, is_number, scores, times, told
 from twotower.data.schema import Schema
 from twotower.data.sources import Source
 from twotower.data.splits import TEST, TRAIN, VALIDATION, SplitOptions, parts_named
@@ -78,6 +78,7 @@ class Intake:
         return {
             "weight": pairs.weight is not None or pairs.event is not None,
             "label": pairs.label is not None,
+            "teacher": pairs.teacher is not None,
             "time": pairs.time is not None,
             "part": self.options.by in ("column", "files"),
             "entity": self.options.by == "group" and self.options.column is not None,
@@ -139,7 +140,8 @@ class Intake:
         """The columns of the log that are read."""
         pairs, schema = self.schema.pairs, self.schema
         own = [] if self._queries else list(self.raw)
-        named = [schema.key, schema.query_column, schema.history_by, pairs.time, pairs.weight, pairs.event, pairs.label, self.options.column]
+        named = [schema.key, schema.query_column, schema.history_by, pairs.time, pairs.weight, pairs.event, pairs.label, pairs.teacher]
+        named.append(self.options.column)
         item = self.catalogue.columns if self.catalogue.from_pairs else [pairs.item or schema.item.id]
         return list(dict.fromkeys(name for name in [*own, *named, *item] if name is not None))
 
@@ -148,6 +150,8 @@ class Intake:
         values = None if self._queries else [*values_of(self.schema.query.features, batch.column).values()]
         usable, items, listed = self._usable(batch, numbers, values)
         rows = np.flatnonzero(usable)
+        if self.optional["teacher"]:
+            self._count(pairs_without_teacher_score=np.isnan(numbers["teacher"][rows]).sum())
         if len(rows) < batch.num_rows:
             chosen = pa.array(rows)
             batch, values = batch.take(chosen), values and [column.take(chosen) for column in values]
@@ -171,6 +175,8 @@ class Intake:
         if options.label is not None:
             labels = at_least_zero(batch.column(options.label), options.label, "label", source, start)
             found["label"] = np.where(labels >= (options.match or np.nextafter(0, 1)), labels, 0).astype(np.float32)
+        if options.teacher is not None:
+            found["teacher"] = scores(batch.column(options.teacher), options.teacher, source, start)
         if options.time is not None:
             self._one_way_of_writing(batch.column(options.time), source, start)
             found["time"] = np.asarray(times(batch, options.time, source, start))

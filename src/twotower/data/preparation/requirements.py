@@ -17,7 +17,7 @@ def require(sources: Sources, schema: Schema, options: SplitOptions) -> None:
         for feature in schema.raw_features("query") if sources.queries is None else ():
             log.require(feature.column, "a feature of [query]", nested=feature.nested)
         named = {"query.key": schema.query.key, "split.column": options.column, "history.by": schema.history_by}
-        named |= {f"pairs.{role}": getattr(schema.pairs, role) for role in ("time", "weight", "event", "label")}
+        named |= {f"pairs.{role}": getattr(schema.pairs, role) for role in ("time", "weight", "event", "label", "teacher")}
         named |= {"the id of the query, pairs.query": schema.query_column}
         if schema.item.id is not None:
             named["the id of the item, pairs.item"] = schema.pairs.item or schema.item.id
