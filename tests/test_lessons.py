@@ -298,7 +298,7 @@ def test_a_student_takes_the_scores_of_its_teacher_for_its_own(tmp_path):
         "item": {"id": "item", "features": [{"column": "item", "type": "id"}]},
         "split": {"by": "random", "test": 0.1, "validation": 0.1},
         "model": {"dimensions": 16},
-        "train": {"epochs": 12, "batch_size": 32, "teacher_weight": 1.0, "patience": 0},
+        "train": {"epochs": 25, "batch_size": 32, "teacher_weight": 1.0, "patience": 0},
     }
     queries = [f"likes{a} bears{b} hates{c}" for a in range(6) for b in range(6) for c in range(6) if len({a, b, c}) == 3]
     agreed = {}

@@ -8,7 +8,7 @@ import torch
 
 from twotower.data.batches import BatchDraft, complete
 from twotower.data.columns import ragged
-from twotower.model.losses import softmax
+from twotower.model.losses import LOSSES, softmax
 from twotower.model.negatives import NEGATIVES, sampler_state
 from twotower.model.options import LossOptions, NegativesOptions
 from twotower.model.relations import relation
@@ -132,3 +132,31 @@ def test_more_draws_come_nearer_to_the_full_loss():
     whole = loss(NegativesOptions(negatives="full"))
     away = [np.mean([abs(loss(NegativesOptions(negatives="drawn", draws=n)) - whole) for _ in range(300)]) for n in (1, 4, 16, 64)]
     assert away == sorted(away, reverse=True) and away[-1] < 0.01 < 0.3 < away[0]
+
+
+CORRECTED = ["softmax", "bilateral", "sigmoid", "bpr", "bpr_max", "hinge", "cosine_contrastive"]
+
+
+@pytest.mark.parametrize("loss", CORRECTED)
+def test_each_corrected_loss_converges_to_that_of_the_whole_catalogue(loss):
+    """As draws grow, though what is popular is drawn more often and likes the view better; with the wrong sign it is far from it."""
+    generator = np.random.default_rng(1)
+    log = np.repeat(np.arange(80), (600 / (3 + np.arange(80))).astype(int))
+    logits = torch.linspace(1.5, -1.5, 80).unsqueeze(0)
+    part = BatchDraft(*np.zeros((2, 1), np.int64), None, None, np.array([40]), np.array([0, 1]), np.array([0]), np.ones(1, np.float32))
+    margin = {"hinge": 1.0, "cosine_contrastive": -1.5}.get(loss, 0.5)
+    options = LossOptions(loss=loss, margin=margin, **({"correct_positive": False} if loss in ("softmax", "bilateral") else {}))
+
+    def found(negatives, sign=1.0):
+        candidates = NEGATIVES[negatives.negatives](part, sampler_state(log, 80, negatives), generator)
+        batch = complete(part, candidates.item_rows, (sign * candidates.log_prob).astype(np.float32), ragged([[40]]), None, candidates.alone)
+        return LOSSES[loss](logits[:, candidates.item_rows], relation(batch, torch.device("cpu")), options).item()
+
+    def drawn(draws, sign=1.0):
+        return np.array([found(NegativesOptions(negatives="drawn", draws=draws, power=1.0), sign) - whole for _ in range(60)])
+
+    whole = found(NegativesOptions(negatives="full"))
+    right = {draws: drawn(draws) for draws in (10, 60, 400, 4000)}
+    away = [np.abs(part).mean() for part in right.values()]
+    assert away == sorted(away, reverse=True) and away[-1] < 0.02 * away[0] + 1e-5
+    assert abs(drawn(60, -1.0).mean()) > 3 * abs(right[60].mean()) + 0.05
