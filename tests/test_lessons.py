@@ -23,7 +23,7 @@ from twotower.data.scores import pair_scores
 from twotower.data.sources import open_source
 from twotower.data.splits import SplitOptions
 from twotower.errors import BundleError, ConfigError, DataError
-from twotower.files import read_json
+from twotower.files import read_json, write_json
 from twotower.learning import training
 from twotower.model import blockwise
 from twotower.model.blockwise import loss_of
@@ -331,7 +331,16 @@ def test_a_small_student_learns_from_a_model_alone(world, world_folder, world_ru
     assert run.metrics["model"]["mrr"]["value"] > 0.9 * world_run.metrics["model"]["mrr"]["value"]
     kept = configs.read(run.folder / "bundle" / "model" / "config.toml")
     assert str(tmp_path) not in (run.folder / "bundle" / "model" / "config.toml").read_text() and kept.train.teacher.endswith(world_folder.name)
-    assert read_json(run.folder / "prepared.json")["teacher"] == world_run.retriever.bundle.fingerprint
+    begun = read_json(run.folder / "prepared.json")
+    assert begun["teacher"] == world_run.retriever.bundle.fingerprint
+    # Broken off before its end, it goes on with the same teacher alone.
+    (run.folder / "metrics.json").unlink()
+    write_json(run.folder / "prepared.json", begun | {"teacher": "another"})
+    with pytest.raises(BundleError, match="has changed since it was begun"):
+        tt.train(*world, config=run.folder / "config.toml", output=run.folder, resume=True)
+    write_json(run.folder / "prepared.json", begun)
+    again = tt.train(*world, config=run.folder / "config.toml", output=run.folder, resume=True)
+    assert again.metrics["model"] == run.metrics["model"]
 
 
 def test_a_teacher_that_cannot_teach_is_refused_before_anything_is_written(world, world_folder, tmp_path):
