@@ -32,9 +32,18 @@ check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.dev
-	$(BIN)/python benchmarks/first_light.py --write
-	$(BIN)/python benchmarks/choices.py --write
+# All rows that are new or have changed, or those named: make bench ROWS="gowalla throughput". Peers have environments of their own under
+# .bench, made where a row needs them.
+ROWS ?=
+bench: $(STAMP) .bench/own/.installed
+	.bench/own/bin/python -m benchmarks run $(ROWS)
+
+.bench/%/.installed: benchmarks/peers/%.txt constraints.txt
+	$(PYTHON) -m venv .bench/$*
+	.bench/$*/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	.bench/$*/bin/python -m pip install --quiet --requirement $<
+	if [ -f benchmarks/peers/$*.alone.txt ]; then .bench/$*/bin/python -m pip install --quiet --no-deps --requirement benchmarks/peers/$*.alone.txt; fi
+	touch $@
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache dist
+	rm -rf $(VENV) .bench .mypy_cache .pytest_cache .ruff_cache dist

@@ -1,4 +1,4 @@
-"""The softmax loss in blocks beside the plain one: python benchmarks/blockwise.py
+"""The softmax loss in blocks beside the plain one.
 
 8,192 views against 8,192 candidates of 64 dimensions, forward and backward, in turns; then the memory that each takes, in a process of
 its own. Plain is what one writes first: the matrix of logits, the correction, the mask of known matches, cross-entropy, autograd.
@@ -6,19 +6,19 @@ its own. Plain is what one writes first: the matrix of logits, the correction, t
 
 from __future__ import annotations
 
-import argparse
-import subprocess
+import json
 import sys
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from first_light import Rows, keep
+from benchmarks.environments import THREADS
+from benchmarks.processes import peak, told_by
+from benchmarks.rows import Asked, Figure
 from twotower.data.batches import Batch, complete, draft
 from twotower.data.columns import group
 from twotower.data.prepared import Log
@@ -37,19 +37,19 @@ def batch_of(pairs: int) -> Batch:
     return complete(part, rows, np.full(pairs, -1.0, np.float32), known)
 
 
-def vectors() -> list[Tensor]:
+def vectors(size: int) -> list[Tensor]:
     """Queries, items and the log of the scale."""
     generator = torch.Generator().manual_seed(0)
-    made = [functional.normalize(torch.randn(SIZE, DIMENSIONS, generator=generator), dim=1) for _ in range(2)]
+    made = [functional.normalize(torch.randn(size, DIMENSIONS, generator=generator), dim=1) for _ in range(2)]
     return [one.requires_grad_() for one in (*made, torch.tensor(2.3))]
 
 
 def plain(batch: Batch, queries: Tensor, items: Tensor, log_scale: Tensor) -> Tensor:
     """By one matrix."""
     logits = queries @ items.T * log_scale.exp() - torch.as_tensor(batch.log_prob)
-    rows = torch.arange(SIZE)
-    hidden = torch.zeros(SIZE, SIZE, dtype=torch.bool)
-    hidden[rows, (rows + 1) % SIZE] = True
+    rows = torch.arange(len(queries))
+    hidden = torch.zeros(len(rows), len(rows), dtype=torch.bool)
+    hidden[rows, (rows + 1) % len(rows)] = True
     return functional.cross_entropy(logits.masked_fill(hidden, -torch.inf), rows)
 
 
@@ -62,57 +62,40 @@ def ways(batch: Batch) -> dict[str, Callable[[list[Tensor]], Tensor]]:
     }
 
 
-def peak(way: str) -> float:
-    """The bytes by which a process of its own grows."""
-    told = subprocess.run([sys.executable, __file__, "--grow", way], capture_output=True, text=True, check=True)
-    return float(told.stdout)
-
-
-def grow(way: str) -> None:
-    """Print by how much one step of a way raises the peak of this process, after a small one has loaded what it needs."""
-    given, batch = vectors(), batch_of(SIZE)
+def grow(way: str, size: int) -> float:
+    """By how much one step of a way raises the peak of this process, after a small one has loaded what it needs."""
+    given, batch = vectors(size), batch_of(size)
     functional.cross_entropy(given[0][:64] @ given[1][:64].T, torch.arange(64)).backward()
-    before = peak_of_this()
+    before = peak()
     ways(batch)[way](given).backward()
-    print(peak_of_this() - before)
+    return peak() - before
 
 
-def peak_of_this() -> int:
-    """The most bytes that this process has held. Not ru_maxrss, which begins at what its parent held."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) * 1024
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="put the figures into benchmarks/RESULTS.md")
-    parser.add_argument("--grow", help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.grow:
-        grow(asked.grow)
-        return
-    batch = batch_of(SIZE)
+def measure(asked: Asked) -> Iterator[Figure]:
+    """In turns; then the memory."""
+    torch.set_num_threads(THREADS)
+    size = 512 if asked.smoke else SIZE
+    batch = batch_of(size)
     took: dict[str, list[float]] = {way: [] for way in ways(batch)}
     losses = {}
-    for turn in range(TURNS + 1):
+    for turn in range(2 if asked.smoke else TURNS + 1):
         for way, of in ways(batch).items():
-            given = vectors()
+            given = vectors(size)
             began = time.perf_counter()
             loss = of(given)
             loss.backward()
             if turn:
                 took[way].append(time.perf_counter() - began)
             losses[way] = loss.item()
-    rows: Rows = []
     wanted = {"in blocks": "3x, 1/20 of the memory", "in blocks, bfloat16 products": "5x"}
-    memory = {way: peak(way) for way in took}
+    memory = {way: float(told_by("benchmarks.rows.blockwise", way, str(size))) for way in took}
     for way, seconds in took.items():
-        ratio = np.median(took["plain"]) / np.median(seconds)
-        figures = f"{np.median(seconds) * 1000:.0f} ms, {ratio:.1f}x; {memory[way] / 1e6:.0f} MB; loss {losses[way]:.5f}"
-        rows.append((f"{SIZE:,} x {SIZE:,} x {DIMENSIONS}, forward and backward, {way}", figures, wanted.get(way, "")))
-    table = ["| what | measured | wanted |", "|---|---|---|", *(f"| {what} | {figure} | {want} |" for what, figure, want in rows)]
-    keep("python benchmarks/blockwise.py", table, asked.write)
+        ratio = float(np.median(np.divide(took["plain"], seconds)))
+        less = f"{memory[way] / 1e6:.0f} MB, 1/{memory['plain'] / memory[way]:.0f}"
+        figures = f"{np.median(seconds) * 1000:.0f} ms, {ratio:.1f}x; {less}; loss {losses[way]:.5f}"
+        values = {"seconds": seconds, "ratio": ratio, "bytes": memory[way]}
+        yield Figure(f"{size:,} x {size:,} x {DIMENSIONS}, forward and backward, {way}", figures, wanted.get(way, ""), values)
 
 
 if __name__ == "__main__":
-    main()
+    print(json.dumps(grow(sys.argv[1], int(sys.argv[2]))))

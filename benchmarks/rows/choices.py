@@ -1,19 +1,13 @@
-"""What each part of the recipe for texts is worth, on validation pairs of the shipped sample; the test pairs stay closed.
-
-python benchmarks/choices.py                 all rows, about ten minutes on two cores
-python benchmarks/choices.py correction=on   some of them
-python benchmarks/choices.py --write         and put them into benchmarks/RESULTS.md
-"""
+"""What each part of the recipe for texts is worth, on validation pairs of the shipped sample; the test pairs stay closed."""
 
 from __future__ import annotations
 
-import argparse
-import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from first_light import keep
+from benchmarks.rows import Asked, Figure
 from twotower import config
 from twotower.data.preparation import prepare
 from twotower.data.prepared import Prepared
@@ -22,9 +16,11 @@ from twotower.data.sources import open_source
 from twotower.data.splits import VALIDATION
 from twotower.learning import training
 from twotower.learning.baselines import lexical, texts
-from twotower.learning.evaluation import Scorer, cases, left_out, measure, rank
+from twotower.learning.evaluation import Scorer, cases, left_out, rank
+from twotower.learning.evaluation import measure as metrics_of
 from twotower.model.towers import TwoTower, build
-from twotower.runs.measuring import Asked, scorer
+from twotower.runs.measuring import Asked as Answered
+from twotower.runs.measuring import scorer
 
 METRICS = ("hit@10", "mrr")
 TEXTS = "[{column='id',type='id'},{column='command',type='text'%s},{column='platform',type='category'},{column='description',type='text'%s}]"
@@ -60,21 +56,22 @@ def trained(settings: list[str], cache: Path) -> tuple[Prepared, TwoTower, confi
     return prepared, model, chosen
 
 
-def figures(by: Scorer, asked: Asked, n_items: int) -> str:
+def line(what: str, by: Scorer, asked: Answered, n_items: int) -> Figure:
     """The metrics of a scorer on validation cases."""
     ranks = rank(by, asked.cases.relevant, asked.cases.excluded, n_items=n_items)
-    return " | ".join(f"{values.mean():.4f}" for values in measure(ranks, METRICS).values())
+    found = {name: float(values.mean()) for name, values in metrics_of(ranks, METRICS).items()}
+    return Figure(what, ", ".join(f"{name} {value:.4f}" for name, value in found.items()), "", found)
 
 
-def asked_of(prepared: Prepared, model: TwoTower, chosen: config.Config) -> tuple[Asked, np.ndarray]:
+def answered(prepared: Prepared, model: TwoTower, chosen: config.Config) -> tuple[Answered, np.ndarray]:
     """The validation cases with their vectors and words, and the vectors of the items."""
     found = cases(prepared.part(VALIDATION), prepared.known(*left_out(chosen.evaluate, VALIDATION)), "pair")
     words = texts(prepared, "query")
     queries = model.encode("query", prepared.columns["query"]).numpy()[found.query_rows]
-    return Asked(found, queries, [words[row] for row in found.query_rows]), model.encode("item", prepared.columns["item"]).numpy()
+    return Answered(found, queries, [words[row] for row in found.query_rows]), model.encode("item", prepared.columns["item"]).numpy()
 
 
-def ranks_added(asked: Asked, items: np.ndarray, words: Scorer, weight: float) -> Scorer:
+def ranks_added(asked: Answered, items: np.ndarray, words: Scorer, weight: float) -> Scorer:
     """Reciprocal rank fusion over the whole catalogue (Cormack et al. 2009)."""
 
     def reciprocal(scores: np.ndarray) -> np.ndarray:
@@ -88,37 +85,25 @@ def ranks_added(asked: Asked, items: np.ndarray, words: Scorer, weight: float) -
     return both
 
 
-def fusion(prepared: Prepared, model: TwoTower, chosen: config.Config) -> list[str]:
+def fusion(prepared: Prepared, asked: Answered, items: np.ndarray) -> Iterator[Figure]:
     """Vectors, words, and both by added scores and by added ranks."""
-    asked, items = asked_of(prepared, model, chosen)
     index = lexical(prepared, with_queries=True)
     assert index is not None
-    rows = [f"| words alone | {figures(lambda block: index.scores(asked.texts[block]), asked, len(items))} |"]
+    yield line("words alone", lambda block: index.scores(asked.texts[block]), asked, len(items))
     for weight in (0.15, 0.3, 0.5):
         added = scorer(asked, items, index, {"mode": "hybrid", "words_weight": weight})
-        rows.append(f"| vectors + words, scores added, weight {weight} | {figures(added, asked, len(items))} |")
+        yield line(f"vectors + words, scores added, weight {weight}", added, asked, len(items))
     for weight in (0.25, 0.5, 1.0):
         by_rank = ranks_added(asked, items, lambda block: index.scores(asked.texts[block]), weight)
-        rows.append(f"| vectors + words, ranks added, weight {weight} | {figures(by_rank, asked, len(items))} |")
-    return rows
+        yield line(f"vectors + words, ranks added, weight {weight}", by_rank, asked, len(items))
 
 
-def main() -> None:
-    """Train the rows asked for and print their validation figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("choices", nargs="*", choices=[[], *CHOICES], help="which rows; all by default")
-    parser.add_argument("--write", action="store_true", help="put the result on top of benchmarks/RESULTS.md")
-    chosen = parser.parse_args()
-    rows = [f"| validation pairs of tldr | {' | '.join(METRICS)} |", "|---|---|---|"]
-    with tempfile.TemporaryDirectory() as cache:
-        for name in chosen.choices or CHOICES:
-            prepared, model, settings = trained(CHOICES[name], Path(cache))
-            asked, items = asked_of(prepared, model, settings)
-            rows.append(f"| {name} | {figures(scorer(asked, items, None, {'mode': 'vectors'}), asked, len(items))} |")
-            rows += fusion(prepared, model, settings) if name == "recipe" else []
-            print(rows[-1], flush=True)
-    keep("python benchmarks/choices.py " + " ".join(chosen.choices), rows, chosen.write)
-
-
-if __name__ == "__main__":
-    main()
+def measure(asked: Asked) -> Iterator[Figure]:
+    """Train each choice."""
+    for name in ["recipe"] if asked.smoke else CHOICES:
+        tiny = ["train.epochs=1", "model.dimensions=16"] if asked.smoke else []
+        prepared, model, settings = trained([*CHOICES[name], *tiny], asked.folder)
+        found, items = answered(prepared, model, settings)
+        yield line(name, scorer(found, items, None, {"mode": "vectors"}), found, len(items))
+        if name == "recipe":
+            yield from fusion(prepared, found, items)
