@@ -6,8 +6,9 @@ Comments, docstrings and layout of Python files do not count: their syntax trees
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
-import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,25 +37,26 @@ def changed(kept: dict[str, str], now: dict[str, str]) -> list[str]:
 
 def digest(path: Path) -> str:
     """Of a file's meaning."""
+    about = path.stat()
+    return _digest(path, about.st_mtime_ns, about.st_size)
+
+
+@functools.cache
+def _digest(path: Path, *_: int) -> str:
     content = path.read_bytes()
     if path.suffix == ".py":
-        content = json.dumps(shape(ast.parse(content))).encode()
+        content = meaning(content).encode()
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def shape(node: object) -> object:
-    """A syntax tree as lists, without docstrings and what is empty: the same under every version of Python."""
-    if isinstance(node, ast.AST):
-        parts = {name: value for name, value in ast.iter_fields(node) if name != "kind" and value is not None and value != []}
-        body = parts.get("body")
-        if isinstance(body, list) and not isinstance(node, ast.If) and _is_text(body[0]):
-            parts["body"] = body[1:]
-        return [type(node).__name__, *([name, shape(value)] for name, value in sorted(parts.items()))]
-    return [shape(each) for each in node] if isinstance(node, list) else repr(node)
-
-
-def _is_text(node: object) -> bool:
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+def meaning(text: bytes) -> str:
+    """A Python file as its syntax tree, without docstrings, and without what versions of Python write differently."""
+    tree = ast.parse(text)
+    for node in ast.walk(tree):
+        body = node.body if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) else []
+        if body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant) and isinstance(body[0].value.value, str):
+            del body[0]
+    return re.sub(r", ctx=Load\(\)|, \w+=\[\]|(?<=\()\w+=\[\](, )?", "", ast.dump(tree))
 
 
 def modules(path: Path) -> set[Path]:
@@ -69,8 +71,20 @@ def modules(path: Path) -> set[Path]:
     return found
 
 
-def imports(path: Path) -> Iterator[Path]:
+def imports(path: Path) -> tuple[Path, ...]:
     """The files of ours that a file imports."""
+    about = path.stat()
+    return _imports(path, about.st_mtime_ns, about.st_size)
+
+
+@functools.cache
+def _imports(path: Path, *_: int) -> tuple[Path, ...]:
+    return tuple(dict.fromkeys(_named(path)))
+
+
+def _named(path: Path) -> Iterator[Path]:
+    if path == PACKAGES["twotower"] / "__init__.py":
+        return  # it imports nothing before it is asked for a name
     for node in ast.walk(ast.parse(path.read_bytes())):
         names = []
         if isinstance(node, ast.Import):
@@ -79,8 +93,8 @@ def imports(path: Path) -> Iterator[Path]:
             names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         for name in names:
             yield from files_of(name)
-    if path == PACKAGES["twotower"] / "__init__.py":  # which imports by name
-        yield from files_of("twotower.runs")
+        if (isinstance(node, ast.Import) and "twotower" in names) or "twotower.train" in names:
+            yield from files_of("twotower.runs")
 
 
 def files_of(name: str) -> Iterator[Path]:

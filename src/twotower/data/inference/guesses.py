@@ -17,7 +17,7 @@ from twotower.data.sources import Source
 from twotower.data.splits import SplitOptions
 from twotower.errors import DataError
 
-FEW_PAIRS = LOOK  # of texts: with fewer, what an encoder learnt elsewhere is worth more than what they teach (benchmarks/few_pairs.py)
+FEW_PAIRS = LOOK  # of texts: with fewer, what an encoder learnt elsewhere is worth more than what they teach (benchmarks/rows/few_pairs.py)
 FEWEST_PAIRS_OF_ID = 5  # beside a pretrained encoder
 FEWEST_ROWS = 10
 USUAL_BATCH, STEPS = 1024, 20  # pairs; steps an epoch, at least
