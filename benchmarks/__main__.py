@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import benchmarks
 from benchmarks import results, sets
 from benchmarks.environments import MADE, THREADS, surroundings
-from benchmarks.rows import HERE, ROOT, ROWS, Asked, measure_of
+from benchmarks.rows import HERE, MARK, ROOT, ROWS, Asked, measure_of
 
 
 def show(_: argparse.Namespace) -> int:
@@ -54,6 +54,8 @@ def measure(given: argparse.Namespace) -> int:
         figures.append(figure)
     if not trial:
         results.keep(name, figures, time.perf_counter() - begun, f"python -m benchmarks run {name}")
+        for mark in folder.glob(f"*{MARK}"):
+            mark.unlink()  # what was trained is used up: to measure again is to train again
     return 0
 
 

@@ -5,6 +5,7 @@ Peers learn from training and validation pairs together, since their settings ar
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,9 +16,10 @@ import pyarrow.parquet as pq
 
 import twotower as tt
 from benchmarks import environments, sets
-from benchmarks.rows import HERE, Asked, Figure
+from benchmarks.fingerprints import digest, modules
+from benchmarks.rows import HERE, MARK, Asked, Figure
 from twotower import config as configs
-from twotower import files
+from twotower import files, runs
 from twotower.data.columns import Array
 from twotower.data.preparation import prepare
 from twotower.data.prepared import Prepared, open_prepared
@@ -47,14 +49,23 @@ class Tested(NamedTuple):
         return list_keys(self.asked, self.options.per)
 
 
-def trained(recipe: str, asked: Asked, tiny: Sequence[str] = (), name: str = "", settings: Sequence[str] = ()) -> Tested:
-    """A recipe trained to its end. tiny: settings of a smoke test. name: of the run folder, by default the recipe's."""
+def trained(recipe: str, asked: Asked, tiny: Sequence[str] = (), name: str = "", settings: Sequence[str] = (), fresh: bool = False) -> Tested:
+    """A recipe trained to its end. tiny: settings of a smoke test. name: of the run folder, by default the recipe's.
+
+    What a row that was broken off had trained, by the same code and settings, is taken up again; fresh: never.
+    """
     for each in sets.read_by(recipe):
         sets.made(each)
-    settings = [*settings, *(tiny if asked.smoke else ()), *asked.settings]
-    threads = f"machine.threads={environments.THREADS}"
-    run = tt.train(config=HERE / "recipes" / f"{recipe}.toml", settings=[*settings, threads], output=asked.folder / (name or recipe), overwrite=True)
-    return tested(run)
+    path, output = HERE / "recipes" / f"{recipe}.toml", asked.folder / (name or recipe)
+    settings = [*settings, *(tiny if asked.smoke else ()), *asked.settings, f"machine.threads={environments.THREADS}"]
+    mark = output.with_suffix(MARK)
+    told = json.dumps([settings, *(digest(file) for file in sorted({path, Path(sets.__file__), *modules(Path(runs.__file__))}))])
+    same = not fresh and mark.exists() and mark.read_text(encoding="utf-8") == told
+    if not (same and (output / "metrics.json").exists()):
+        resume = same and (output / "checkpoint.safetensors").exists()
+        mark.write_text(told, encoding="utf-8")
+        tt.train(config=path, settings=settings, output=output, resume=resume, overwrite=not resume)
+    return tested(runs.open_run(output))
 
 
 def tested(run: Run) -> Tested:

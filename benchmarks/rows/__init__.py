@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 HERE = Path(__file__).resolve().parent.parent
 ROOT = HERE.parent
+MARK = ".trained-by"  # beside a run folder: what decided it
 
 
 class Figure(NamedTuple):
@@ -28,7 +29,7 @@ class Asked(NamedTuple):
 
     smoke: bool  # with settings that only show that it works
     folder: Path  # where it may write; kept between runs
-    settings: tuple[str, ...] = ()  # overrides of its recipes, for a smoke test
+    settings: tuple[str, ...] = ()  # overrides of its recipes, for trials
 
 
 class Row(NamedTuple):

@@ -28,7 +28,7 @@ def measure(asked: Asked) -> Iterator[Figure]:
     rates: dict[str, list[float]] = {"ours": [], "with preparation": [], "static": []}
     for _ in range(1 if asked.smoke else TURNS):
         prepared_in = preparation(asked)
-        test = quality.trained("tldr", asked, tiny, settings=("evaluate.baselines=[]", "search.mode='vectors'"))
+        test = quality.trained("tldr", asked, tiny, settings=("evaluate.baselines=[]", "search.mode='vectors'"), fresh=True)
         facts = test.run.metrics["training"]
         log = quality.log_of(test.prepared)
         chosen = configs.read(test.run.folder / "config.toml").train

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 from benchmarks import quality, sets
 from benchmarks.environments import MADE, THREADS, ask
@@ -37,7 +38,7 @@ def measure(asked: Asked) -> Iterator[Figure]:
     prepared = quality.prepared_of(chosen, MADE / "prepared")
     data = training.data_of(prepared, chosen.train, chosen.evaluate)
     seen = before(prepared, TEST, data.material.reading)
-    options = configs.replace(chosen.evaluate, exclude_seen=True)
+    options = replace(chosen.evaluate, exclude_seen=True)
     every = cases(prepared.part(TEST), prepared.known(*left_out(options, TEST)), "query", seen)
     log = quality.log_of(prepared)
     als = {**ALS, "factors": FACTORS, "iterations": 1 if asked.smoke else ALS["iterations"], **quality.sizes(prepared)}
