@@ -192,3 +192,10 @@ def test_peers_are_ranked_on_the_same_cases() -> None:
     assert by_key.values["mrr"] == pytest.approx([1 / place for place in places])
     assert matrix.values["mrr"] == pytest.approx(by_key.values["mrr"])
     assert by_row.values["mrr"] != pytest.approx(by_key.values["mrr"])
+
+
+@pytest.mark.parametrize("text", ["import twotower as tt\n", "def f():\n    from twotower import train\n"])
+def test_who_trains_by_the_package_depends_on_all_of_training(text: str, tmp_path: Path) -> None:
+    (tmp_path / "row.py").write_text(text, encoding="utf-8")
+    found = {path.relative_to(ROOT).as_posix() for path in fingerprints.modules(tmp_path / "row.py") if path.is_relative_to(ROOT)}
+    assert {"src/twotower/runs/run.py", "src/twotower/learning/training.py", "src/twotower/data/preparation/__init__.py"} <= found
