@@ -101,6 +101,7 @@ FLOORS = [
         "learning.metrics",
         "learning.options",
         "learning.statistics",
+        "learning.distributed",
         "learning.evaluation",
         "learning.views",
         "learning.pretrained",
@@ -117,7 +118,17 @@ FLOORS = [
     ["bundle.graphs", "bundle.layout", "bundle.asking", "bundle.memory", "bundle.retriever", "bundle"],
     ["config"],
     ["exports"],
-    ["runs.progress", "runs.estimates", "runs.measuring", "runs.comparing", "runs.finishing", "runs.teachers", "runs.run", "runs"],
+    [
+        "runs.progress",
+        "runs.signals",
+        "runs.estimates",
+        "runs.measuring",
+        "runs.comparing",
+        "runs.finishing",
+        "runs.teachers",
+        "runs.run",
+        "runs",
+    ],
     [
         "app.exits",
         "app.reports.documents",
@@ -140,6 +151,7 @@ FLOORS = [
         "app.cli.searching",
         "app.cli",
         "app.cli.__main__",
+        "__main__",
     ],
 ]
 ORDER = [name for floor in FLOORS for name in floor]

@@ -276,8 +276,8 @@ def test_a_half_written_bundle_is_no_hindrance(world, config, world_folder, tmp_
 def test_a_second_interrupt_breaks_off_at_once():
     code = """
 import os, signal
-from twotower.runs.run import _interrupts
-with _interrupts() as asked:
+from twotower.runs.signals import interrupts
+with interrupts() as asked:
     os.kill(os.getpid(), signal.SIGINT)
     assert asked.is_set()
     try:

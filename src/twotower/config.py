@@ -50,7 +50,10 @@ class DataOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class MachineOptions:
-    """What of the machine is used. threads: of the processor, all by default. memory: of the data engine, like "4GB"."""
+    """What of the machine is used.
+
+    threads: of the processor, all by default; of each process, where several train together. memory: of the data engine, like "4GB".
+    """
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 

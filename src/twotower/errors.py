@@ -5,7 +5,8 @@
     ├── DataError               files, columns or values that cannot be used
     ├── BundleError             a bundle or run folder that is damaged, foreign or too new
     ├── OutputError             a place that cannot be written
-    └── MissingExtra            a part of the package that is not installed
+    ├── MissingExtra            a part of the package that is not installed
+    └── Elsewhere               another of the processes that train together has failed, and has said why
 
 A message says what is wrong, where, which choices there are and what to do next. The command line prints it in one
 piece and leaves with exit code 2; anything else that reaches it is a fault of ours and leaves with 1.
@@ -42,6 +43,14 @@ class MissingExtra(TwotowerError):
 
     def __init__(self, what: str, extra: str) -> None:
         super().__init__(f'{what} needs the extra "{extra}": pip install "twotower[{extra}]"')
+
+
+class Elsewhere(TwotowerError):
+    """Another of the processes that train together has failed or was stopped, and has said why: this one ends without a word."""
+
+    def __init__(self, stopped: bool = False) -> None:
+        super().__init__("another of the processes that train together has ended, and has said why")
+        self.stopped = stopped
 
 
 def choices(names: Iterable[str], wanted: str | None = None, most: int = 12) -> str:

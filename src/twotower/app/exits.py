@@ -8,11 +8,12 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import time
 from typing import NoReturn
 
 import typer
 
-from twotower.errors import TwotowerError
+from twotower.errors import Elsewhere, TwotowerError
 
 FAULT, MISTAKE, WORSE, STOPPED = 1, 2, 3, 130
 # What a full or forbidden place answers, whichever file it was that could not be written.
@@ -28,6 +29,9 @@ def run(app: typer.Typer, arguments: list[str]) -> None:
     try:
         _run(app, arguments)
         sys.stdout.flush()
+    except Elsewhere as ended:
+        time.sleep(1.0)  # torchrun ends all once one has ended: let the one that speaks have spoken
+        sys.exit(STOPPED if ended.stopped else MISTAKE)
     except TwotowerError as error:
         fail(str(error), STOPPED if type(error).__name__ == "Stopped" else MISTAKE)
     except (KeyboardInterrupt, typer.Abort):

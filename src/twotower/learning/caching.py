@@ -12,7 +12,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from twotower.data.columns import Array
 from twotower.data.schema import Side
+from twotower.learning.distributed import Team
 from twotower.learning.options import TrainOptions
 from twotower.model.layers import Bag, Input, Prefixes
 from twotower.model.towers import TwoTower
@@ -52,6 +54,24 @@ class Encoded:
         for number, (start, end) in enumerate(self._spans):
             vectors = self._part(number) if self._kept is None else self._kept
             vectors.backward(gradient[start:end].to(vectors.dtype))  # type: ignore[no-untyped-call]
+
+
+class Shared:
+    """The vectors [n, d] of a side of which each rank encodes its share, as a leaf that collects gradients on every rank.
+
+    A leaf, and no function between the two: what reads the vectors may go back through them any number of times, and the gradients still
+    travel once, those of each share to the rank that encoded it.
+    """
+
+    def __init__(self, encoded: Encoded, bounds: Array, team: Team) -> None:
+        self._encoded, self._bounds, self._team = encoded, bounds, team
+        self.vectors = team.gather(encoded.vectors.detach(), bounds).requires_grad_()
+
+    def backward(self) -> None:
+        """Turn the gradients that all ranks have found into those of the weights, each rank for what it encoded."""
+        assert self.vectors.grad is not None
+        self._encoded.vectors.grad = self._team.scatter(self.vectors.grad, self._bounds)
+        self._encoded.backward()
 
 
 def part(column: Input, start: int, end: int) -> Input:

@@ -66,8 +66,11 @@ def _flat(moments: Mapping[str, Moments]) -> dict[str, Tensor]:
     return {f"{table}/{name}": tensor for table, kept in moments.items() for name, tensor in kept.items()}
 
 
-def resume(state: TrainState, folder: Path) -> None:
-    """Bring a fresh state to where the checkpoint was. Raises BundleError if there is none or it does not fit."""
+def resume(state: TrainState, folder: Path, mend: bool = True) -> None:
+    """Bring a fresh state to where the checkpoint was. Raises BundleError if there is none or it does not fit.
+
+    mend: whether the history is brought there too, which one process alone may do.
+    """
     path = folder / CHECKPOINT
     if not path.exists():
         raise BundleError(f"{folder} holds no {CHECKPOINT}, so there is nothing to resume. Start anew with --overwrite.")
@@ -81,6 +84,8 @@ def resume(state: TrainState, folder: Path) -> None:
         _restore(state, {name: torch.from_numpy(array).to(state.model.device) for name, array in arrays.items()}, json.loads(metadata["state"]))
     except (RuntimeError, ValueError, KeyError) as error:
         raise BundleError(f"{path} does not fit this config: {error}") from None
+    if not mend:
+        return
     # What was learnt after the checkpoint is learnt again, and told again.
     kept = [line for line in files.read_lines(folder / HISTORY) if line["epoch"] <= state.epoch]
     files.write_text(folder / HISTORY, "".join(files.json_text(line, indent=None) + "\n" for line in kept))

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from twotower.data.columns import Array
 from twotower.data.schema import SIDES, Side
-from twotower.errors import DataError
+from twotower.errors import DataError, TwotowerError
 from twotower.learning.checkpoints import TrainState
+from twotower.learning.distributed import Team
 from twotower.learning.options import TrainOptions
 from twotower.model.layers import Table, is_pretrained
 from twotower.model.optimizers import TABLES, Moments, Rows
-from twotower.model.towers import TwoTower
+from twotower.model.towers import TwoTower, distinct
 
 FLOOR = 0.02  # of the learning rates, where their decay ends
+COUNTED = 1 << 20
 
 
 def tables(model: TwoTower) -> dict[str, Table]:
@@ -72,14 +76,63 @@ class Gathered:
 
     def rows(self) -> dict[Table, Rows]:
         """Of each table the rows that any batch touched, each once, with the sum of their gradients."""
-        return {table: parts[0] if len(parts) == 1 else _summed(table, parts) for table, parts in self.parts.items()}
+        return {table: _once(table, parts) for table, parts in self.parts.items()}
 
 
-def _summed(table: Table, parts: list[Rows]) -> Rows:
-    touched, places = torch.unique(torch.cat([part.touched for part in parts]), return_inverse=True)
+def _once(table: Table, parts: Sequence[Rows]) -> Rows:
+    return parts[0] if len(parts) == 1 else _summed(table, [(part.touched, part.gradient) for part in parts])
+
+
+def _summed(table: Table, parts: Sequence[tuple[Tensor, Tensor]]) -> Rows:
+    """parts: (rows int64 [t], each once, their gradients [t, d])"""
+    touched, places = torch.unique(torch.cat([rows for rows, _ in parts]), return_inverse=True)
     gradient = torch.zeros(len(touched), table.weight.shape[1], device=table.weight.device)
-    gradient.index_add_(0, places, torch.cat([part.gradient for part in parts]))
+    # One after another, each with distinct rows: a card, too, then adds in one order, and ranks come to the same bits.
+    for place, (_, own) in zip(places.split([len(rows) for rows, _ in parts]), parts, strict=True):
+        gradient[place] += own
     return Rows(touched, table.weight[touched], gradient)
+
+
+def exchange(state: TrainState, gathered: Gathered, lost: Tensor, team: Team) -> Tensor:
+    """Give every rank the gradients that all of them found, summed, those of tables by row; returns the sum of what they lost [].
+
+    One sum carries the dense gradients and, beside them, which of them there are, how many rows of each table each rank has touched, and
+    whether any was asked to stop; then the rows travel in one piece.
+    """
+    if team.count == 1:
+        return lost
+    parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
+    named = tables(state.model).values()
+    own = gathered.rows()
+    counts = lost.new_zeros(team.count, len(named), 2)  # in two parts, since a float counts no further than 2^24
+    for place, table in enumerate(named):
+        counts[team.rank, place] = torch.tensor(divmod(len(own[table].touched) if table in own else 0, COUNTED))
+    there = lost.new_tensor([parameter.grad is not None for parameter in parameters])
+    told = [lost.reshape(1), lost.new_tensor([float(team.asked())]), counts.reshape(-1), there]
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+    sums = team.add(torch.cat([*told, *(gradient.reshape(-1) for gradient in gradients)]))
+    lost, asked, counts, there, *found = sums.split([*(len(one) for one in told), *(p.numel() for p in parameters)])  # type: ignore[no-untyped-call]
+    for parameter, there_is, gradient in zip(parameters, there.tolist(), found, strict=True):
+        parameter.grad = gradient.reshape(parameter.shape) if there_is else None
+    team.stopped = bool(asked.item())
+    sizes = (counts.reshape(team.count, len(named), 2).cpu().numpy() @ np.array([COUNTED, 1])).astype(np.int64)
+    gathered.parts = {table: [_summed(table, parts)] for table, parts in _of_all(list(named), own, sizes, team).items()}
+    return lost.reshape(())
+
+
+def _of_all(named: list[Table], own: Mapping[Table, Rows], sizes: Array, team: Team) -> dict[Table, list[tuple[Tensor, Tensor]]]:
+    """The touched rows of each table and their gradients, by rank; sizes: how many rows there are, int64 [ranks, tables]."""
+    moved = [place for place in range(len(named)) if sizes[:, place].any()]
+    if not moved:
+        return {}
+    none = {place: (named[place].weight.new_empty(0, dtype=torch.int64), named[place].weight[:0]) for place in moved}
+    pairs = [(own[named[place]].touched, own[named[place]].gradient) if named[place] in own else none[place] for place in moved]
+    packed = [touched for touched, _ in pairs] + [gradient for _, gradient in pairs]
+    parts: dict[Table, list[tuple[Tensor, Tensor]]] = {named[place]: [] for place in moved}
+    for found in team.gather_packed(packed, np.tile(sizes[:, moved], 2)):
+        for place, touched, gradient in zip(moved, found[: len(moved)], found[len(moved) :], strict=True):
+            parts[named[place]].append((touched, gradient))
+    return parts
 
 
 def move(state: TrainState, gathered: Gathered, weight: Tensor, options: TrainOptions, rate: float) -> None:
@@ -108,3 +161,11 @@ def move(state: TrainState, gathered: Gathered, weight: Tensor, options: TrainOp
 
 
 ADVICE = "Lower [train] learning_rate and table_learning_rate, set clip_norm, or raise [model] temperature."
+
+
+def alike(model: TwoTower, team: Team) -> None:
+    """Raise TwotowerError where ranks hold other weights than the first, which then train different models."""
+    sums = [float(tensor.double().sum()) for tensor in distinct(model)[0].values()]
+    told = np.array(team.agreed(sums))
+    if team.any(not np.array_equal(told, sums, equal_nan=True)):
+        raise TwotowerError("the processes that train together hold different weights by now. Run them on machines of one kind.")

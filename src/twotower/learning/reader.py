@@ -18,6 +18,7 @@ from twotower.data.batches import Batch, BatchDraft, Epochs, Taught, complete, p
 from twotower.data.columns import Array, Columns, Ragged, lengths_of, offsets_of, ragged_rows, take_ragged, take_rows
 from twotower.data.schema import Side
 from twotower.data.scores import PairScores
+from twotower.learning.distributed import ALONE, Team, shares
 from twotower.learning.options import TrainOptions
 from twotower.learning.views import Reading
 from twotower.model.layers import Bag, Input, Prefixes, tensors
@@ -62,35 +63,40 @@ class Ready(NamedTuple):
     """A batch with what the towers read of it, on the CPU."""
 
     batch: Batch
-    query: Inputs  # histories left out
-    item: Inputs  # of the candidates, and of what histories need beside them
-    items: int  # rows of that
+    query: Inputs  # of this rank's share of the views, histories left out
+    item: Inputs  # of its share of the candidates and of what histories need beside them
+    items: int  # rows of that, all shares together
     candidates: Tensor | None  # int64 [c]: where the candidates stand in these rows; None where they are all of them
     history: Views | None
     seed: int  # of what is drawn in the step itself, as dropout is
+    view_shares: Array  # int64 [ranks + 1]: where the views begin that each rank encodes
+    item_shares: Array  # int64 [ranks + 1]: and the items
 
 
-def read(material: Material, options: TrainOptions, epoch: int, start: int = 0) -> Iterator[Ready]:
-    """The batches of an epoch from the one numbered `start` on."""
+def read(material: Material, options: TrainOptions, epoch: int, start: int = 0, team: Team = ALONE) -> Iterator[Ready]:
+    """The batches of an epoch from the one numbered `start` on: all of each, but columns of this rank's share alone."""
     for number, part in enumerate(material.epochs.drafts(epoch, start), start):
-        yield _ready(part, material, options, np.random.default_rng([options.seed, epoch, number]))
+        yield _ready(part, material, options, np.random.default_rng([options.seed, epoch, number]), team)
 
 
-def _ready(part: BatchDraft, material: Material, options: TrainOptions, generator: np.random.Generator) -> Ready:
+def _ready(part: BatchDraft, material: Material, options: TrainOptions, generator: np.random.Generator, team: Team) -> Ready:
     candidates = NEGATIVES[options.negatives](part, material.sampler, generator)
     rejected = None if material.rejected is None else drawn(material.rejected, part.query_keys, options.non_matches, generator)
     batch = complete(part, candidates.item_rows, candidates.log_prob, material.known, rejected, candidates.alone)
     batch = _with_lesson(batch, material)
     history, item_rows = _history(batch, material)
+    views, items = shares(len(batch.query_rows), team.count, _whole(history)), shares(len(item_rows), team.count)
     columns = {name: column for name, column in material.columns["query"].items() if history is None or name != history.name}
     return Ready(
         batch,
-        {name: tensors(column) for name, column in take_rows(columns, batch.query_rows).items()},
-        {name: tensors(column) for name, column in take_rows(material.columns["item"], item_rows).items()},
+        {name: tensors(column) for name, column in take_rows(columns, batch.query_rows[team.own(views)]).items()},
+        {name: tensors(column) for name, column in take_rows(material.columns["item"], item_rows[team.own(items)]).items()},
         len(item_rows),
         None if len(item_rows) == len(batch.item_rows) else torch.as_tensor(places(item_rows, batch.item_rows)),
         history,
         int(generator.integers(1 << 62)),
+        views,
+        items,
     )
 
 
@@ -100,6 +106,14 @@ def _with_lesson(batch: Batch, material: Material) -> Batch:
         queries, items = material.taught.queries[batch.query_rows], material.taught.items[batch.item_rows]
         return batch._replace(taught=Taught(np.asarray(queries), np.asarray(items)))
     return batch if material.scores is None else batch._replace(scored=material.scores.of(batch))
+
+
+def _whole(history: Views | None) -> Array | None:
+    """Where a view begins that reads another window than the one before it: no window is worked on twice."""
+    if history is None or history.windows is None:
+        return None
+    window = history.windows[0].numpy()
+    return np.append(0, np.flatnonzero(window[1:] != window[:-1]) + 1)
 
 
 def on(inputs: Inputs, device: torch.device) -> dict[str, Input]:

@@ -19,21 +19,24 @@ from torch import Tensor
 
 from twotower import files
 from twotower.data.batches import Epochs, Taught
-from twotower.data.columns import Ragged, group
+from twotower.data.columns import Array, Ragged, group
 from twotower.data.encoder import Encoder
 from twotower.data.histories import Histories
 from twotower.data.prepared import Log, Prepared
 from twotower.data.scores import pair_scores
 from twotower.data.splits import TRAIN, VALIDATION
 from twotower.errors import DataError
-from twotower.learning.caching import Encoded
+from twotower.learning.caching import Encoded, Shared, part
 from twotower.learning.checkpoints import HISTORY, TrainState, resume, save
+from twotower.learning.distributed import ALONE, Team, shares
 from twotower.learning.evaluation import Cases, cases, dot_scorer, left_out, measure, rank, sample
 from twotower.learning.health import collapse
-from twotower.learning.moving import ADVICE, Gathered, dense_rates, moments_of, move, rate_of
+from twotower.learning.moving import ADVICE, Gathered, alike, dense_rates, exchange, moments_of, move, rate_of
 from twotower.learning.options import EvaluateOptions, TrainOptions
 from twotower.learning.reader import Material, Ready, ahead, on, read
 from twotower.learning.views import before, blocks, encoded, reading
+from twotower.model.blockwise import Share
+from twotower.model.layers import Input
 from twotower.model.negatives import sampler_state
 from twotower.model.optimizers import dense_optimizer
 from twotower.model.towers import TwoTower, Vectors, distinct, restore
@@ -56,6 +59,7 @@ class Data(NamedTuple):
     before_validation: Histories | None
     n_items: int
     validate_every: int  # epochs
+    team: Team = ALONE  # the processes that share the work
 
 
 class Step(NamedTuple):
@@ -82,8 +86,8 @@ class Validation(NamedTuple):
     fault: str = ""  # a sentence, where the towers tell nothing apart
 
 
-def data_of(prepared: Prepared, train: TrainOptions, options: EvaluateOptions, taught: Taught | None = None) -> Data:
-    """The loop's view of a prepared folder. taught: the vectors of a teacher, of all query rows and all items."""
+def data_of(prepared: Prepared, train: TrainOptions, options: EvaluateOptions, taught: Taught | None = None, team: Team = ALONE) -> Data:
+    """The loop's view of a prepared folder. taught: the vectors of a teacher, of all query rows and all items; team: the processes that share the work."""
     read = reading(prepared.encoder, prepared.columns["item"])
     whole = prepared.part(TRAIN)
     log = whole.take(np.flatnonzero(whole.labels > 0))
@@ -112,6 +116,7 @@ def data_of(prepared: Prepared, train: TrainOptions, options: EvaluateOptions, t
         seen,
         prepared.n_items,
         every,
+        team,
     )
 
 
@@ -150,9 +155,9 @@ def steps(state: TrainState, data: Data, options: TrainOptions) -> Iterator[Step
     count = data.material.epochs.batches
     moves = options.epochs * -(-count // options.accumulate)
     begun = time.perf_counter()
-    reader = ahead(read(data.material, options, state.epoch, state.batch))
+    reader = ahead(read(data.material, options, state.epoch, state.batch, data.team))
     while group := list(islice(reader, options.accumulate)):
-        loss = learn(state, group, options, rate_of(state.step, moves, options))
+        loss = learn(state, group, options, rate_of(state.step, moves, options), data.team)
         state.step, state.batch, state.losses = state.step + 1, state.batch + len(group), state.losses + loss * len(group)
         seconds = time.perf_counter() - begun
         state.seconds += seconds
@@ -162,39 +167,52 @@ def steps(state: TrainState, data: Data, options: TrainOptions) -> Iterator[Step
     state.epoch, state.batch = state.epoch + 1, 0
 
 
-def learn(state: TrainState, group: Sequence[Ready], options: TrainOptions, rate: float) -> float:
+def learn(state: TrainState, group: Sequence[Ready], options: TrainOptions, rate: float, team: Team = ALONE) -> float:
     """One move by the gradients of some batches, at this share of the learning rates; returns the loss, sum(weight x loss) / sum(weight).
 
     A loss or a gradient that is no number stops before anything moves.
     """
     model, gathered = state.model, Gathered()
+    wrong: list[Array] = []
     model.train()
     state.optimizer.zero_grad(set_to_none=True)
     total = weight = torch.zeros((), device=model.device)
     with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []):
         for ready in group:
-            lost, own = _differentiate(state, ready, options, gathered)
+            lost, own = _differentiate(state, ready, options, gathered, team, wrong)
             total, weight = total + lost, weight + own
+    total = exchange(state, gathered, total, team)
+    if not torch.isfinite(total):
+        _refuse(state, wrong, sum(len(ready.batch.positives.positions) for ready in group), team)
     move(state, gathered, weight, options, rate)
     return (total / weight.clamp(min=1e-12)).item()
 
 
-def _differentiate(state: TrainState, ready: Ready, options: TrainOptions, gathered: Gathered) -> tuple[Tensor, Tensor]:
-    """Add the gradients of a batch; returns sum(weight x loss) and sum(weight) of its pairs."""
+def _differentiate(
+    state: TrainState, ready: Ready, options: TrainOptions, gathered: Gathered, team: Team, wrong: list[Array]
+) -> tuple[Tensor, Tensor]:
+    """Add the gradients of this rank's share of a batch; returns its sum(weight x loss), and sum(weight) of all pairs of the batch.
+
+    wrong: where the pairs are noted whose loss is no number.
+    """
     model, batch = state.model, ready.batch
     query, item = on(ready.query, model.device), on(ready.item, model.device)
+    views, rows = team.own(ready.view_shares), team.own(ready.item_shares)
     if ready.history is not None and not ready.history.by_vector:
-        query[ready.history.name] = ready.history.input(model.device)
+        query[ready.history.name] = _of_share(ready.history.input(model.device), views, team)
     looked_up = model.gather(query, item)
     try:
-        items = Encoded(model, "item", item, ready.items, options, ready.seed)
+        items = _shared(Encoded(model, "item", item, rows.stop - rows.start, options, ready.seed + rows.start), ready.item_shares, team)
         if ready.history is not None and ready.history.by_vector:
-            query[ready.history.name] = ready.history.input(model.device, items.vectors)
-        queries = Encoded(model, "query", query, len(batch.query_rows), options, ready.seed + ready.items)
+            query[ready.history.name] = _of_share(ready.history.input(model.device, items.vectors), views, team)
+        own = Encoded(model, "query", query, views.stop - views.start, options, ready.seed + ready.items + views.start)
+        queries = _shared(own, ready.view_shares, team) if options.symmetric else own
         candidates = items.vectors if ready.candidates is None else items.vectors[ready.candidates.to(model.device)]
-        lost = model.loss(Vectors(queries.vectors, candidates), batch, options, half=options.precision == "bfloat16")
+        share = Share(team.rank, team.count, views.start, views.stop)
+        lost = model.loss(Vectors(queries.vectors, candidates), batch, options, half=options.precision == "bfloat16", share=share)
         if not torch.isfinite(lost.mean):
-            _refuse(state, ready, lost.each)
+            pairs = batch.positives.pair_rows[batch.positives.offsets[views.start] : batch.positives.offsets[views.stop]]
+            wrong.append(pairs[~torch.isfinite(lost.each).cpu().numpy()])
         weight = torch.as_tensor(batch.positives.weights).sum().to(model.device)
         total = lost.mean * weight
         total.backward()  # type: ignore[no-untyped-call]
@@ -207,24 +225,42 @@ def _differentiate(state: TrainState, ready: Ready, options: TrainOptions, gathe
             table.release()
 
 
-def _refuse(state: TrainState, ready: Ready, each: Tensor) -> NoReturn:
-    """Raise DataError for a loss that is no number, naming pairs."""
-    wrong = (~torch.isfinite(each)).nonzero()[:, 0].tolist()
-    pairs = [str(ready.batch.positives.pair_rows[place]) for place in wrong[:5]]
-    named = f"at {len(wrong):,} of its {len(each):,} pairs, such as the training matches {', '.join(pairs)}" if pairs else "as a sum over its pairs"
+def _of_share(column: Input, own: slice, team: Team) -> Input:
+    return column if team.count == 1 else part(column, own.start, own.stop)
+
+
+def _shared(encoded: Encoded, bounds: Array, team: Team) -> Encoded | Shared:
+    """The vectors of all shares, where there are several."""
+    return encoded if team.count == 1 else Shared(encoded, bounds, team)
+
+
+def _refuse(state: TrainState, wrong: Sequence[Array], count: int, team: Team) -> NoReturn:
+    """Raise DataError for a loss that is no number, naming pairs out of so many."""
+    pairs = np.concatenate([np.empty(0, np.int64), *wrong])
+    found = team.gather_all(torch.as_tensor(pairs)).tolist()
+    some = ", ".join(map(str, found[:5]))
+    named = f"at {len(found):,} of its {count:,} pairs, such as the training matches {some}" if found else "as a sum over its pairs"
     raise DataError(f"the loss of step {state.step + 1} is no number {named}; nothing was changed by this step. {ADVICE}")
 
 
 def validate(model: TwoTower, data: Data, options: EvaluateOptions) -> tuple[dict[str, float], str]:
-    """The metrics of the validation cases over the whole catalogue, and what is wrong with the vectors, if anything is."""
-    asked = data.validation
-    material = data.material
-    columns = material.columns
-    items = model.encode("item", columns["item"]).numpy()
+    """The metrics of the validation cases over the whole catalogue, and what is wrong with the vectors, if anything is.
+
+    Each rank encodes its share of the catalogue and of the cases, and ranks the whole catalogue for these.
+    """
+    team, material, columns = data.team, data.material, data.material.columns
+    rows, bounds = shares(data.n_items, team.count), shares(len(data.validation.query_rows), team.count)
+    own, mine = team.own(rows), team.own(bounds)
+    items = team.gather(model.encode("item", columns["item"], span=own), rows).numpy()
+    asked = data.validation if team.count == 1 else data.validation.take(np.arange(mine.start, mine.stop))
     parts = blocks(data.encoder, columns["query"], asked, data.before_validation, material.reading, items)
     queries = encoded(asked, model.dimensions, parts, lambda columns: model.encode("query", columns).numpy())
-    ranks = rank(dot_scorer(queries, items), asked.relevant, asked.excluded, per=options.per, n_items=data.n_items)
-    return {name: float(values.mean()) for name, values in measure(ranks, (*options.metrics, options.select)).items()}, collapse(queries, items)
+    ranked = rank(dot_scorer(queries, items), asked.relevant, asked.excluded, per=options.per, n_items=data.n_items)
+    found = measure(ranked, (*options.metrics, options.select))
+    rankings = np.asarray(data.validation.relevant.offsets)[bounds] if options.per == "pair" else bounds
+    values = team.gather(torch.as_tensor(np.stack(list(found.values()), axis=1)), rankings).numpy()
+    means = team.agreed([float(np.ascontiguousarray(one).mean()) for one in values.T])
+    return dict(zip(found, means, strict=True)), collapse(team.gather(torch.as_tensor(queries), bounds).numpy(), items)
 
 
 def fit(
@@ -239,14 +275,14 @@ def fit(
 ) -> bool:
     """Run the loop to its end, keep the best epoch, and put its weights back; False if it was asked to stop.
 
-    folder: where `checkpoint.safetensors` and `history.jsonl` go. stop: asked after every step and once at the end, since a
-    long validation comes last; the state is then done, and what follows training is left to a later run.
+    folder: where `checkpoint.safetensors` and `history.jsonl` go; of several processes the first alone has one. stop: asked after every
+    step and once at the end, since a long validation comes last; the state is then done, and what follows training is left to a later run.
     """
     saved = time.monotonic()
     while not state.done:
         for step in steps(state, data, train):
             report(step)
-            stopped = stop()
+            stopped = data.team.stopping(stop)
             if folder is not None and (stopped or time.monotonic() - saved > 60 * train.checkpoint_minutes):
                 save(state, folder)
                 saved = time.monotonic()
@@ -266,11 +302,12 @@ def fit(
         state.best_weights = {}
         if folder is not None:
             save(state, folder)
-    return not stop()
+    return not data.team.any(stop())
 
 
 def _look(state: TrainState, data: Data, options: EvaluateOptions) -> Validation:
     begun = time.perf_counter()
+    alike(state.model, data.team)
     metrics, fault = validate(state.model, data, options)
     better = metrics[options.select] > state.best
     if better:

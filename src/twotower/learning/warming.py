@@ -166,7 +166,7 @@ def catalogue(state: TrainState, data: Data, prepared: Prepared, options: TrainO
     scratch, told = start(model, data, own), data._replace(material=material)
     for _ in range(own.epochs):
         for _step in steps(scratch, told, own):
-            if stop():
+            if data.team.stopping(stop):
                 restore(model, before)
                 return False
     learnt = _of_words(data.encoder)

@@ -23,7 +23,7 @@ from twotower.model.relations import Relation, relation, turned
 CELLS = {"cpu": 1 << 19, "cuda": 1 << 26}  # logits of a block: what stays in a cache, or fills a card
 
 
-class Shares(NamedTuple):
+class Parts(NamedTuple):
     """What the loss and the distance from a teacher count."""
 
     loss: float
@@ -31,31 +31,56 @@ class Shares(NamedTuple):
 
 
 class Lost(NamedTuple):
-    """The loss of a batch, and that of each of its pairs without a gradient."""
+    """The loss of a batch, and that of each of its pairs without a gradient; of a share, what it adds to the one and its own of the others."""
 
     mean: Tensor  # []
     each: Tensor  # float32 [p]
 
 
-def loss_of(queries: Tensor, items: Tensor, log_scale: Tensor, batch: Batch, options: LossOptions, *, unit: bool = True, half: bool = False) -> Lost:
+class Share(NamedTuple):
+    """One of several parts of the views of a batch, whose losses add up to that of the batch."""
+
+    number: int
+    of: int  # so many
+    start: int  # its first view
+    end: int  # the one behind its last
+
+
+def loss_of(
+    queries: Tensor,
+    items: Tensor,
+    log_scale: Tensor,
+    batch: Batch,
+    options: LossOptions,
+    *,
+    unit: bool = True,
+    half: bool = False,
+    share: Share | None = None,
+) -> Lost:
     """The loss of a batch: queries [b, d], items [c, d].
 
     log_scale: minus the log of the temperature. unit: whether vectors have length 1, and so must their beginnings. half: matrix
-    products in bfloat16, where the processor has instructions for them; sums stay float32.
+    products in bfloat16, where the processor has instructions for them; sums stay float32. share: what of the loss is computed here, if
+    not all of it; queries may then be those of its views alone, but for a symmetric loss.
     """
     related, taught = relation(batch, queries.device), lesson(batch, queries.device)
-    weight = 0.0 if taught is None else options.teacher_weight
+    weight, of_teacher = related.weights.sum(), 0.0 if taught is None else options.teacher_weight
+    share = share or Share(0, 1, 0, len(batch.query_rows))
+    mine, taught = related.block(share.start, share.end), taught and taught.block(share.start, share.end)
     scale = log_scale.exp() if options.loss not in RAW else torch.ones_like(log_scale)
     losses = []
     for width in (queries.shape[1], *options.widths):
         narrow = [_beginning(vectors, width, unit) for vectors in (queries, items)]
+        own = narrow[0] if len(narrow[0]) == share.end - share.start else narrow[0][share.start : share.end]
         # A teacher speaks of queries alone: what is said of items is halved like the loss that it stands beside.
-        shares = Shares(1 - weight, 2 * weight if options.symmetric else weight)
-        lost = _lost(narrow[0], narrow[1], scale, related, options, half, taught, shares)
+        parts = Parts(1 - of_teacher, 2 * of_teacher if options.symmetric else of_teacher)
+        lost = _lost(own, narrow[1], scale, mine, weight, options, half, taught, parts)
         if options.symmetric:
             back = turned(batch, queries.device)
-            turned_round = _lost(narrow[1][back.items], narrow[0], scale, back.related, options, half, None, Shares(1 - weight, 0.0))
-            lost = Lost((lost.mean + turned_round.mean) / 2, lost.each)
+            start, end = (len(back.items) * number // share.of for number in (share.number, share.number + 1))
+            some = back.related.block(start, end)
+            theirs = _lost(narrow[1][back.items[start:end]], narrow[0], scale, some, weight, options, half, None, parts._replace(teacher=0.0))
+            lost = Lost((lost.mean + theirs.mean) / 2, lost.each)
         losses.append(lost)
     return Lost(torch.stack([lost.mean for lost in losses]).mean(), losses[0].each)
 
@@ -68,14 +93,22 @@ def _beginning(vectors: Tensor, width: int, unit: bool) -> Tensor:
 
 
 def _lost(
-    queries: Tensor, items: Tensor, scale: Tensor, related: Relation, options: LossOptions, half: bool, taught: Lesson | None, shares: Shares
+    queries: Tensor,
+    items: Tensor,
+    scale: Tensor,
+    related: Relation,
+    weight: Tensor,
+    options: LossOptions,
+    half: bool,
+    taught: Lesson | None,
+    parts: Parts,
 ) -> Lost:
-    mean, each = _Blockwise.apply(queries, items, scale, related, options, half, taught, shares)  # type: ignore[no-untyped-call]
+    mean, each = _Blockwise.apply(queries, items, scale, related, weight, options, half, taught, parts)  # type: ignore[no-untyped-call]
     return Lost(mean, each)
 
 
 class _Blockwise(torch.autograd.Function):
-    """sum(weight x loss) / sum(weight) over views in blocks, with its gradients ready when it returns."""
+    """sum(weight x loss) over views in blocks, divided by the weight of the whole batch, with its gradients ready when it returns."""
 
     @staticmethod
     def forward(
@@ -84,13 +117,14 @@ class _Blockwise(torch.autograd.Function):
         items: Tensor,
         scale: Tensor,
         related: Relation,
+        weight: Tensor,
         options: LossOptions,
         half: bool,
         taught: Lesson | None,
-        shares: Shares,
+        parts: Parts,
     ) -> tuple[Tensor, Tensor]:
         scaled = queries * scale
-        factors = related.weights / related.weights.sum().clamp(min=1e-12)
+        factors = related.weights / weight.clamp(min=1e-12)
         rows = max(1, CELLS.get(queries.device.type, CELLS["cpu"]) // max(1, len(items)))
         each = torch.empty_like(factors)
         for_queries, for_items = torch.empty_like(queries), torch.zeros_like(items)
@@ -100,7 +134,7 @@ class _Blockwise(torch.autograd.Function):
                 block = related.block(start, end)
                 pairs = slice(int(related.offsets[start]), int(related.offsets[end]))
                 logits = scaled[start:end] @ items.T
-                each[pairs], gradient = _shared_step(logits, block, factors[pairs], options, taught and taught.block(start, end), shares)
+                each[pairs], gradient = _shared_step(logits, block, factors[pairs], options, taught and taught.block(start, end), parts)
                 for_queries[start:end] = gradient @ items
                 for_items.addmm_(gradient.T, scaled[start:end])
         # The scale multiplies the queries, so that its gradient is theirs along them.
@@ -112,22 +146,22 @@ class _Blockwise(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         queries, items, scale = ctx.saved_tensors
-        return queries * gradient, items * gradient, scale * gradient, None, None, None, None, None
+        return queries * gradient, items * gradient, scale * gradient, None, None, None, None, None, None
 
 
 def _shared_step(
-    logits: Tensor, related: Relation, factors: Tensor, options: LossOptions, taught: Lesson | None, shares: Shares
+    logits: Tensor, related: Relation, factors: Tensor, options: LossOptions, taught: Lesson | None, parts: Parts
 ) -> tuple[Tensor, Tensor]:
     """`_step` of what the loss and the teacher say together."""
     if taught is None:
-        losses, gradient = _step(logits, related, shares.loss * factors, options)
-        return shares.loss * losses, gradient
+        losses, gradient = _step(logits, related, parts.loss * factors, options)
+        return parts.loss * losses, gradient
     of_views = torch.zeros(len(logits), device=logits.device, dtype=factors.dtype).index_add(0, related.views, factors)
-    apart, gradient = taught.step(logits, related, shares.teacher * of_views, options)
-    losses = shares.teacher * apart[related.views]
-    if shares.loss > 0:
-        own, of_loss = _step(logits, related, shares.loss * factors, options)
-        losses, gradient = losses + shares.loss * own, gradient.add_(of_loss)
+    apart, gradient = taught.step(logits, related, parts.teacher * of_views, options)
+    losses = parts.teacher * apart[related.views]
+    if parts.loss > 0:
+        own, of_loss = _step(logits, related, parts.loss * factors, options)
+        losses, gradient = losses + parts.loss * own, gradient.add_(of_loss)
     return losses, gradient
 
 

@@ -34,7 +34,7 @@ class Relation(NamedTuple):
         if start == 0 and end == len(self.offsets) - 1:
             return self
         pairs = slice(int(self.offsets[start]), int(self.offsets[end]))
-        low, high = int(self.first_mask[start]), int(self.first_mask[end - 1]) + 1
+        low, high = (int(self.first_mask[start]), int(self.first_mask[end - 1]) + 1) if end > start else (0, 0)
         masks = slice(int(self.mask_offsets[low]), int(self.mask_offsets[high]))
         own = slice(int(self.own_offsets[start]), int(self.own_offsets[end]))
         return Relation(

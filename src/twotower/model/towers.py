@@ -16,7 +16,7 @@ from twotower.data.encoder import Encoder
 from twotower.data.features import State, Text
 from twotower.data.schema import SIDES, Side, feature_name
 from twotower.errors import ConfigError
-from twotower.model.blockwise import Lost, loss_of
+from twotower.model.blockwise import Lost, Share, loss_of
 from twotower.model.bodies import BODIES, Custom, custom
 from twotower.model.layers import CONTENT, LAYERS, Input, Layer, Place, Table, Tables, names_table, table_name, tensors, text_table
 from twotower.model.options import LossOptions, ModelOptions
@@ -102,9 +102,10 @@ class TwoTower(nn.Module):
         """The tower of one side."""
         return self.query if side == "query" else self.item
 
-    def loss(self, vectors: Vectors, batch: Batch, options: LossOptions, half: bool = False) -> Lost:
-        """The loss of a batch; half: its matrix products in bfloat16."""
-        return loss_of(vectors.queries, vectors.items, self.log_scale, batch, options, unit=self.query.similarity == "cosine", half=half)
+    def loss(self, vectors: Vectors, batch: Batch, options: LossOptions, half: bool = False, share: Share | None = None) -> Lost:
+        """The loss of a batch, or a share of it; half: its matrix products in bfloat16."""
+        unit = self.query.similarity == "cosine"
+        return loss_of(vectors.queries, vectors.items, self.log_scale, batch, options, unit=unit, half=half, share=share)
 
     def gather(self, query: Mapping[str, Input], item: Mapping[str, Input]) -> list[Table]:
         """Make ready the table rows that these columns touch; returns the tables, each once, to update and release."""
@@ -116,14 +117,14 @@ class TwoTower(nn.Module):
         return list(wanted)
 
     @torch.no_grad()
-    def encode(self, side: Side, columns: Columns, block: int = 4096) -> Tensor:
-        """Vectors [n, d] of all rows, on the CPU, without gradients."""
+    def encode(self, side: Side, columns: Columns, block: int = 4096, span: slice = slice(None)) -> Tensor:
+        """Vectors [n, d] of all rows or a span of them, on the CPU, without gradients."""
         was_training = self.training
         self.eval()
-        n = row_count(next(iter(columns.values())))
+        first, last, _ = span.indices(row_count(next(iter(columns.values()))))
         parts = []
-        for start in range(0, n, block):
-            rows = np.arange(start, min(n, start + block))
+        for start in range(first, last, block):
+            rows = np.arange(start, min(last, start + block))
             part = {name: tensors(column, self.device) for name, column in take_rows(columns, rows).items()}
             parts.append(self.tower(side)(part).float().cpu())
         self.train(was_training)

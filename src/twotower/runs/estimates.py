@@ -84,9 +84,9 @@ def _longest_history(prepared: Prepared) -> int:
     return 0 if prepared.log.history_keys is None else min(last, int(np.bincount(prepared.log.history_keys).max(initial=0)))
 
 
-def enough_memory(prepared: Prepared, model: ModelOptions, train: TrainOptions) -> None:
-    """Raise ConfigError where the run cannot fit into memory, and say what would help."""
-    free, needed = available_memory(), peak_memory(prepared, model, train)
+def enough_memory(prepared: Prepared, model: ModelOptions, train: TrainOptions, processes: int = 1) -> None:
+    """Raise ConfigError where the run cannot fit into memory as often as there are processes here, and say what would help."""
+    free, needed = available_memory(), processes * peak_memory(prepared, model, train)
     if free is None or needed <= free:
         return
     name, size = max(table_bytes(prepared, model.dimensions).items(), key=lambda entry: entry[1], default=("none", 0))

@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
+from twotower.learning.distributed import is_first
+
 if TYPE_CHECKING:
     from twotower.learning.training import Step, Validation
 
@@ -27,7 +29,10 @@ class Progress(NamedTuple):
 
 @contextmanager
 def watching() -> Iterator[Progress]:
-    """Tell of a run's stages and of its training while this lasts."""
+    """Tell of a run's stages and of its training while this lasts; of several processes the first alone does."""
+    if not is_first():
+        yield Progress()
+        return
     console = Console(stderr=True, highlight=False)
     if not console.is_terminal:
         yield _with_end(_say, _lines(), _say)

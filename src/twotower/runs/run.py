@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
-import signal
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import tomllib
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from importlib.util import find_spec
@@ -23,15 +22,17 @@ from twotower.data import inference
 from twotower.data.doctor import Asked, examine
 from twotower.data.preparation import prepare
 from twotower.data.preparation.intake import Sources
-from twotower.data.prepared import Prepared
+from twotower.data.prepared import Prepared, open_prepared
 from twotower.data.schema import Side
 from twotower.data.sources import Source, open_source
 from twotower.data.sources.databases import SqlOptions
 from twotower.errors import BundleError, ConfigError, DataError, MissingExtra, TwotowerError
-from twotower.learning import pretrained
+from twotower.learning import distributed, pretrained
+from twotower.learning.distributed import ALONE, Team, together
 from twotower.runs.estimates import Estimate, enough_memory, probe
 from twotower.runs.finishing import finish
 from twotower.runs.progress import Progress, watching
+from twotower.runs.signals import interrupts
 from twotower.runs.teachers import require_teacher, taught_by
 
 if TYPE_CHECKING:
@@ -103,12 +104,34 @@ def train(
     Config, its plain values or a TOML file; without one the schema is inferred. settings: overrides like "train.epochs=3". bodies:
     for `body = "custom"`, by side a function of (features, dimensions) that makes its module. output: the run folder, by default a
     new one under `runs/`. progress: who is told what happens; by default stderr. Raises ConfigError, DataError, OutputError or
-    MissingExtra before any training.
+    MissingExtra before any training. Started several times by torchrun, all of these processes train one model; the first prepares,
+    speaks and writes.
     """
     _need_extra()
+    with together() as team:
+        if team.count > 1 and output is None:
+            raise ConfigError("several processes train one model in one run folder: name it with -o (output in Python)")
+        if not team.first:
+            assert output is not None
+            return _along(team, Path(output), resume, bodies)
+        given = {"pairs": pairs, "items": items, "queries": queries, "validation": validation, "test": test}
+        return _lead(team, given, config, settings, bodies, output, resume, overwrite, progress)
+
+
+def _lead(
+    team: Team,
+    given: Mapping[str, Any],
+    config: Any,
+    settings: Sequence[str],
+    bodies: Mapping[Side, Custom] | None,
+    output: str | Path | None,
+    resume: bool,
+    overwrite: bool,
+    progress: Progress | None,
+) -> Run:
+    """`train` in the only process, or in the first."""
     if resume and config is None and output is not None and (Path(output) / "config.toml").exists():
         config = Path(output) / "config.toml"
-    given = {"pairs": pairs, "items": items, "queries": queries, "validation": validation, "test": test}
     chosen, sources, advice = _chosen(given, config, settings)
     _check_bodies(chosen, bodies)
     _device(chosen)
@@ -120,12 +143,12 @@ def train(
             files.claim_folder(folder, overwrite=overwrite, ours=OURS, room=200 << 20)
         logger.info("writing %s", folder)
         if progress is not None:
-            return _train(sources, chosen, folder, resume, progress, bodies)
+            return _train(team, sources, chosen, folder, resume, progress, bodies)
         with watching() as told:
             told.stage(f"a run in {folder}")
             if advice:
                 told.stage(advice)
-            return _train(sources, chosen, folder, resume, told, bodies)
+            return _train(team, sources, chosen, folder, resume, told, bodies)
 
 
 def estimate(
@@ -142,6 +165,8 @@ def estimate(
     data: pairs, items, queries, validation and test, as for `train`. output: the run folder that is meant.
     """
     _need_extra()
+    if distributed.several():
+        raise ConfigError("what a run will take is tried by one process: ask without torchrun")
     chosen, sources, _ = _chosen(data, config, settings)
     _check_bodies(chosen, bodies)
     _device(chosen)
@@ -213,27 +238,31 @@ def _stop_on_faults(sources: Sources, prepared: Prepared, chosen: Config, progre
         raise DataError(found.message())
 
 
-def _begun(prepared: Prepared, chosen: Config, bodies: Mapping[Side, Custom] | None, progress: Progress) -> tuple[TwoTower, Data, TrainState]:
+def _begun(
+    prepared: Prepared, chosen: Config, bodies: Mapping[Side, Custom] | None, progress: Progress, team: Team = ALONE
+) -> tuple[TwoTower, Data, TrainState]:
     """The model, what the loop reads, and the state before the first step."""
     import torch
 
     from twotower.learning import training
     from twotower.model.towers import build
 
-    machine = chosen.machine
-    if machine.threads:
-        torch.set_num_threads(machine.threads)
-    enough_memory(prepared, chosen.model, chosen.train)
+    threads = chosen.machine.threads
+    if team.count > 1 and not threads:
+        # torchrun sets OMP_NUM_THREADS to 1, since it cannot know how many are wanted: here the cores of a machine are shared evenly.
+        threads = max(1, distributed.cores() // distributed.local_count())
+    if threads:
+        torch.set_num_threads(threads)
+    enough_memory(prepared, chosen.model, chosen.train, distributed.local_count() if team.count > 1 else 1)
+    team.connect()
     teacher = chosen.train.teacher
-    taught = None if teacher is None else taught_by(teacher, prepared, chosen.item.id, machine.threads, progress)
-    data = training.data_of(prepared, chosen.train, chosen.evaluate, taught)
+    taught = None if teacher is None else taught_by(teacher, prepared, chosen.item.id, threads, progress)
+    data = training.data_of(prepared, chosen.train, chosen.evaluate, taught, team)
     model = build(prepared.encoder, chosen.model, chosen.train.seed, bodies).to(_device(chosen))
     return model, data, training.start(model, data, chosen.train)
 
 
-def _train(sources: Sources, chosen: Config, folder: Path, resume: bool, progress: Progress, bodies: Mapping[Side, Custom] | None) -> Run:
-    from twotower.learning import training, warming
-
+def _train(team: Team, sources: Sources, chosen: Config, folder: Path, resume: bool, progress: Progress, bodies: Mapping[Side, Custom] | None) -> Run:
     prepared = _prepared(sources, chosen, folder.parent / "prepared", progress)
     begun = files.read_json(folder / "prepared.json") if resume else {}
     teacher = require_teacher(chosen.train.teacher)
@@ -242,25 +271,48 @@ def _train(sources: Sources, chosen: Config, folder: Path, resume: bool, progres
     if resume and begun["folder"] != prepared.folder.name:
         raise BundleError(f"the data of {folder} have changed since it was begun, so it cannot be continued. Start anew with --overwrite.")
     _stop_on_faults(sources, prepared, chosen, progress)
-    model, data, state = _begun(prepared, chosen, bodies, progress)
+    team.tell("prepared", files.json_text([prepared.folder.name, configs.to_toml(chosen)]))
+    model, data, state = _begun(prepared, chosen, bodies, progress, team)
     # Only now, so that data which are refused cost no earlier run and leave no new one.
     if not resume:
         files.empty_folder(folder, OURS)
     files.write_text(folder / "config.toml", configs.to_toml(chosen))
     files.write_json(folder / "prepared.json", prepared.report | {"folder": prepared.folder.name} | ({"teacher": teacher} if teacher else {}))
-    if resume:
-        training.resume(state, folder)
-    with _interrupts() as asked:
-        if chosen.train.warm_start != "none" and not state.step:
-            progress.stage(f"a warm start: {chosen.train.warm_start}")
-        finished = warming.warm(state, data, prepared, chosen.train, folder=folder, stop=asked.is_set)
-        progress.stage(training.described(data))
-        finished = finished and training.fit(state, data, chosen.train, chosen.evaluate, folder=folder, stop=asked.is_set, report=progress.training)
-    if not finished:
-        raise Stopped(f"stopped after step {state.step:,}, all of it saved in {folder}. Go on with --resume and the same config.")
+    _fit(state, data, prepared, chosen, folder, resume, progress)
     facts = {"steps": state.step, "best_epoch": state.best_epoch, "training_seconds": round(state.seconds, 2), "temperature": model.temperature}
     finish(folder, prepared, model, chosen, facts, progress)
+    team.tell("finished")
     return Run(folder)
+
+
+def _along(team: Team, folder: Path, resume: bool, bodies: Mapping[Side, Custom] | None) -> Run:
+    """What every process but the first does: wait for the data, train along, and wait until all is written."""
+    name, text = json.loads(team.hear("prepared"))
+    chosen = configs.from_values(tomllib.loads(text))
+    prepared = open_prepared(folder.parent / "prepared" / name)
+    _, data, state = _begun(prepared, chosen, bodies, Progress(), team)
+    _fit(state, data, prepared, chosen, folder, resume, Progress())
+    del data, state  # what follows may take hours, and their memory
+    team.hear("finished")
+    return Run(folder)
+
+
+def _fit(state: TrainState, data: Data, prepared: Prepared, chosen: Config, folder: Path, resume: bool, progress: Progress) -> None:
+    """Train to the end. Raises Stopped where it was asked to stop before it."""
+    from twotower.learning import training, warming
+
+    team = data.team
+    if resume:
+        training.resume(state, folder, mend=team.first)
+    where = folder if team.first else None
+    with interrupts(once=team.count > 1) as asked:
+        if chosen.train.warm_start != "none" and not state.step:
+            progress.stage(f"a warm start: {chosen.train.warm_start}")
+        finished = warming.warm(state, data, prepared, chosen.train, folder=where, stop=asked.is_set)
+        progress.stage(training.described(data))
+        finished = finished and training.fit(state, data, chosen.train, chosen.evaluate, folder=where, stop=asked.is_set, report=progress.training)
+    if not finished:
+        raise Stopped(f"stopped after step {state.step:,}, all of it saved in {folder}. Go on with --resume and the same config.")
 
 
 def _device(chosen: Config) -> str:
@@ -270,7 +322,17 @@ def _device(chosen: Config) -> str:
     there = torch.cuda.is_available()
     if chosen.machine.device == "cuda" and not there:
         raise ConfigError('[machine] device = "cuda", but torch sees no CUDA device here. Set device = "cpu" or "auto".')
-    return ("cuda" if there else "cpu") if chosen.machine.device == "auto" else chosen.machine.device
+    device = ("cuda" if there else "cpu") if chosen.machine.device == "auto" else chosen.machine.device
+    if device == "cpu" or not distributed.several():
+        return device
+    cards, rank = torch.cuda.device_count(), distributed.local_rank()
+    if rank >= cards:
+        raise ConfigError(
+            f"there are {distributed.local_count()} processes on this machine and {cards} CUDA devices, and each needs one of its own. "
+            f'Start {cards}, or set [machine] device = "cpu".'
+        )
+    torch.cuda.set_device(rank)
+    return f"cuda:{rank}"
 
 
 def _need_extra() -> None:
@@ -349,31 +411,6 @@ def _changes(begun: Any, chosen: Any) -> list[tuple[str, Any, Any]]:
     """The options of a block that differ, each with what it was and is."""
     pairs = ((option.name, getattr(begun, option.name), getattr(chosen, option.name)) for option in fields(begun))
     return [(name, old, new) for name, old, new in pairs if old != new]
-
-
-@contextmanager
-def _interrupts() -> Iterator[threading.Event]:
-    """While this lasts, the first Ctrl-C or SIGTERM only sets the event; a second one breaks off at once."""
-    asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    def note(number: int, frame: Any) -> None:
-        asked.set()
-        restore()
-
-    for number in before:
-        signal.signal(number, note)
-    try:
-        yield asked
-    finally:
-        restore()
 
 
 def _exclude_seen(chosen: Config) -> bool:

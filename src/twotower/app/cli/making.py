@@ -133,6 +133,7 @@ def check(
         "twotower train twotower.toml -o runs/wide --set model.dimensions=512 --set train.epochs=3",
         "twotower train twotower.toml -o runs/first --resume",
         "twotower train twotower.toml --dry-run",
+        "torchrun --standalone --nproc-per-node 2 -m twotower train twotower.toml -o runs/first",
     )
 )
 def train(
@@ -146,26 +147,24 @@ def train(
 ) -> None:
     """Train a model, measure it beside baselines, write its bundle.
 
-    Ctrl-C finishes the step and saves; --resume goes on from there.
+    Ctrl-C finishes the step and saves; --resume goes on from there. Several processes or cards train one model under torchrun.
     """
     with loading():
         from twotower.app import reports
+        from twotower.learning.distributed import is_first, local_count, several, together
         from twotower.runs import train as train_run
         from twotower.runs.progress import watching
         from twotower.runs.run import Stopped
 
-    if resume and output is None:
-        raise ConfigError("--resume needs the run to continue: -o RUN")
-    if resume and overwrite:
-        raise ConfigError("--resume continues a run and --overwrite replaces it: choose one")
-    _check_is_config(config, "train")
-    if dry_run and (resume or overwrite):
-        raise ConfigError("--dry-run writes no run, so it goes with neither --resume nor --overwrite")
+    with together():  # of several processes that would all say the same one does
+        _check_orders(config, output, resume, overwrite, dry_run)
     if dry_run:
         _estimate(config, settings or [], output, json)
         return
     folder = output or Path("runs") / time.strftime("%Y%m%d-%H%M%S")
-    again = shlex.join(["twotower", "train", str(config), "-o", str(folder), *(word for setting in settings or [] for word in ("--set", setting))])
+    started = ["torchrun", "--standalone", "--nproc-per-node", str(local_count()), "-m"] if several() else []
+    overrides = [word for setting in settings or [] for word in ("--set", setting)]
+    again = shlex.join([*started, "twotower", "train", str(config), "-o", str(folder), *overrides])
     try:
         with watching() as progress:
             run = train_run(config=config, settings=settings or [], output=folder, resume=resume, overwrite=overwrite, progress=progress)
@@ -177,6 +176,8 @@ def train(
             f"stopped. {'Go on with' if saved else 'Nothing was trained yet; begin again with'}:\n  {again} {'--resume' if saved else '--overwrite'}",
             exits.STOPPED,
         )
+    if not is_first():
+        return
     if json:
         print_json(run.metrics)
         return
@@ -189,6 +190,23 @@ def _check_is_config(path: Path, verb: str) -> None:
     if path.suffix != ".toml" and path.is_file():
         again = shlex.join(["twotower", "init", str(path), "-o", "twotower.toml"])
         raise ConfigError(f"{verb} takes a config and {path} is none. Write one, if that is the log of pairs: {again}")
+
+
+def _check_orders(config: Path, output: Path | None, resume: bool, overwrite: bool, dry_run: bool) -> None:
+    """Raise ConfigError for what cannot be meant together."""
+    from twotower.learning.distributed import several
+
+    if resume and output is None:
+        raise ConfigError("--resume needs the run to continue: -o RUN")
+    if resume and overwrite:
+        raise ConfigError("--resume continues a run and --overwrite replaces it: choose one")
+    _check_is_config(config, "train")
+    if dry_run and several():
+        raise ConfigError("--dry-run tries what one process takes: ask without torchrun")
+    if dry_run and (resume or overwrite):
+        raise ConfigError("--dry-run writes no run, so it goes with neither --resume nor --overwrite")
+    if several() and output is None:
+        raise ConfigError("several processes train one model in one run folder: name it with -o RUN")
 
 
 def _estimate(config: Path, settings: list[str], output: Path | None, json: bool) -> None:
