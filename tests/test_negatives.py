@@ -27,15 +27,16 @@ PAIRS = 8
 
 
 def batch_of_pairs(n, generator):
-    """A batch of n pairs of as many queries whose items come with these shares."""
-    items = np.sort(generator.choice(len(SHARES), n, p=SHARES))
+    """A batch of n pairs of as many queries, dealt from the log as an epoch deals them: without replacement."""
+    items = np.sort(generator.choice(LOG, n, replace=False))
     return BatchDraft(np.arange(n), np.arange(n), None, None, items, np.arange(n + 1), np.arange(n), np.ones(n, np.float32))
 
 
 def absent(options):
     """The probability of each item to be no shared candidate, from the definition."""
     chance = np.where(SHARES > 0, np.where(SHARES > 0, SHARES, 1) ** options.power, 0)
-    batch, draws = (1 - SHARES) ** PAIRS, (1 - chance / chance.sum()) ** options.draws
+    batch = np.array([math.comb(100 - k, PAIRS) / math.comb(100, PAIRS) for k in np.bincount(LOG, minlength=7).tolist()])
+    draws = (1 - chance / chance.sum()) ** options.draws
     return {"in_batch": batch, "drawn": draws, "mixed": batch * draws, "full": 1.0 * (SHARES == 0)}[options.negatives]
 
 

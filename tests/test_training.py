@@ -18,6 +18,7 @@ from twotower.learning.evaluation import rank
 from twotower.learning.health import likeness
 from twotower.learning.metrics import mrr
 from twotower.learning.moving import tables
+from twotower.learning.options import MiningOptions
 from twotower.learning.training import Step, Validation
 from twotower.model.losses import LOSSES
 from twotower.model.negatives import NEGATIVES
@@ -62,10 +63,21 @@ def all_of(state):
     moments = {f"{n}/{k}": v for n, entry in state.optimizer.state_dict()["state"].items() for k, v in entry.items()}
     numbers = (state.epoch, state.batch, state.step, state.best, state.best_epoch, state.since_best, state.losses, state.done)
     return (
-        weights | {f"a/{table}/{k}": v for table, kept in state.moments.items() for k, v in kept.items()} | {f"o/{k}": v for k, v in moments.items()},
+        weights
+        | negatives_of(state)
+        | {f"a/{table}/{k}": v for table, kept in state.moments.items() for k, v in kept.items()}
+        | {f"o/{k}": v for k, v in moments.items()},
         state.best_weights,
         numbers,
     )
+
+
+def negatives_of(state):
+    """The memory, the meetings and what was mined."""
+    kept = {} if state.memory is None else {"memory": state.memory.vectors, **state.memory.entries._asdict()}
+    kept |= {} if state.meetings is None else {f"meetings/{name}": array for name, array in state.meetings._asdict().items()}
+    kept |= {} if state.mined is None else {"mined": state.mined.lists, "items": state.mined.items.values, "offsets": state.mined.items.offsets}
+    return {name: torch.as_tensor(array).clone() for name, array in kept.items()}
 
 
 def assert_same(one, other):
@@ -162,7 +174,12 @@ def histories(folder):
 
 @pytest.mark.parametrize("stops", [[1], [4], [5], [6], [3, 5, 11]])
 @pytest.mark.parametrize(
-    "options", [{}, {"table_optimizer": "adam", "table_learning_rate": 0.01, "accumulate": 2, "batch_size": 33, "clip_norm": 0.5}]
+    "options",
+    [
+        {},
+        {"table_optimizer": "adam", "table_learning_rate": 0.01, "accumulate": 2, "batch_size": 33, "clip_norm": 0.5},
+        {"memory": 200, "negatives": "mixed", "draws": 16, "correction": True, "probabilities": "streaming", "mined": 2, "mine_every": 2},
+    ],
 )
 def test_resume_is_exact(prepared, config, tmp_path, stops, options):
     """Five moves make an epoch: stopped within one, at its end, at its start, and again and again."""
@@ -356,7 +373,7 @@ OTHER = {
         "epochs": 1, "batch_size": 32, "together": 2, "correction": True, "learning_rate": 1e-2, "table_learning_rate": 0.01,
         "query_rate": 0.5, "item_rate": 2.0, "weight_decay": 0.5, "warmup": 0.5, "seed": 3,
         "table_optimizer": "adam", "schedule": "constant", "accumulate": 2, "clip_norm": 0.01,
-        "precision": "bfloat16",
+        "precision": "bfloat16", "memory": 128, "probabilities": "streaming", "mined": 2,
     },
 }  # fmt: skip
 
@@ -369,6 +386,9 @@ def plain(prepared, config):
 @pytest.mark.parametrize(("block", "name"), [(block, name) for block, values in OTHER.items() for name in values])
 def test_every_option_changes_what_is_learnt(prepared, config, plain, block, name):
     short = changed(config, train={"epochs": 2, "patience": 0})
+    if name == "probabilities":
+        short = changed(short, train={"correction": True})
+        plain = run(prepared, short)[0]
     other = changed(short, **{block: {name: OTHER[block][name]}})
     state, _ = run(prepared, other)
     one, two = plain.model.state_dict(), state.model.state_dict()
@@ -407,7 +427,8 @@ def test_correcting_the_positive_changes_what_is_learnt(prepared, config):
 
 
 def test_no_option_is_forgotten_here(config):
-    """Patience and the rest have tests of their own: test_blockwise.py, test_caching.py, test_lessons.py, test_warming.py, test_worlds.py or here."""
+    """Patience and the rest have tests of their own: here, test_blockwise.py, test_caching.py, test_lessons.py, test_mining.py, test_warming.py or
+    test_worlds.py."""
     elsewhere = {
         "checkpoint_minutes",
         "chunk_size",
@@ -421,6 +442,7 @@ def test_no_option_is_forgotten_here(config):
         "power",
         "warm_start",
         "warm_epochs",
+        *(name for name in vars(MiningOptions()) if name not in OTHER["train"]),
     } | set(vars(LossOptions()))
     told = {"model": set(), "train": elsewhere}
     for block, elsewhere in told.items():

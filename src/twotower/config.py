@@ -25,7 +25,7 @@ from twotower.data.sources.databases import SqlOptions
 from twotower.data.splits import SplitOptions
 from twotower.errors import ConfigError, choices
 from twotower.learning.options import EvaluateOptions, TrainOptions
-from twotower.model.options import RAW, READERS_OF_LOSSES, ModelOptions
+from twotower.model.options import CONTENT, RAW, READERS_OF_LOSSES, ModelOptions
 
 VERSION = 1
 Place = str | tuple[str, ...] | SqlOptions  # a path or a glob, several of them, or a query
@@ -129,6 +129,10 @@ class Config:
         if self.train.positives == "graded" and self.pairs.label is None:
             raise ConfigError('[train] positives = "graded" orders matches by their labels: name their column, [pairs] label, or leave it out')
         self._check_teacher()
+        if self.train.mine_duplicates != TrainOptions.mine_duplicates and not any(f.type in CONTENT for f in self.item.features):
+            raise ConfigError(
+                f"[train] mine_duplicates compares what items hold, and [item] has no feature of it ({', '.join(CONTENT)}). Leave it out."
+            )
         if any(width >= self.model.dimensions for width in self.train.widths):
             raise ConfigError(f"[train] widths are beginnings of the vectors, so below [model] dimensions = {self.model.dimensions}")
 
@@ -200,8 +204,15 @@ def read(path: Path, settings: Sequence[str] = ()) -> Config:
         teacher = path.parent.absolute() / Path(config.train.teacher).expanduser()
         config = replace(config, train=replace(config.train, teacher=os.path.normpath(teacher)))
     measured = replace(config.evaluate, pretrained=encoder and placed(encoder, path.parent))
+    taught = judged(config.train, path.parent)
     sides = {side: _placed(getattr(config, side), path.parent) for side in SIDES}
-    return replace(config, data=absolute(config.data, path.parent), evaluate=measured, **sides)
+    return replace(config, data=absolute(config.data, path.parent), train=taught, evaluate=measured, **sides)
+
+
+def judged(train: TrainOptions, folder: Path) -> TrainOptions:
+    """The options with the place of the teacher, if it is relative, taken from a folder."""
+    place = train.mine_teacher
+    return train if place is None else replace(train, mine_teacher=os.path.normpath((folder / Path(place).expanduser()).absolute()))
 
 
 def _placed(side: Any, folder: Path) -> Any:
@@ -398,6 +409,8 @@ def to_toml(config: Config, *, locations: bool = True) -> str:
     if not locations:
         values.pop("data")
         values["evaluate"].pop("pretrained", None)
+        for name in ("mine_teacher", "mine_teacher_margin"):
+            values["train"].pop(name, None)
     order = ["version", "data", "pairs", "query", "item", "split", "model", "train", "evaluate", "search", "machine"]
     lines = [f"version = {values.pop('version')}"]
     for block in sorted(values, key=order.index):

@@ -13,9 +13,12 @@ import torch
 from torch import Tensor
 
 from twotower import files
-from twotower.data.columns import Array
+from twotower.data.columns import Array, Ragged
 from twotower.errors import BundleError
+from twotower.learning.material import Mined
+from twotower.learning.memory import Entries, Memory
 from twotower.model.optimizers import Moments
+from twotower.model.probabilities import Meetings
 from twotower.model.towers import TwoTower, distinct, restore
 
 FORMAT = 1
@@ -38,6 +41,11 @@ class TrainState:
     losses: float = 0.0  # summed over the batches of this epoch
     seconds: float = 0.0  # of training, validation left out
     done: bool = False
+    memory: Memory | None = None  # item vectors of the batches before
+    meetings: Meetings | None = None  # how often items are met
+    mined: Mined | None = None  # the hard negatives in use
+    mine_first: int = 0  # the epoch before which they are mined first; like `content`, a function of the weights at the start, not saved
+    content: Array | None = None  # float32 [items, d]  what items hold
 
 
 _NUMBERS = ("epoch", "batch", "step", "best", "best_epoch", "since_best", "losses", "seconds", "done")
@@ -57,9 +65,25 @@ def save(state: TrainState, folder: Path) -> None:
     for number, entry in state.optimizer.state_dict()["state"].items():
         for name, tensor in entry.items():
             arrays[f"optimizer/{number}/{name}"] = tensor.cpu().numpy()
+    arrays |= _negatives(state)
     numbers = {name: getattr(state, name) for name in _NUMBERS}
+    numbers["mined"] = None if state.mined is None else state.mined.epoch
     numbers["best"] = None if state.best == -np.inf else state.best
     files.write_tensors(folder / CHECKPOINT, arrays, {"format": str(FORMAT), "state": json.dumps(numbers)})
+
+
+def _negatives(state: TrainState) -> dict[str, Array]:
+    """What decides the negatives of the steps to come."""
+    arrays: dict[str, Array] = {}
+    if state.memory is not None:
+        kept = {**state.memory.entries._asdict(), "vectors": state.memory.vectors.cpu().numpy()}
+        arrays |= {f"memory/{name}": array for name, array in kept.items()}
+    if state.meetings is not None:
+        arrays |= {f"meetings/{name}": array for name, array in state.meetings._asdict().items()}
+    if state.mined is not None:
+        mined = {"lists": state.mined.lists, "items": state.mined.items.values, "offsets": state.mined.items.offsets}
+        arrays |= {f"mined/{name}": array for name, array in mined.items()}
+    return arrays
 
 
 def _flat(moments: Mapping[str, Moments]) -> dict[str, Tensor]:
@@ -108,6 +132,15 @@ def _restore(state: TrainState, arrays: dict[str, Tensor], numbers: dict[str, An
     state.optimizer.load_state_dict({**state.optimizer.state_dict(), "state": loaded})
     state.moments = {table: {name: moments[f"{table}/{name}"] for name in kept} for table, kept in state.moments.items()}
     state.best_weights = under("best/")
+    if state.memory is not None:
+        kept = under("memory/")
+        state.memory = Memory(Entries(*(kept[name].cpu().numpy() for name in Entries._fields)), kept["vectors"])
+    if state.meetings is not None:
+        met = under("meetings/")
+        state.meetings = Meetings(*(met[name].cpu().numpy() for name in Meetings._fields))
+    if numbers.get("mined") is not None:
+        lists, items, offsets = (under("mined/")[name].cpu().numpy() for name in ("lists", "items", "offsets"))
+        state.mined = Mined(numbers["mined"], lists, Ragged(items, offsets))
     for name in _NUMBERS:
         setattr(state, name, numbers[name])
     state.best = -np.inf if numbers["best"] is None else numbers["best"]

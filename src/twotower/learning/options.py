@@ -5,14 +5,52 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Gt, Le, Lt
 
 from twotower.errors import ConfigError
-from twotower.model.options import LossOptions, NegativesOptions
+from twotower.model.options import READERS_OF_LOSSES, LossOptions, NegativesOptions, brought
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions(LossOptions, NegativesOptions):
+class MiningOptions:
+    """Hard negatives, found by the towers themselves (Xiong et al. 2021).
+
+    mined: how many of them a view is shown, at most. mine_from: the epoch before which they are mined first, counted from 0; None is 0
+    where the towers rank words before they learnt anything, else 1. mine_every: epochs between two minings. mine_views: how many views
+    are mined for at once, at most, drawn anew each time. mine_ranks: from which rank to which one they are drawn, the first being 1; known
+    matches have none. mine_margin: only items that score at least so much below the match; mine_relative_margin: the same as a share
+    of the match's score; mine_highest: only items that score at most this. mine_duplicates: never an item whose content is as near
+    to that of a known match as this cosine, 0 for any. mine_teacher: a finished run or bundle: only items that it scores at least
+    mine_teacher_margin below the match.
+    """
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    mined: Annotated[int, Ge(0)] = 0
+    mine_from: Annotated[int, Ge(0)] | None = None
+    mine_every: Annotated[int, Ge(1)] = 1
+    mine_views: Annotated[int, Ge(1)] = 100_000
+    mine_ranks: tuple[Annotated[int, Ge(1)], Annotated[int, Ge(1)]] = (1, 100)
+    mine_margin: float | None = None
+    mine_relative_margin: float | None = None
+    mine_highest: float | None = None
+    mine_duplicates: Annotated[float, Ge(0), Le(1)] = 0.95
+    mine_teacher: str | None = None
+    mine_teacher_margin: float = 0.0
+
+    def check(self) -> None:
+        """Raise ConfigError for an option that would have no effect."""
+        changed = [name for name in vars(self) if name.startswith("mine_") and getattr(self, name) != getattr(MiningOptions, name)]
+        if changed and not self.mined:
+            raise ConfigError(f"[train] {', '.join(changed)}: nothing is mined. Set mined, the number for each view, or leave them out.")
+        if self.mine_ranks[0] > self.mine_ranks[1]:
+            raise ConfigError(f"[train] mine_ranks = {list(self.mine_ranks)} ends before it begins; write the better rank first, like [10, 100]")
+        if self.mine_teacher_margin and self.mine_teacher is None:
+            raise ConfigError("[train] mine_teacher_margin is for mine_teacher, which names none. Leave it out.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(LossOptions, NegativesOptions, MiningOptions):
     """How the model learns, what it minimises and what it compares.
 
     epochs, batch_size: an epoch visits each training pair once; a batch counts pairs. together: the pairs of a key are dealt to so many
@@ -60,8 +98,25 @@ class TrainOptions(LossOptions, NegativesOptions):
         """Raise ConfigError for an option that would have no effect."""
         LossOptions.check(self)
         NegativesOptions.check(self)
+        MiningOptions.check(self)
+        self._check_negatives()
         if self.warm_start != "catalogue" and self.warm_epochs != TrainOptions.warm_epochs:
             raise ConfigError(f'[train] warm_start = "{self.warm_start}" reads no catalogue, and warm_epochs says how often. Leave it out.')
+
+    def _check_negatives(self) -> None:
+        """Raise ConfigError for negatives that the loss, the batches or the epochs would make nothing of."""
+        most = brought(self, self.batch_size)
+        if 0 < self.memory < most:
+            raise ConfigError(f"[train] memory = {self.memory} keeps whole batches, and one brings up to {most:,} items: set at least that, or 0.")
+        if self.loss == "pointwise" and (self.memory or self.mined):
+            told = " and ".join(name for name in ("memory", "mined") if getattr(self, name))
+            raise ConfigError(f'[train] loss = "pointwise" learns from labels alone, and {told} would add items without any. Take another loss.')
+        if self.probabilities == "streaming" and not (self.correction and self.loss in READERS_OF_LOSSES["correction"]):
+            raise ConfigError('[train] probabilities are for the correction, which is off here. Leave them at "exact", or set correction = true.')
+        if self.mined and self.negatives == "full":
+            raise ConfigError('[train] mined adds the hardest items, and negatives = "full" scores every item already. Leave it out.')
+        if self.mined and (self.mine_from or 0) >= self.epochs:
+            raise ConfigError(f"[train] mine_from = {self.mine_from} is past the last of {self.epochs} epochs, which are counted from 0. Lower it.")
 
 
 @dataclass(frozen=True, kw_only=True)

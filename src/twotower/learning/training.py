@@ -31,14 +31,18 @@ from twotower.learning.checkpoints import HISTORY, TrainState, resume, save
 from twotower.learning.distributed import ALONE, Team, shares
 from twotower.learning.evaluation import Cases, cases, dot_scorer, left_out, measure, rank, sample
 from twotower.learning.health import collapse
+from twotower.learning.material import Material, Past
+from twotower.learning.memory import Memory, kept_batches, memory
+from twotower.learning.mining import Judge, Mining, content, due, first_epoch, mine
 from twotower.learning.moving import ADVICE, Gathered, alike, dense_rates, exchange, moments_of, move, rate_of
 from twotower.learning.options import EvaluateOptions, TrainOptions
-from twotower.learning.reader import Material, Ready, ahead, on, read
+from twotower.learning.reader import Ready, ahead, on, read
 from twotower.learning.views import before, blocks, encoded, reading
 from twotower.model.blockwise import Share
 from twotower.model.layers import Input
-from twotower.model.negatives import sampler_state
+from twotower.model.negatives import log_prob, sampler_state
 from twotower.model.optimizers import dense_optimizer
+from twotower.model.probabilities import Meetings, Span, meetings
 from twotower.model.towers import TwoTower, Vectors, distinct, restore
 
 __all__ = ["Data", "Step", "TrainState", "Validation", "data_of", "fit", "resume", "save", "start", "steps", "validate"]
@@ -60,6 +64,7 @@ class Data(NamedTuple):
     n_items: int
     validate_every: int  # epochs
     team: Team = ALONE  # the processes that share the work
+    judge: Judge | None = None  # a teacher of what may be a negative
 
 
 class Step(NamedTuple):
@@ -87,7 +92,10 @@ class Validation(NamedTuple):
 
 
 def data_of(prepared: Prepared, train: TrainOptions, options: EvaluateOptions, taught: Taught | None = None, team: Team = ALONE) -> Data:
-    """The loop's view of a prepared folder. taught: the vectors of a teacher, of all query rows and all items; team: the processes that share the work."""
+    """The loop's view of a prepared folder.
+
+    taught: the vectors of a teacher, of all query rows and all items. team: the processes that share the work.
+    """
     read = reading(prepared.encoder, prepared.columns["item"])
     whole = prepared.part(TRAIN)
     log = whole.take(np.flatnonzero(whole.labels > 0))
@@ -107,7 +115,15 @@ def data_of(prepared: Prepared, train: TrainOptions, options: EvaluateOptions, t
             _rejected(whole, int(prepared.report["keys"])),
             prepared.columns,
             read,
-            sampler_state(log.item_rows, prepared.n_items, train),
+            sampler_state(
+                log.item_rows,
+                prepared.n_items,
+                train,
+                groups=groups,
+                keys=log.query_keys,
+                parts=train.together,
+                batch_size=train.batch_size,
+            ),
             pair_scores(whole, int(prepared.report["keys"]), prepared.n_items),
             taught,
         ),
@@ -147,7 +163,30 @@ def described(data: Data) -> str:
 def start(model: TwoTower, data: Data, options: TrainOptions) -> TrainState:
     """The state before the first step."""
     optimizer = dense_optimizer(dense_rates(model, options), options.weight_decay)
-    return TrainState(model, optimizer, moments_of(model, options))
+    state = TrainState(model, optimizer, moments_of(model, options))
+    if options.memory:
+        state.memory = memory(model.dimensions, model.device)
+    if options.probabilities == "streaming":
+        state.meetings = _expected(data, options)
+    if options.mined:
+        state.mine_first, state.content = first_epoch(model, data.encoder, options), content(model, data.material, data.encoder, options)
+    return state
+
+
+def _expected(data: Data, options: TrainOptions) -> Meetings:
+    """How often items will be met, by the formulas: where streaming begins."""
+    sampler, items, kept = data.material.sampler, np.arange(data.n_items), kept_batches(options)
+    size = min(options.batch_size, sampler.counts.pairs)
+    batch, there = (log_prob(options.negatives, sampler, items, Span((size * (1 + before),), 1 + before)) for before in (0, kept))
+    return meetings(batch, there)
+
+
+def renew(state: TrainState, data: Data, options: TrainOptions) -> Mining:
+    """Mine the hard negatives of the epochs to come, by the towers as they are. Its time counts as training."""
+    material = data.material
+    state.mined, told = mine(state.model, material, data.encoder, options, state.epoch, state.content, data.judge)
+    state.seconds += told.seconds
+    return told
 
 
 def steps(state: TrainState, data: Data, options: TrainOptions) -> Iterator[Step]:
@@ -155,7 +194,8 @@ def steps(state: TrainState, data: Data, options: TrainOptions) -> Iterator[Step
     count = data.material.epochs.batches
     moves = options.epochs * -(-count // options.accumulate)
     begun = time.perf_counter()
-    reader = ahead(read(data.material, options, state.epoch, state.batch, data.team))
+    past = Past(state.mined, None if state.memory is None else state.memory.entries)
+    reader = ahead(read(data.material, options, state.epoch, state.batch, past, data.team))
     while group := list(islice(reader, options.accumulate)):
         loss = learn(state, group, options, rate_of(state.step, moves, options), data.team)
         state.step, state.batch, state.losses = state.step + 1, state.batch + len(group), state.losses + loss * len(group)
@@ -172,30 +212,43 @@ def learn(state: TrainState, group: Sequence[Ready], options: TrainOptions, rate
 
     A loss or a gradient that is no number stops before anything moves.
     """
-    model, gathered = state.model, Gathered()
+    model, gathered, remembered = state.model, Gathered(), state.memory
     wrong: list[Array] = []
     model.train()
     state.optimizer.zero_grad(set_to_none=True)
     total = weight = torch.zeros((), device=model.device)
     with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []):
         for ready in group:
-            lost, own = _differentiate(state, ready, options, gathered, team, wrong)
+            lost, own, remembered = _differentiate(state, ready, options, gathered, remembered, team, wrong)
             total, weight = total + lost, weight + own
     total = exchange(state, gathered, total, team)
     if not torch.isfinite(total):
         _refuse(state, wrong, sum(len(ready.batch.positives.positions) for ready in group), team)
     move(state, gathered, weight, options, rate)
+    state.memory = remembered
+    if state.meetings is not None:
+        for ready in group:
+            state.meetings.note(ready.met, ready.now, kept_batches(options))
     return (total / weight.clamp(min=1e-12)).item()
 
 
 def _differentiate(
-    state: TrainState, ready: Ready, options: TrainOptions, gathered: Gathered, team: Team, wrong: list[Array]
-) -> tuple[Tensor, Tensor]:
-    """Add the gradients of this rank's share of a batch; returns its sum(weight x loss), and sum(weight) of all pairs of the batch.
+    state: TrainState,
+    ready: Ready,
+    options: TrainOptions,
+    gathered: Gathered,
+    remembered: Memory | None,
+    team: Team,
+    wrong: list[Array],
+) -> tuple[Tensor, Tensor, Memory | None]:
+    """Add the gradients of this rank's share of a batch; returns its sum(weight x loss), sum(weight) of all pairs, and the memory after it.
 
     wrong: where the pairs are noted whose loss is no number.
     """
     model, batch = state.model, ready.batch
+    if state.meetings is not None:
+        met = np.where(batch.alone, batch.log_prob, state.meetings.log_prob(batch.item_rows))
+        batch = batch._replace(log_prob=met)
     query, item = on(ready.query, model.device), on(ready.item, model.device)
     views, rows = team.own(ready.view_shares), team.own(ready.item_shares)
     if ready.history is not None and not ready.history.by_vector:
@@ -207,7 +260,8 @@ def _differentiate(
             query[ready.history.name] = _of_share(ready.history.input(model.device, items.vectors), views, team)
         own = Encoded(model, "query", query, views.stop - views.start, options, ready.seed + ready.items + views.start)
         queries = _shared(own, ready.view_shares, team) if options.symmetric else own
-        candidates = items.vectors if ready.candidates is None else items.vectors[ready.candidates.to(model.device)]
+        known = items.vectors if remembered is None else torch.cat([items.vectors, remembered.vectors])
+        candidates = known if ready.candidates is None else known[ready.candidates.to(model.device)]
         share = Share(team.rank, team.count, views.start, views.stop)
         lost = model.loss(Vectors(queries.vectors, candidates), batch, options, half=options.precision == "bfloat16", share=share)
         if not torch.isfinite(lost.mean):
@@ -219,7 +273,8 @@ def _differentiate(
         queries.backward()  # first: a history may read the vectors of the items
         items.backward()
         gathered.add(looked_up)
-        return total.detach(), weight
+        after = None if remembered is None or ready.recall is None else remembered.after(ready.recall, items.vectors)
+        return total.detach(), weight, after
     finally:
         for table in looked_up:
             table.release()
@@ -271,7 +326,7 @@ def fit(
     *,
     folder: Path | None = None,
     stop: Callable[[], bool] = lambda: False,
-    report: Callable[[Step | Validation], None] = lambda _: None,
+    report: Callable[[Step | Validation | Mining], None] = lambda _: None,
 ) -> bool:
     """Run the loop to its end, keep the best epoch, and put its weights back; False if it was asked to stop.
 
@@ -280,6 +335,8 @@ def fit(
     """
     saved = time.monotonic()
     while not state.done:
+        if due(train, state.mine_first, state.epoch, state.mined):
+            report(renew(state, data, train))
         for step in steps(state, data, train):
             report(step)
             stopped = data.team.stopping(stop)

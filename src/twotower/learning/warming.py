@@ -26,8 +26,8 @@ from twotower.data.splits import TRAIN
 from twotower.errors import ConfigError
 from twotower.learning.checkpoints import TrainState, save
 from twotower.learning.factors import balanced, factorise
+from twotower.learning.material import Material
 from twotower.learning.options import TrainOptions
-from twotower.learning.reader import Material
 from twotower.learning.training import Data, start, steps
 from twotower.model.layers.names import Embedding
 from twotower.model.negatives import sampler_state

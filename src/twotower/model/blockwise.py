@@ -179,7 +179,7 @@ def _step(logits: Tensor, related: Relation, factors: Tensor, options: LossOptio
 def _summed_step(logits: Tensor, related: Relation, factors: Tensor, options: LossOptions) -> tuple[Tensor, Tensor]:
     """The same for a loss of sums over the negatives, in the memory of the logits: autograd sees the sums [b] and positives [p] alone."""
     own = own_of(logits, related, options)
-    cells = own_negatives(logits, related, options.correction)
+    cells = own_negatives(logits, related)
     if options.correction:
         logits.sub_(related.log_prob)
     negatives = related.negatives_(logits, cells)

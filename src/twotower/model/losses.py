@@ -76,11 +76,11 @@ def sigmoid(logits: Tensor, related: Relation, options: LossOptions) -> Tensor:
     """
     own = logits[related.views, related.positions]
     negatives, weights = weighted(logits, related, options)
-    bias = -(there(negatives) @ weights).clamp(min=1.0).log()
+    bias = -over(there(negatives), weights).clamp(min=1.0).log()
     judged = negatives + bias.unsqueeze(1)
-    against = softplus(judged) @ weights
+    against = over(softplus(judged), weights)
     if options.smoothing:
-        against = against - options.smoothing * (torch.where(torch.isfinite(judged), judged, 0.0) @ weights)
+        against = against - options.smoothing * over(torch.where(torch.isfinite(judged), judged, 0.0), weights)
     return _matched(own + bias[related.views], options) + against[related.views]
 
 
@@ -132,7 +132,7 @@ def cosine_contrastive(logits: Tensor, related: Relation, options: LossOptions) 
     """1 - own + negative_weight x the mean of max(0, negative - margin) over the negatives (SimpleX, Mao et al. 2021). correction as for `bpr`."""
     own = logits[related.views, related.positions]
     negatives, weights = weighted(logits, related, options)
-    against = (torch.relu(negatives - options.margin) @ weights) / (there(negatives) @ weights).clamp(min=1e-12)
+    against = over(torch.relu(negatives - options.margin), weights) / over(there(negatives), weights).clamp(min=1e-12)
     return 1 - own + options.negative_weight * against[related.views]
 
 
@@ -148,7 +148,7 @@ def own_of(logits: Tensor, related: Relation, options: LossOptions) -> Tensor:
 def negatives_of(logits: Tensor, related: Relation, options: LossOptions) -> Tensor:
     """The logits [b, c], corrected where that is asked for; minus infinity where a candidate is no negative of the view."""
     corrected = logits - related.log_prob if options.correction else logits.clone()
-    return related.negatives_(corrected, own_negatives(logits, related, options.correction))
+    return related.negatives_(corrected, own_negatives(logits, related))
 
 
 class Summed(NamedTuple):
@@ -171,25 +171,29 @@ def there(negatives: Tensor) -> Tensor:
 
 
 def weighted(logits: Tensor, related: Relation, options: LossOptions) -> tuple[Tensor, Tensor]:
-    """The logits [b, c], -inf where a candidate is no negative, and what each counts [c]: 1, or one over its probability."""
+    """The logits [b, c], -inf where a candidate is no negative, and what each counts: 1, or one over its probability.
+
+    That is one number for a candidate [c]; or for each cell [b, c], where views have negatives of their own, which count 1 to them.
+    """
     negatives = related.negatives_(logits.clone(), own_negatives(logits, related))
-    return negatives, counts(related, options).to(logits.dtype)
+    if not options.correction:
+        return negatives, torch.ones_like(related.log_prob, dtype=logits.dtype)
+    chance = related.log_prob if related.alone is None else related.log_prob.masked_fill(related.alone, 0.0)
+    counts = chance.neg().exp().to(logits.dtype)
+    if len(related.own):
+        counts = counts.expand_as(logits).clone()
+        counts[related.own[:, 0], related.own[:, 1]] = 1.0
+    return negatives, counts
 
 
-def counts(related: Relation, options: LossOptions) -> Tensor:
-    """What each candidate [c] counts as a negative: 1, or one over the probability that it is in the batch."""
-    return _chance(related).neg().exp() if options.correction else torch.ones_like(related.log_prob)
+def over(values: Tensor, counts: Tensor) -> Tensor:
+    """The sum [b] of values [b, c] by what each counts, [c] or [b, c]."""
+    return values @ counts if counts.ndim == 1 else (values * counts).sum(1)
 
 
-def _chance(related: Relation) -> Tensor:
-    """The log_prob [c] of shared candidates. What is there for some views alone is there for certain: nothing corrects it."""
-    return related.log_prob if related.alone is None else related.log_prob.masked_fill(related.alone, 0.0)
-
-
-def own_negatives(logits: Tensor, related: Relation, correction: bool = False) -> Tensor:
-    """The logits [r] of the views' own negatives, corrected where that is asked for."""
-    cells = logits[related.own[:, 0], related.own[:, 1]]
-    return cells - _chance(related)[related.own[:, 1]] if correction else cells
+def own_negatives(logits: Tensor, related: Relation) -> Tensor:
+    """The logits [r] of the views' own negatives. They are there for certain, whether others met them too, and nothing corrects them."""
+    return logits[related.own[:, 0], related.own[:, 1]]
 
 
 def _log_sum(own: Tensor, related: Relation) -> Tensor:
@@ -232,8 +236,9 @@ def _pairwise(logits: Tensor, related: Relation, options: LossOptions, loss: Cal
     """The mean [p] over the negatives of a loss of (negative - own) that is 0 at minus infinity."""
     own = logits[related.views, related.positions]
     negatives, weights = weighted(logits, related, options)
-    total = (there(negatives) @ weights).clamp(min=1e-12)
-    return (loss(negatives[related.views] - own.unsqueeze(1)) @ weights) / total[related.views]
+    total = over(there(negatives), weights).clamp(min=1e-12)
+    of_pairs = weights if weights.ndim == 1 else weights[related.views]
+    return over(loss(negatives[related.views] - own.unsqueeze(1)), of_pairs) / total[related.views]
 
 
 LOSSES: dict[str, Callable[[Tensor, Relation, LossOptions], Tensor]] = {

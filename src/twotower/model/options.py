@@ -9,6 +9,8 @@ from annotated_types import Ge, Gt, Le, Lt
 
 from twotower.errors import ConfigError
 
+CONTENT = ("text", "pieces", "pretrained", "vector", "history")  # the types of features that an id stands beside
+
 
 @dataclass(frozen=True, kw_only=True)
 class LossOptions:
@@ -65,6 +67,8 @@ class NegativesOptions:
 
     negatives: `in_batch`, the other items of the batch; `drawn` from the catalogue; `mixed`, both; or the `full` catalogue. draws: how
     many, with replacement. power: of an item's share of the log, which its chance to be drawn is proportional to; 0 is uniform.
+    memory: how many item vectors of the batches before are scored too, at most; whole batches are kept. probabilities: of an
+    item to be a candidate, `exact` by a formula, or `streaming`, by how often it was met (Yi et al. 2019).
     non_matches: how many of the items that the log says its key does not match a view is shown beside them, at most.
     """
 
@@ -73,6 +77,8 @@ class NegativesOptions:
     negatives: Literal["in_batch", "drawn", "mixed", "full"] = "in_batch"
     draws: Annotated[int, Ge(1)] = 1024
     power: Annotated[float, Ge(0)] = 0.0
+    memory: Annotated[int, Ge(0)] = 0
+    probabilities: Literal["exact", "streaming"] = "exact"
     non_matches: Annotated[int, Ge(0)] = 4
 
     def check(self) -> None:
@@ -80,6 +86,15 @@ class NegativesOptions:
         idle = [name for name in ("draws", "power") if getattr(self, name) != getattr(NegativesOptions, name)]
         if idle and self.negatives not in ("drawn", "mixed"):
             raise ConfigError(f'[train] negatives = "{self.negatives}" draws nothing, and {" and ".join(idle)} say how. Set "drawn" or "mixed".')
+        if self.memory and self.negatives == "full":
+            raise ConfigError('[train] memory adds items of earlier batches, and negatives = "full" scores every item already. Leave it out.')
+        if self.probabilities == "streaming" and self.negatives not in ("in_batch", "mixed"):
+            raise ConfigError(f'[train] negatives = "{self.negatives}" has probabilities that are known, so leave probabilities at "exact".')
+
+
+def brought(options: NegativesOptions, batch_size: int) -> int:
+    """How many shared candidates a batch brings, at most."""
+    return (0 if options.negatives == "drawn" else batch_size) + (0 if options.negatives == "in_batch" else options.draws)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -60,6 +60,7 @@ class Relation(NamedTuple):
         """
         if self.alone is not None:
             logits.masked_fill_(self.alone, -torch.inf)
+        if len(cells):
             logits[self.own[:, 0], self.own[:, 1]] = cells
         if len(self.mask_offsets) - 1 == len(self.mask_rows):  # a mask a view: nothing is repeated
             logits[self.masks[:, 0], self.masks[:, 1]] = -torch.inf

@@ -18,8 +18,8 @@ from twotower.data.schema import SIDES, Side, feature_name
 from twotower.errors import ConfigError
 from twotower.model.blockwise import Lost, Share, loss_of
 from twotower.model.bodies import BODIES, Custom, custom
-from twotower.model.layers import CONTENT, LAYERS, Input, Layer, Place, Table, Tables, names_table, table_name, tensors, text_table
-from twotower.model.options import LossOptions, ModelOptions
+from twotower.model.layers import LAYERS, Input, Layer, Place, Table, Tables, names_table, table_name, tensors, text_table
+from twotower.model.options import CONTENT, LossOptions, ModelOptions
 
 NEAR_ZERO = 0.5  # the length below which a vector's gradient no longer grows
 

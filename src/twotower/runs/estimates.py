@@ -68,6 +68,7 @@ def peak_memory(prepared: Prepared, model: ModelOptions, train: TrainOptions) ->
     rows = train.batch_size + more
     batch = 6 * min(train.chunk_size or rows, rows) * model.dimensions * FLOAT * max(1, math.ceil(longest))
     batch += 2 * 2 * rows * model.dimensions * FLOAT if train.chunk_size else 0  # the vectors of either side and their gradients
+    batch += 4 * train.memory * model.dimensions * FLOAT  # what is remembered: before and after a step, beside the candidates, and its gradient
     catalogue = prepared.n_items * model.dimensions * FLOAT
     # The weights, the best of them so far, and a checkpoint on its way to the disk, which is mapped rather than copied.
     moments = tables if train.table_optimizer == "adam" else tables // model.dimensions

@@ -15,6 +15,7 @@ from rich.progress import Progress as Bars
 from twotower.learning.distributed import is_first
 
 if TYPE_CHECKING:
+    from twotower.learning.mining import Mining
     from twotower.learning.training import Step, Validation
 
 LINE_EVERY = 10.0  # seconds, where there is no terminal
@@ -24,7 +25,7 @@ class Progress(NamedTuple):
     """Who is told what happens, as it happens."""
 
     stage: Callable[[str], None] = lambda _: None
-    training: Callable[[Step | Validation], None] = lambda _: None
+    training: Callable[[Step | Validation | Mining], None] = lambda _: None
 
 
 @contextmanager
@@ -49,11 +50,11 @@ def _say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
-def _with_end(stage: Callable[[str], None], training: Callable[[Step | Validation], None], say: Callable[[str], None]) -> Progress:
+def _with_end(stage: Callable[[str], None], training: Callable[[Step | Validation | Mining], None], say: Callable[[str], None]) -> Progress:
     """The same two, and where training ended before its last epoch that is said, at the first stage behind it."""
     ending = _Ending()
 
-    def noted(told: Step | Validation) -> None:
+    def noted(told: Step | Validation | Mining) -> None:
         ending.note(told)
         training(told)
 
@@ -72,12 +73,12 @@ class _Ending:
     def __init__(self) -> None:
         self.epoch, self.epochs, self.since_best = 0, 0, 0  # since_best: validations; of a resumed run those that were seen here
 
-    def note(self, told: Step | Validation) -> None:
-        from twotower.learning.training import Step
+    def note(self, told: Step | Validation | Mining) -> None:
+        from twotower.learning.training import Step, Validation
 
         if isinstance(told, Step):
             self.epoch, self.epochs = 0, told.epochs
-        else:
+        elif isinstance(told, Validation):
             self.epoch, self.since_best = told.epoch, 0 if told.best else self.since_best + 1
 
     def early(self) -> str:
@@ -112,7 +113,12 @@ def _validated(told: Validation, seen: _Seen) -> str:
     return f"{line}\n  {told.fault}" if told.fault else line
 
 
-def _bars(bars: Bars) -> tuple[Callable[[str], None], Callable[[Step | Validation], None]]:
+def _mined(told: Mining) -> str:
+    views = f"{told.views:,} views" if told.views == told.of_views else f"{told.views:,} of {told.of_views:,} views"
+    return f"mined {told.found:,} hard negatives for {views} in {told.seconds:,.1f} s"
+
+
+def _bars(bars: Bars) -> tuple[Callable[[str], None], Callable[[Step | Validation | Mining], None]]:
     task: list[TaskID] = []
     seen = _Seen()
     figure = [""]
@@ -122,27 +128,29 @@ def _bars(bars: Bars) -> tuple[Callable[[str], None], Callable[[Step | Validatio
             bars.remove_task(task.pop())
         task.append(bars.add_task(text, total=None, said=""))
 
-    def training(told: Step | Validation) -> None:
-        from twotower.learning.training import Step
+    def training(told: Step | Validation | Mining) -> None:
+        from twotower.learning.training import Step, Validation
 
         if isinstance(told, Step):
             seen.add(told)
             said = f"loss {seen.loss:.3f}  {figure[0]}{seen.speed}"
             done = told.epoch * told.batches + told.batch
             bars.update(task[0], description=f"epoch {told.epoch + 1}/{told.epochs}", completed=done, total=told.epochs * told.batches, said=said)
-        else:
+        elif isinstance(told, Validation):
             figure[0] = f"{told.select} {told.metrics[told.select]:.3f}  "
             bars.console.print(_validated(told, seen))
+        else:
+            bars.console.print(_mined(told))
 
     return stage, training
 
 
-def _lines() -> Callable[[Step | Validation], None]:
+def _lines() -> Callable[[Step | Validation | Mining], None]:
     last = [time.monotonic()]
     seen = _Seen()
 
-    def training(told: Step | Validation) -> None:
-        from twotower.learning.training import Step
+    def training(told: Step | Validation | Mining) -> None:
+        from twotower.learning.training import Step, Validation
 
         if isinstance(told, Step):
             seen.add(told)
@@ -150,7 +158,7 @@ def _lines() -> Callable[[Step | Validation], None]:
                 return
             _say(f"epoch {told.epoch + 1}/{told.epochs}  batch {told.batch}/{told.batches}  loss {seen.loss:.3f}  {seen.speed}")
         else:
-            _say(_validated(told, seen))
+            _say(_validated(told, seen) if isinstance(told, Validation) else _mined(told))
         last[0] = time.monotonic()
 
     return training

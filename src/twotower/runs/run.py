@@ -31,6 +31,7 @@ from twotower.learning import distributed, pretrained
 from twotower.learning.distributed import ALONE, Team, together
 from twotower.runs.estimates import Estimate, enough_memory, probe
 from twotower.runs.finishing import finish
+from twotower.runs.judging import judge
 from twotower.runs.progress import Progress, watching
 from twotower.runs.signals import interrupts
 from twotower.runs.teachers import require_teacher, taught_by
@@ -258,6 +259,8 @@ def _begun(
     teacher = chosen.train.teacher
     taught = None if teacher is None else taught_by(teacher, prepared, chosen.item.id, threads, progress)
     data = training.data_of(prepared, chosen.train, chosen.evaluate, taught, team)
+    if chosen.train.mine_teacher is not None:
+        data = data._replace(judge=judge(chosen.train.mine_teacher, prepared))
     model = build(prepared.encoder, chosen.model, chosen.train.seed, bodies).to(_device(chosen))
     return model, data, training.start(model, data, chosen.train)
 
@@ -380,7 +383,7 @@ def _located(chosen: Config, given: Mapping[str, Any]) -> Config:
         return tuple(map(str, one)) if paths else None
 
     places = {name: place(given.get(name), getattr(chosen.data, name)) for name in PARTS_OF_DATA}
-    return replace(chosen, data=configs.absolute(configs.DataOptions(**places), Path()))
+    return replace(chosen, data=configs.absolute(configs.DataOptions(**places), Path()), train=configs.judged(chosen.train, Path()))
 
 
 def _new_name(parent: Path) -> Path:

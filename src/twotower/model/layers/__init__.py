@@ -121,10 +121,8 @@ LAYERS: dict[str, Callable[[Any, State, Place], Layer]] = {
     "pretrained": _pretrained,
     "history": _history,
 }
-CONTENT = ("text", "pieces", "pretrained", "vector", "history")  # what an id stands beside
 
 __all__ = [
-    "CONTENT",
     "LAYERS",
     "Bag",
     "Input",
