@@ -234,6 +234,8 @@ def values_of(hint):
         return PLAIN[hint]
     if origin is Literal:
         return st.sampled_from(arguments)
+    if origin is tuple and arguments[-1] is not Ellipsis:
+        return st.tuples(*map(values_of, arguments)).map(list)
     if origin is tuple:
         return st.lists(values_of(arguments[0]), min_size=1, max_size=3)
     if isinstance(hint, type) and is_dataclass(hint):

@@ -66,7 +66,7 @@ def part_of(batch, view):
     mask = batch.mask_rows[view]
     masked = set(between(batch.masks, mask).tolist())
     own, positives = set(between(batch.negatives, view).tolist()), set(between(batch.positives[:2], view).tolist())
-    return positives, [c for c in range(len(batch.item_rows)) if c in positives or (c not in masked and (c in own or not batch.alone[c]))]
+    return positives, own, [c for c in range(len(batch.item_rows)) if c in positives or (c not in masked and (c in own or not batch.alone[c]))]
 
 
 def by_loops(logits, batch, options):
@@ -78,11 +78,12 @@ def by_loops(logits, batch, options):
             told = batch.scored.scores[batch.scored.cells.offsets[view] :].tolist()[: len(there)]
             off = [0.0] * len(there)
         else:
-            positives, there = part_of(batch, view)
+            positives, own, there = part_of(batch, view)
             products = (batch.taught.queries[view].astype(float) @ batch.taught.items.astype(float).T).tolist()
             told = [products[c] for c in there]
             bare = [
-                not options.correction or (batch.alone[c] and c not in positives) or (c in positives and not options.correct_positive) for c in there
+                not options.correction or (c in own or batch.alone[c] and c not in positives) or (c in positives and not options.correct_positive)
+                for c in there
             ]
             off = [0.0 if none else float(batch.log_prob[c]) for c, none in zip(there, bare, strict=True)]
         if not there:

@@ -52,8 +52,9 @@ def by_loops(logits, batch, o):
     found, positives = [], batch.positives
     for view in range(len(batch.query_rows)):
         pairs = range(positives.offsets[view], positives.offsets[view + 1])
-        there = negatives_of(batch, view)
-        chance = [0.0 if batch.alone[c] else float(batch.log_prob[c]) for c in there] if o.correction else [0.0] * len(there)
+        there, own = negatives_of(batch, view), batch.negatives
+        theirs = own.values[own.offsets[view] : own.offsets[view + 1]].tolist()  # there for certain: nothing corrects them
+        chance = [0.0 if batch.alone[c] or c in theirs else float(batch.log_prob[c]) for c in there] if o.correction else [0.0] * len(there)
         raw = [logits[view, c] for c in there]
         corrected = [n - q for n, q in zip(raw, chance, strict=True)]
         counts = [math.exp(-q) for q in chance]
@@ -61,7 +62,7 @@ def by_loops(logits, batch, o):
         off = [float(batch.log_prob[positives.positions[p]]) if o.correction and o.correct_positive else 0.0 for p in pairs]
         owns = [one - q for one, q in zip(plain, off, strict=True)]
         grades = [positives.grades[p] for p in pairs]
-        labelled = [logits[view, c] for c in batch.negatives.values[batch.negatives.offsets[view] : batch.negatives.offsets[view + 1]]]
+        labelled = [logits[view, c] for c in theirs]
         for n in range(len(pairs)):
             found.append(one_pair(n, plain, owns, grades, raw, corrected, counts, labelled, o))
     return torch.stack(found)

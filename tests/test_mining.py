@@ -144,7 +144,7 @@ def test_an_own_negative_counts_once_whether_others_met_it_or_not():
     """It is there for certain: over chance, the sum of candidates stays that of the catalogue, where it would be counted twice."""
     part = SimpleNamespace(
         query_rows=np.zeros(1, np.int64), query_keys=np.zeros(1, np.int64), history_keys=None, cuts=None, item_rows=np.array([0]),
-        offsets=np.array([0, 1]), pair_rows=np.array([0]), weights=np.ones(1, np.float32),
+        offsets=np.array([0, 1]), pair_rows=np.array([0]), weights=np.ones(1, np.float32), grades=np.ones(1, np.float32),
     )  # fmt: skip
     options, sums = LossOptions(correct_positive=False), {}
     for shared in (True, False):
