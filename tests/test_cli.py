@@ -350,6 +350,12 @@ REFUSED = {
     "not UTF-8": (["init", "latin.csv", "-o", "new.toml"], ["latin.csv line 2", "UTF-8"]),
     "a config that is there": (["init", "pairs.csv"], ["twotower.toml", "--overwrite"]),
     "no such sample": (["demo", "--sample", "tldt"], ["tldr"]),
+    "from a folder that is no run": (["train", "twotower.toml", "-o", "r", "--from", "taken"], ["taken", "neither a bundle nor a run"]),
+    "from nowhere": (["train", "twotower.toml", "-o", "r", "--from", "nowhere"], ["there is no nowhere"]),
+    "from another kind of model": (
+        ["train", "twotower.toml", "-o", "r", "--from", "RUN", "--set", "model.similarity=dot"],
+        ["similarity was 'cosine' and is 'dot'", "start anew"],
+    ),
 }
 
 
@@ -518,6 +524,16 @@ def test_ctrl_c_saves_and_names_the_command_that_goes_on(tt, desk, monkeypatch):
     assert resumed.code == 0, resumed.err
     straight = tt("train", "twotower.toml", "-o", "straight", "--set", "train.epochs=3", "--json")
     assert json.loads(resumed.out)["model"] == json.loads(straight.out)["model"]
+
+
+def test_train_from_a_run_says_what_it_does(tt, desk):
+    assert "--from RUN|BUNDLE" in " ".join(tt("train", "--help").out.split())
+    assert tt("train", "twotower.toml", "-o", "first", "--set", "train.epochs=1").code == 0
+    outcome = tt("train", "twotower.toml", "-o", "again", "--from", "first", "--json")
+    assert outcome.code == 0, outcome.err
+    assert re.search(r"going on from .*\d+ rows known and 0 new; 1 epoch, by \[train\] again", outcome.err)
+    assert len(json.loads(outcome.out)["training"]["from"]) == 64
+    assert '"continues"' in tt("info", "again", "--json").out
 
 
 @pytest.mark.parametrize(("epochs", "said"), [(9, "stopped after epoch 3 of 9: no better for 2 validations"), (3, "")])

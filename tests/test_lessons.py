@@ -82,7 +82,7 @@ def by_loops(logits, batch, options):
             products = (batch.taught.queries[view].astype(float) @ batch.taught.items.astype(float).T).tolist()
             told = [products[c] for c in there]
             bare = [
-                not options.correction or (c in own or batch.alone[c] and c not in positives) or (c in positives and not options.correct_positive)
+                not options.correction or (c in own or (batch.alone[c] and c not in positives)) or (c in positives and not options.correct_positive)
                 for c in there
             ]
             off = [0.0 if none else float(batch.log_prob[c]) for c, none in zip(there, bare, strict=True)]

@@ -389,3 +389,38 @@ def test_minilm_is_what_the_library_makes_of_it():
     found = feature.encode(pa.array(texts), feature.fit(()))
     np.testing.assert_allclose(found[:, :-1], reference(place, texts), atol=1e-5)
     assert found[:2, :-1] @ found[0, :-1] == pytest.approx([1.0, 0.05], abs=0.25)
+
+
+# --- training again -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tune", [False, True])
+def test_the_encoder_goes_on_with_its_weights(folder, tmp_path, tune):
+    """Its state stays, what was trained of it comes along, and another encoder in its folder is refused."""
+    from twotower.learning.checkpoints import TrainState
+    from twotower.learning.inheritance import inherit
+    from twotower.learning.moving import dense_rates, moments_of
+
+    place = tmp_path / "encoder"
+    shutil.copytree(folder, place)
+    feature = Pretrained(column="t", folder=str(place), tune=tune)
+    encoder, batch = encoder_of([feature], [feature])
+    states = []
+    for seed in (0, 1):
+        model = build(encoder, ModelOptions(dimensions=8, body="linear"), seed)
+        states.append(TrainState(model, dense_optimizer(dense_rates(model, TrainOptions()), 0.0), moments_of(model, TrainOptions())))
+    last, state = states
+    with torch.no_grad():
+        for parameter in last.model.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    newer = feature.fit((), encoder.states["item"]["t:pretrained"])
+    assert all(newer[name] is array for name, array in encoder.states["item"]["t:pretrained"].items())
+    columns = encoder.encode("item", batch)
+    before = last.model.encode("item", columns)
+    assert not torch.allclose(before, state.model.encode("item", columns), atol=1e-3)
+    inherit(state, encoder, last, encoder)
+    assert torch.allclose(before, state.model.encode("item", columns), atol=1e-6)
+    weights = next(place.glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\1")
+    with pytest.raises(ConfigError, match=r"is not the one .* start anew"):
+        feature.fit((), encoder.states["item"]["t:pretrained"])

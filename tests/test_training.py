@@ -427,9 +427,9 @@ def test_correcting_the_positive_changes_what_is_learnt(prepared, config):
 
 
 def test_no_option_is_forgotten_here(config):
-    """Patience and the rest have tests of their own: here, test_blockwise.py, test_caching.py, test_lessons.py, test_mining.py, test_warming.py or
-    test_worlds.py."""
+    """Patience and the rest have tests of their own: test_again.py, test_blockwise.py, test_caching.py, test_lessons.py, and more."""
     elsewhere = {
+        "again",
         "checkpoint_minutes",
         "chunk_size",
         "correct_positive",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from twotower import config as configs
 from twotower.config import Config
@@ -28,7 +29,7 @@ def check_data(config: Path, settings: Sequence[str] = (), *, fast: bool = False
     pairs = open_source(chosen.data.pairs, "pairs")
     items = None if chosen.data.items is None else open_source(chosen.data.items, "items")
     places = {name: getattr(chosen.data, name, None) for name in ("queries", "validation", "test")}
-    others = {name: open_source(place, name) for name, place in places.items() if place is not None}
+    others: dict[str, Any] = {name: open_source(place, name) for name, place in places.items() if place is not None}
     machine = chosen.machine
     prepared = prepare(pairs, items, chosen.schema, chosen.split, CACHE, **others, threads=machine.threads, memory=machine.memory, progress=progress)
     return examine(pairs, items, chosen.schema, chosen.split, prepared, asked_of(chosen), fast=fast, progress=progress)

@@ -172,6 +172,7 @@ def describe(bundle: Bundle) -> dict[str, Any]:
         "bundle": str(bundle.folder),
         "made_by": bundle.model["made_by"],
         "fingerprint": bundle.fingerprint[:16],
+        **({"continues": bundle.model["continues"][:16]} if "continues" in bundle.model else {}),
         "catalogue_version": bundle.version,
         "items": sum(segment.items.num_rows for segment in bundle.segments),
         "dimensions": bundle.dimensions,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import asdict, replace
@@ -33,10 +34,11 @@ class Encoder:
         self.workplace = Workplace()  # where costly encodings are kept, and who is told of them
 
     @classmethod
-    def fit(cls, schema: Schema, batches: Callable[[Side], Iterable[tuple[pa.RecordBatch, Array]]]) -> Encoder:
+    def fit(cls, schema: Schema, batches: Callable[[Side], Iterable[tuple[pa.RecordBatch, Array]]], last: Encoder | None = None) -> Encoder:
         """Learn every feature's state; features that name one table learn together.
 
-        batches: gives one side's rows to learn from, anew at each call, and in how many training pairs each row is.
+        batches: gives one side's rows to learn from, anew at each call, and in how many training pairs each row is. last: the encoder of
+        a model that is trained again, of the same features; what it encodes, the new one encodes to the same.
         """
         together: dict[tuple[str, ...], list[tuple[Side, FeatureOptions]]] = {}
         for side in SIDES:
@@ -48,16 +50,22 @@ class Encoder:
             parts = (
                 (feature, batch.column(feature.column), counts) for side, feature in alike if not feature.from_log for batch, counts in batches(side)
             )
-            first = alike[0][1]
+            side, first = alike[0]
+            before = None if last is None else last.states[side][feature_name(first)]
             if len(alike) > 1:
                 _check_table([feature for _, feature in alike])
             if any(isinstance(feature, (Id, Categories)) for _, feature in alike):
-                state = vocabulary((named.named(column, counts) for named, column, counts in parts), first.minimum)  # type: ignore[union-attr]
+                state = vocabulary((named.named(column, counts) for named, column, counts in parts), first.minimum, before)  # type: ignore[union-attr]
             else:
-                state = first.fit((column, counts) for _, column, counts in parts)
+                state = first.fit(((column, counts) for _, column, counts in parts), before)
             for side, feature in alike:
                 states[side][feature_name(feature)] = state
         return cls({side: schema.features(side) for side in SIDES}, states)
+
+    def digest(self) -> str:
+        """A name for all that it declares and has learnt."""
+        learnt = {name: _content(array) for name, array in self.arrays().items()}
+        return hashlib.sha256(json.dumps([self.describe(locations=False), learnt], sort_keys=True).encode()).hexdigest()
 
     @property
     def item_id(self) -> Id | None:

@@ -95,6 +95,16 @@ def resume(state: TrainState, folder: Path, mend: bool = True) -> None:
 
     mend: whether the history is brought there too, which one process alone may do.
     """
+    load(state, folder)
+    if not mend:
+        return
+    # What was learnt after the checkpoint is learnt again, and told again.
+    kept = [line for line in files.read_lines(folder / HISTORY) if line["epoch"] <= state.epoch]
+    files.write_text(folder / HISTORY, "".join(files.json_text(line, indent=None) + "\n" for line in kept))
+
+
+def load(state: TrainState, folder: Path) -> None:
+    """Put the checkpoint of a folder into a fresh state, and leave the folder as it is. Raises BundleError as `resume`."""
     path = folder / CHECKPOINT
     if not path.exists():
         raise BundleError(f"{folder} holds no {CHECKPOINT}, so there is nothing to resume. Start anew with --overwrite.")
@@ -108,11 +118,6 @@ def resume(state: TrainState, folder: Path, mend: bool = True) -> None:
         _restore(state, {name: torch.from_numpy(array).to(state.model.device) for name, array in arrays.items()}, json.loads(metadata["state"]))
     except (RuntimeError, ValueError, KeyError) as error:
         raise BundleError(f"{path} does not fit this config: {error}") from None
-    if not mend:
-        return
-    # What was learnt after the checkpoint is learnt again, and told again.
-    kept = [line for line in files.read_lines(folder / HISTORY) if line["epoch"] <= state.epoch]
-    files.write_text(folder / HISTORY, "".join(files.json_text(line, indent=None) + "\n" for line in kept))
 
 
 def _restore(state: TrainState, arrays: dict[str, Tensor], numbers: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
@@ -53,7 +53,8 @@ class MiningOptions:
 class TrainOptions(LossOptions, NegativesOptions, MiningOptions):
     """How the model learns, what it minimises and what it compares.
 
-    epochs, batch_size: an epoch visits each training pair once; a batch counts pairs. together: the pairs of a key are dealt to so many
+    epochs, batch_size: an epoch visits each training pair once; a batch counts pairs. again: the share of the epochs, at least one, that
+    a run takes which goes on from an earlier one. together: the pairs of a key are dealt to so many
     batches of an epoch, and those of one batch have one query; 0 lets every pair go its own way.
     learning_rate: of everything but tables; table_learning_rate: of tables; pretrained_learning_rate: of the weights of an encoder
     that is tuned. query_rate, item_rate: what all rates of one tower are multiplied by. warmup: the share of all moves in which
@@ -72,6 +73,7 @@ class TrainOptions(LossOptions, NegativesOptions, MiningOptions):
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     epochs: Annotated[int, Ge(1)] = 10
+    again: Annotated[float, Gt(0), Le(1)] = 0.1
     batch_size: Annotated[int, Ge(2)] = 1024
     together: Annotated[int, Ge(0)] = 0
     learning_rate: Annotated[float, Gt(0)] = 1e-3
@@ -117,6 +119,10 @@ class TrainOptions(LossOptions, NegativesOptions, MiningOptions):
             raise ConfigError('[train] mined adds the hardest items, and negatives = "full" scores every item already. Leave it out.')
         if self.mined and (self.mine_from or 0) >= self.epochs:
             raise ConfigError(f"[train] mine_from = {self.mine_from} is past the last of {self.epochs} epochs, which are counted from 0. Lower it.")
+
+    def continued(self) -> TrainOptions:
+        """Those of a run that goes on from an earlier one, which is all the start it needs."""
+        return replace(self, epochs=max(1, round(self.again * self.epochs)), warm_start="none", mine_from=0 if self.mined else None)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -191,6 +191,7 @@ def _write_bundle(
         search=measured.search,
         query_text=text_columns(prepared.encoder, "query"),
         schema=asdict(configs.portable(chosen.schema)),
+        **({"continues": metrics["training"]["from"]} if "from" in metrics["training"] else {}),
     )
     layout.write_catalogue(folder, fingerprint, [layout.Segment(item_vectors, prepared.items, words)])
 
@@ -227,6 +228,8 @@ def _history_ids(prepared: Prepared, asked: Cases, part: int) -> dict[str, list[
 def _card(metrics: dict[str, Any], chosen: Config) -> str:
     """A model card: what it is, what it was trained on, how well it does, what it is not for."""
     data, evaluation = metrics["data"], metrics["evaluation"]
+    last = metrics["training"].get("from")
+    began = f" It went on from the weights of the model {last[:16]}." if last else ""
     names = list(metrics["model"])
     rows = {"model": metrics["model"], **metrics["baselines"]}
     table = ["| | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
@@ -239,7 +242,7 @@ def _card(metrics: dict[str, Any], chosen: Config) -> str:
             f"A two-tower retrieval model of {chosen.model.dimensions} dimensions. The query reads {sides['query']}; the item reads {sides['item']}.",
             "",
             f"Trained on {data['split']['train']:,} pairs over a catalogue of {data['items']:,} items; "
-            f"{data['split']['validation']:,} pairs chose the epoch and the search mode.",
+            f"{data['split']['validation']:,} pairs chose the epoch and the search mode.{began}",
             f"Measured on {evaluation['rankings']:,} {evaluation['part']} rankings of the whole catalogue, with 95% intervals; "
             f"{evaluation['left_out']}.",
             "",

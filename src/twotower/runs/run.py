@@ -7,7 +7,7 @@ import logging
 import time
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -32,7 +32,9 @@ from twotower.learning.distributed import ALONE, Team, together
 from twotower.runs.estimates import Estimate, enough_memory, probe
 from twotower.runs.finishing import finish
 from twotower.runs.judging import judge
+from twotower.runs.predecessor import KEPT, Kept, Last, continue_from, described, fitting, keep, kept_in
 from twotower.runs.progress import Progress, watching
+from twotower.runs.resumption import same_config
 from twotower.runs.signals import interrupts
 from twotower.runs.teachers import require_teacher, taught_by
 
@@ -46,8 +48,8 @@ logger = logging.getLogger("twotower")
 
 # What a run folder may hold: all that `overwrite` ever removes.
 OURS = {"config.toml", "prepared.json", "history.jsonl", "checkpoint.safetensors", "metrics.json", "rankings.parquet", "strangers.json", "bundle"}
+OURS |= {KEPT}
 PARTS_OF_DATA = ("pairs", "items", "queries", "validation", "test")
-FREE = {"data", "machine", "search"}  # blocks that may change when a run is resumed: they decide nothing in training
 
 
 class Stopped(TwotowerError):
@@ -95,6 +97,7 @@ def train(
     settings: Sequence[str] = (),
     bodies: Mapping[Side, Custom] | None = None,
     output: str | Path | None = None,
+    last: str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -104,9 +107,9 @@ def train(
     pairs, items, queries, validation, test: paths, data frames, Arrow tables, dicts, SQL; by default what the config names. config: a
     Config, its plain values or a TOML file; without one the schema is inferred. settings: overrides like "train.epochs=3". bodies:
     for `body = "custom"`, by side a function of (features, dimensions) that makes its module. output: the run folder, by default a
-    new one under `runs/`. progress: who is told what happens; by default stderr. Raises ConfigError, DataError, OutputError or
-    MissingExtra before any training. Started several times by torchrun, all of these processes train one model; the first prepares,
-    speaks and writes.
+    new one under `runs/`. last: a finished run, or a bundle, of the same features and model, whose weights training goes on from.
+    progress: who is told what happens; by default stderr. Raises ConfigError, DataError, OutputError or MissingExtra before any training.
+    Started several times by torchrun, all of these processes train one model; the first prepares, speaks and writes.
     """
     _need_extra()
     with together() as team:
@@ -116,7 +119,7 @@ def train(
             assert output is not None
             return _along(team, Path(output), resume, bodies)
         given = {"pairs": pairs, "items": items, "queries": queries, "validation": validation, "test": test}
-        return _lead(team, given, config, settings, bodies, output, resume, overwrite, progress)
+        return _lead(team, given, config, settings, bodies, output, last, resume, overwrite, progress)
 
 
 def _lead(
@@ -126,6 +129,7 @@ def _lead(
     settings: Sequence[str],
     bodies: Mapping[Side, Custom] | None,
     output: str | Path | None,
+    last: str | Path | None,
     resume: bool,
     overwrite: bool,
     progress: Progress | None,
@@ -137,19 +141,20 @@ def _lead(
     _check_bodies(chosen, bodies)
     _device(chosen)
     folder = Path(output) if output is not None else _new_name(Path("runs"))
+    before = fitting(last, chosen, folder)
     with files.held(folder):
         if resume:
-            _same_config(folder, chosen)
+            same_config(folder, chosen)
         else:
             files.claim_folder(folder, overwrite=overwrite, ours=OURS, room=200 << 20)
         logger.info("writing %s", folder)
         if progress is not None:
-            return _train(team, sources, chosen, folder, resume, progress, bodies)
+            return _train(team, sources, chosen, folder, resume, progress, bodies, before)
         with watching() as told:
             told.stage(f"a run in {folder}")
             if advice:
                 told.stage(advice)
-            return _train(team, sources, chosen, folder, resume, told, bodies)
+            return _train(team, sources, chosen, folder, resume, told, bodies, before)
 
 
 def estimate(
@@ -158,12 +163,14 @@ def estimate(
     *,
     bodies: Mapping[Side, Custom] | None = None,
     output: str | Path | None = None,
+    last: str | Path | None = None,
     progress: Progress | None = None,
     **data: Any,
 ) -> Estimate:
     """What training would take, without doing it: the data are prepared, which training finds again, and a few steps are tried.
 
-    data: pairs, items, queries, validation and test, as for `train`. output: the run folder that is meant.
+    data: pairs, items, queries, validation and test, as for `train`. output: the run folder that is meant. last: the run that it would go on
+    from.
     """
     _need_extra()
     if distributed.several():
@@ -172,7 +179,11 @@ def estimate(
     _check_bodies(chosen, bodies)
     _device(chosen)
     told = progress or Progress()
-    prepared = _prepared(sources, chosen, (Path(output).parent if output is not None else Path("runs")) / "prepared", told)
+    before = fitting(last, chosen)
+    cache = (Path(output).parent if output is not None else Path("runs")) / "prepared"
+    prepared = _prepared(sources, chosen, cache, told, before)
+    if before is not None:
+        chosen = replace(chosen, train=chosen.train.continued())
     model, data_read, state = _begun(prepared, chosen, bodies, told)
     told.stage("trying some steps")
     return probe(prepared, model, data_read, state, chosen.train)
@@ -214,7 +225,7 @@ def _check_bodies(chosen: Config, bodies: Mapping[Side, Custom] | None) -> None:
         )
 
 
-def _prepared(sources: Sources, chosen: Config, cache: Path, progress: Progress) -> Prepared:
+def _prepared(sources: Sources, chosen: Config, cache: Path, progress: Progress, last: Last | Kept | None = None) -> Prepared:
     machine = chosen.machine
     return prepare(
         sources.pairs,
@@ -228,6 +239,7 @@ def _prepared(sources: Sources, chosen: Config, cache: Path, progress: Progress)
         threads=machine.threads,
         memory=machine.memory,
         progress=progress.stage,
+        last=None if last is None else last.encoder,
     )
 
 
@@ -265,8 +277,20 @@ def _begun(
     return model, data, training.start(model, data, chosen.train)
 
 
-def _train(team: Team, sources: Sources, chosen: Config, folder: Path, resume: bool, progress: Progress, bodies: Mapping[Side, Custom] | None) -> Run:
-    prepared = _prepared(sources, chosen, folder.parent / "prepared", progress)
+def _train(
+    team: Team,
+    sources: Sources,
+    chosen: Config,
+    folder: Path,
+    resume: bool,
+    progress: Progress,
+    bodies: Mapping[Side, Custom] | None,
+    last: Last | None,
+) -> Run:
+    from twotower.learning import training
+
+    kept = kept_in(folder, last) if resume else last and Kept(last.fingerprint, last.encoder)
+    prepared = _prepared(sources, chosen, folder.parent / "prepared", progress, kept)
     begun = files.read_json(folder / "prepared.json") if resume else {}
     teacher = require_teacher(chosen.train.teacher)
     if resume and begun.get("teacher") != teacher:
@@ -274,27 +298,37 @@ def _train(team: Team, sources: Sources, chosen: Config, folder: Path, resume: b
     if resume and begun["folder"] != prepared.folder.name:
         raise BundleError(f"the data of {folder} have changed since it was begun, so it cannot be continued. Start anew with --overwrite.")
     _stop_on_faults(sources, prepared, chosen, progress)
-    team.tell("prepared", files.json_text([prepared.folder.name, configs.to_toml(chosen)]))
-    model, data, state = _begun(prepared, chosen, bodies, progress, team)
+    running = replace(chosen, train=chosen.train.continued()) if kept else chosen
+    team.tell("prepared", files.json_text([prepared.folder.name, configs.to_toml(chosen), kept is not None]))
+    model, data, state = _begun(prepared, running, bodies, progress, team)
+    if last is not None and not resume:
+        progress.stage(described(continue_from(state, prepared, last, chosen, bodies), last, running.train))
     # Only now, so that data which are refused cost no earlier run and leave no new one.
     if not resume:
         files.empty_folder(folder, OURS)
     files.write_text(folder / "config.toml", configs.to_toml(chosen))
     files.write_json(folder / "prepared.json", prepared.report | {"folder": prepared.folder.name} | ({"teacher": teacher} if teacher else {}))
-    _fit(state, data, prepared, chosen, folder, resume, progress)
+    if kept and not resume:
+        keep(kept, folder)
+        training.save(state, folder)  # from here on it can be resumed without the last run, and the other processes find it
+    team.tell("begun")
+    _fit(state, data, prepared, running, folder, resume, progress)
     facts = {"steps": state.step, "best_epoch": state.best_epoch, "training_seconds": round(state.seconds, 2), "temperature": model.temperature}
-    finish(folder, prepared, model, chosen, facts, progress)
+    finish(folder, prepared, model, chosen, facts | ({"from": kept.fingerprint} if kept else {}), progress)
+    files.remove_folder(folder / KEPT)
     team.tell("finished")
     return Run(folder)
 
 
 def _along(team: Team, folder: Path, resume: bool, bodies: Mapping[Side, Custom] | None) -> Run:
     """What every process but the first does: wait for the data, train along, and wait until all is written."""
-    name, text = json.loads(team.hear("prepared"))
+    name, text, continued = json.loads(team.hear("prepared"))
     chosen = configs.from_values(tomllib.loads(text))
+    running = replace(chosen, train=chosen.train.continued()) if continued else chosen
     prepared = open_prepared(folder.parent / "prepared" / name)
-    _, data, state = _begun(prepared, chosen, bodies, Progress(), team)
-    _fit(state, data, prepared, chosen, folder, resume, Progress())
+    _, data, state = _begun(prepared, running, bodies, Progress(), team)
+    team.hear("begun")
+    _fit(state, data, prepared, running, folder, resume or continued, Progress())
     del data, state  # what follows may take hours, and their memory
     team.hear("finished")
     return Run(folder)
@@ -390,30 +424,6 @@ def _new_name(parent: Path) -> Path:
     stamp = time.strftime("%Y%m%d-%H%M%S")
     names = (parent / (stamp + (f"-{n}" if n else "")) for n in range(1000))
     return next(path for path in names if not path.exists())
-
-
-def _same_config(folder: Path, chosen: Config) -> None:
-    """Raise unless a run to resume was begun with this config."""
-    if not (folder / "config.toml").exists():
-        raise BundleError(f"{folder} holds no run to resume: it has no config.toml")
-    if (folder / "metrics.json").exists():
-        raise BundleError(f"the run {folder} is finished; there is nothing to resume")
-    begun = configs.read(folder / "config.toml")
-    different = [
-        f"[{name}] {option} was {old!r} and is {new!r}"
-        for name in asdict(begun)
-        if name not in (*FREE, "version")
-        for option, old, new in _changes(getattr(begun, name), getattr(chosen, name))
-    ]
-    if different:
-        told = "; ".join(different[:5])
-        raise ConfigError(f"{folder} was begun with another config: {told}. Resume with {folder / 'config.toml'}, or start anew with --overwrite.")
-
-
-def _changes(begun: Any, chosen: Any) -> list[tuple[str, Any, Any]]:
-    """The options of a block that differ, each with what it was and is."""
-    pairs = ((option.name, getattr(begun, option.name), getattr(chosen, option.name)) for option in fields(begun))
-    return [(name, old, new) for name, old, new in pairs if old != new]
 
 
 def _exclude_seen(chosen: Config) -> bool:

@@ -132,6 +132,7 @@ def check(
         "twotower train twotower.toml -o runs/first",
         "twotower train twotower.toml -o runs/wide --set model.dimensions=512 --set train.epochs=3",
         "twotower train twotower.toml -o runs/first --resume",
+        "twotower train twotower.toml -o runs/week2 --from runs/week1",
         "twotower train twotower.toml --dry-run",
         "torchrun --standalone --nproc-per-node 2 -m twotower train twotower.toml -o runs/first",
     )
@@ -140,6 +141,9 @@ def train(
     config: Annotated[Path, typer.Argument(help="A config; `twotower init` writes one.")],
     output: Annotated[Path | None, typer.Option("-o", "--output", help="The run folder; by default a new one under runs/.")] = None,
     settings: Set = None,
+    last: Annotated[
+        Path | None, typer.Option("--from", metavar="RUN|BUNDLE", help="Go on from the weights of a finished run of the same features and model.")
+    ] = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take - memory, time, disk - and train nothing.")] = False,
@@ -147,7 +151,9 @@ def train(
 ) -> None:
     """Train a model, measure it beside baselines, write its bundle.
 
-    Ctrl-C finishes the step and saves; --resume goes on from there. Several processes or cards train one model under torchrun.
+    Ctrl-C finishes the step and saves; --resume goes on from there. With --from, next week's log is learnt on last week's model, in a
+    part of the epochs ([train] again): what it knows keeps its vectors, and what is new is added. Several processes or cards train one
+    model under torchrun.
     """
     with loading():
         from twotower.app import reports
@@ -159,15 +165,16 @@ def train(
     with together():  # of several processes that would all say the same one does
         _check_orders(config, output, resume, overwrite, dry_run)
     if dry_run:
-        _estimate(config, settings or [], output, json)
+        _estimate(config, settings or [], output, last, json)
         return
     folder = output or Path("runs") / time.strftime("%Y%m%d-%H%M%S")
     started = ["torchrun", "--standalone", "--nproc-per-node", str(local_count()), "-m"] if several() else []
+    begun = [] if last is None else ["--from", str(last)]
     overrides = [word for setting in settings or [] for word in ("--set", setting)]
-    again = shlex.join([*started, "twotower", "train", str(config), "-o", str(folder), *overrides])
+    again = shlex.join([*started, "twotower", "train", str(config), "-o", str(folder), *begun, *overrides])
     try:
         with watching() as progress:
-            run = train_run(config=config, settings=settings or [], output=folder, resume=resume, overwrite=overwrite, progress=progress)
+            run = train_run(config=config, settings=settings or [], output=folder, last=last, resume=resume, overwrite=overwrite, progress=progress)
     except Stopped as stopped:
         raise Stopped(f"{str(stopped).partition('. ')[0]}. Go on with:\n  {again} --resume") from None
     except KeyboardInterrupt:
@@ -209,13 +216,13 @@ def _check_orders(config: Path, output: Path | None, resume: bool, overwrite: bo
         raise ConfigError("several processes train one model in one run folder: name it with -o RUN")
 
 
-def _estimate(config: Path, settings: list[str], output: Path | None, json: bool) -> None:
+def _estimate(config: Path, settings: list[str], output: Path | None, last: Path | None, json: bool) -> None:
     from twotower.app import reports
     from twotower.runs import estimate
     from twotower.runs.progress import watching
 
     with watching() as progress:
-        told = estimate(config, settings, output=output, progress=progress)
+        told = estimate(config, settings, output=output, last=last, progress=progress)
     if json:
         print_json(told)
     else:

@@ -52,8 +52,11 @@ class Feature(Protocol):
         """Raw values in the one Arrow type of this feature; normalising twice changes nothing. Raises TypeError or Unreadable."""
         ...
 
-    def fit(self, parts: Iterable[Part]) -> State:
-        """Learn the state from values, streamed."""
+    def fit(self, parts: Iterable[Part], last: State | None = None) -> State:
+        """Learn the state from values, streamed.
+
+        last: of a model that is trained again. What it encodes then is encoded to the same: names keep being known, statistics stay.
+        """
         ...
 
     def encode(self, column: pa.Array, state: State) -> Column:

@@ -47,7 +47,7 @@ class History:
         """Lists of canonical item ids, null where there is none."""
         return Categories(column=self.column).normalise(column)
 
-    def fit(self, parts: Iterable[Part]) -> State:
+    def fit(self, parts: Iterable[Part], last: State | None = None) -> State:
         return {}
 
     def encode(self, column: pa.Array, state: State) -> Ragged:

@@ -51,9 +51,9 @@ class Id:
         """The canonical values in these rows [n] and the training pairs of each: what a vocabulary is learnt of."""
         return self.normalise(column), counts
 
-    def fit(self, parts: Iterable[Part]) -> State:
+    def fit(self, parts: Iterable[Part], last: State | None = None) -> State:
         """The hashes of the known values, uint64, in rising order."""
-        return vocabulary((self.named(*part) for part in parts), self.minimum)
+        return vocabulary((self.named(*part) for part in parts), self.minimum, last)
 
     def encode(self, column: pa.Array, state: State) -> Array:
         """Codes int64 [n]: 0 missing, 1..buckets unknown, then the known values in the order of their hashes."""
@@ -136,9 +136,9 @@ class Categories:
         lists = self.normalise(column)
         return _values(lists)[0], np.repeat(counts, _lengths(lists))
 
-    def fit(self, parts: Iterable[Part]) -> State:
+    def fit(self, parts: Iterable[Part], last: State | None = None) -> State:
         """The hashes of the known values, uint64, in rising order."""
-        return vocabulary((self.named(*part) for part in parts), self.minimum)
+        return vocabulary((self.named(*part) for part in parts), self.minimum, last)
 
     def encode(self, column: pa.Array, state: State) -> Ragged:
         """Codes int64, or (code, weight) float64 [, 2] where they are weighted. A missing value has none."""
@@ -165,8 +165,8 @@ class Categories:
         return int(np.count_nonzero(lengths_of(encoded) == 0))
 
 
-def vocabulary(parts: Iterable[Part], minimum: int) -> State:
-    """The hashes of the texts that enough pairs name, of one feature or of several that share a table."""
+def vocabulary(parts: Iterable[Part], minimum: int, last: State | None = None) -> State:
+    """The hashes of the texts that enough pairs name, of one feature or of several that share a table; what was known before stays known."""
     hashes, counts = [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
     for texts, pairs in parts:
         present = np.asarray(texts.is_valid())
@@ -176,7 +176,8 @@ def vocabulary(parts: Iterable[Part], minimum: int) -> State:
         counts.append(np.bincount(place, weights=pairs[present], minlength=len(known)).astype(np.int64))
     every, place = np.unique(np.concatenate(hashes), return_inverse=True)
     total = np.bincount(place, weights=np.concatenate(counts), minlength=len(every))
-    return {"hashes": every[total >= minimum]}
+    known = every[total >= minimum]
+    return {"hashes": known if last is None else np.union1d(last["hashes"], known)}
 
 
 def _codes(feature: Id | Categories, texts: pa.Array, known: Array) -> Array:

@@ -55,8 +55,10 @@ class Number:
             raise unreadable(self.column, endless, column, "finite number")
         return numbers
 
-    def fit(self, parts: Iterable[Part]) -> State:
-        """Mean and deviation float64 [2] of the scaled values, or the edges float64 [bins + 1] of the quantiles."""
+    def fit(self, parts: Iterable[Part], last: State | None = None) -> State:
+        """Mean and deviation float64 [2] of the scaled values, or the edges float64 [bins + 1] of the quantiles; those of an earlier model stay."""
+        if last is not None:
+            return last
         values = (bounded(self.normalise(column).drop_null()) for column, _ in parts)
         if self.scale == "quantile":
             return {"edges": _edges(values, self.bins)}

@@ -57,8 +57,10 @@ class Pieces:
     def normalise(self, column: pa.Array) -> pa.Array:
         return to_text(column, exact=False)
 
-    def fit(self, parts: Iterable[Part]) -> State:
-        """The tokeniser uint8 [b], learnt of each text once, and the number of its pieces, int64 [1]."""
+    def fit(self, parts: Iterable[Part], last: State | None = None) -> State:
+        """The tokeniser uint8 [b], learnt of each text once, and the number of its pieces, int64 [1]. One that is there spells new words too."""
+        if last is not None:
+            return last
         from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
         self.check()

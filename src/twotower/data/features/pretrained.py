@@ -17,6 +17,7 @@ from twotower.data.features.feature import Form, Part, State
 from twotower.data.tokens import to_array, token_ids
 from twotower.data.values import to_text
 from twotower.data.vectors import Workplace, computed_once
+from twotower.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,13 +58,19 @@ class Pretrained:
     def normalise(self, column: pa.Array) -> pa.Array:
         return to_text(column, exact=False)
 
-    def fit(self, parts: Iterable[Part]) -> State:
+    def fit(self, parts: Iterable[Part], last: State | None = None) -> State:
         """The tokeniser uint8 [b], the width int64 [1] and the digest uint8 [32] of the encoder; its graph uint8 [g] unless it is tuned.
 
         It learns nothing of the data. What is tuned has the number of its tokens and its window, int64 [1], and its weights in the layer.
         """
         folder = pretrained.locate(self.folder)
         digest = pretrained.digest_of(folder)
+        if last is not None:
+            if last["digest"].tobytes().hex() != digest:
+                raise ConfigError(
+                    f"the encoder in {folder} is not the one that the last model reads {self.column} with. Put that back, or start anew."
+                )
+            return last
         state = {"tokeniser": pretrained.tokeniser_of(folder, self.window), "digest": to_array(bytes.fromhex(digest))}
         if self.tune:
             module = pretrained.network(folder)

@@ -42,8 +42,11 @@ class Text:
     def normalise(self, column: pa.Array) -> pa.Array:
         return to_text(column, exact=False)
 
-    def fit(self, parts: Iterable[Part]) -> State:
-        """The buckets that occur, int32 [t], in how many texts each does, int64 [t], and how many texts there are, int64 [1]."""
+    def fit(self, parts: Iterable[Part], last: State | None = None) -> State:
+        """The buckets that occur, int32 [t], in how many texts each does, int64 [t], and how many texts there are, int64 [1].
+
+        The counts of an earlier model stay, since what its texts weigh hangs on them. A bucket that is new gets its share of texts.
+        """
         counts, texts = np.zeros(self.buckets, np.int64), 0
         for column, _ in parts:
             encoded = self.encode(column, {})
@@ -52,6 +55,11 @@ class Text:
             once = distinct(rows * self.buckets + encoded.values)
             counts += np.bincount(once % self.buckets, minlength=self.buckets)
             texts += n
+        if last is not None:
+            before = int(last["texts"][0])
+            shares = np.ceil(counts * (before / max(1, texts))).astype(np.int64)
+            counts = np.where(counts > 0, np.clip(shares, 1, max(1, before)), 0)
+            counts[last["buckets"]], texts = last["counts"], before
         touched = np.flatnonzero(counts)
         return {"buckets": touched.astype(np.int32), "counts": counts[touched], "texts": np.array([texts], np.int64)}
 

@@ -67,8 +67,10 @@ class Time:
             raise unreadable(self.column, endless, column, MOMENT)
         return seconds
 
-    def fit(self, parts: Iterable[Part]) -> State:
-        """The newest moment, and mean and deviation of the age, float64 [3]."""
+    def fit(self, parts: Iterable[Part], last: State | None = None) -> State:
+        """The newest moment, and mean and deviation of the age, float64 [3]. Those of an earlier model stay: later moments have negative ages."""
+        if last is not None:
+            return last
         values = [bounded(self.normalise(column).drop_null()) for column, _ in parts]
         newest = max((float(part.max()) for part in values if len(part)), default=0.0)
         return {"age": np.concatenate([[newest], moments_of(_aged(part, newest) for part in values)])}

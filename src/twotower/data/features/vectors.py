@@ -52,8 +52,10 @@ class Vector:
             raise unreadable(self.column, np.isin(np.arange(len(lists)), rows[bad]), lists, "vector of finite numbers")
         return lists
 
-    def fit(self, parts: Iterable[Part]) -> State:
-        """The width int64 [1], and the deviation of each place, float64 [w], where it is standard."""
+    def fit(self, parts: Iterable[Part], last: State | None = None) -> State:
+        """The width int64 [1], and the deviation of each place, float64 [w], where it is standard. Those of an earlier model stay."""
+        if last is not None:
+            return last
         width, moments = 0, Moments(0, 0.0, 0.0)
         for column, _ in parts:
             rows = self._rows(self.normalise(column), width).astype(np.float64)
@@ -83,6 +85,8 @@ class Vector:
         vectors: Array = np.zeros((len(lists), width), np.float32)
         rows = self._rows(lists, width)
         if len(rows):
+            if not width:
+                raise DataError(f'the column "{self.column}" holds vectors of {rows.shape[1]} numbers, and it held none when this model learnt it.')
             vectors[~missing] = rows
         if self.scale == "standard":
             vectors = vectors / state["deviation"].astype(np.float32)

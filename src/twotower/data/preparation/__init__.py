@@ -53,21 +53,23 @@ def prepare(
     threads: int | None = None,
     memory: str | None = None,
     progress: Callable[[str], None] = lambda _: None,
+    last: Encoder | None = None,
 ) -> Prepared:
     """The prepared folder of these data, made in `cache` or found there. Raises DataError for data that cannot be used.
 
     queries: a table of the query side's features, which the pairs name by id. validation, test: pairs for these parts alone.
+    last: the encoder of a model that is trained again on these data, of the same features.
     """
     sources = Sources(pairs, items, queries, validation, test)
     schema.check()
     options.check()
     require(sources, schema, options)
     progress("reading the data")
-    folder = cache / _key(sources, schema, options)
+    folder = cache / _key(sources, schema, options, last)
     if not folder.exists():
         # Another process may finish the same folder first; its name stands for its content, so either will do.
         with files.new_folder(folder, yielding=True) as building:
-            report = _made(sources, schema, options, building, threads, memory, progress)
+            report = _made(sources, schema, options, building, threads, memory, progress, last)
             manifests.write_manifest(building, "prepared folder", FORMAT, report=report)
     try:
         prepared = open_prepared(folder)
@@ -77,18 +79,21 @@ def prepare(
     return replace(prepared, report=sources.named | prepared.report)
 
 
-def _key(sources: Sources, schema: Schema, options: SplitOptions) -> str:
+def _key(sources: Sources, schema: Schema, options: SplitOptions, last: Encoder | None) -> str:
     versions = [FORMAT, HASH, __version__, unicodedata.unidata_version]  # texts are normalised and folded by Unicode's tables
     tables = [source and source.digest() for source in (sources.pairs, sources.items, sources.queries, sources.validation, sources.test)]
     beside = [feature.outside() for side in SIDES for feature in schema.features(side) if isinstance(feature, Pretrained)]
-    return hashlib.sha256(files.json_text([versions, asdict(schema), asdict(options), tables, beside]).encode()).hexdigest()[:16]
+    told = [versions, asdict(schema), asdict(options), tables, beside, *([] if last is None else [last.digest()])]
+    return hashlib.sha256(files.json_text(told).encode()).hexdigest()[:16]
 
 
-def _made(sources: Sources, schema: Schema, options: SplitOptions, folder: Path, threads: Any, memory: Any, progress: Any) -> dict[str, Any]:
+def _made(
+    sources: Sources, schema: Schema, options: SplitOptions, folder: Path, threads: Any, memory: Any, progress: Any, last: Encoder | None
+) -> dict[str, Any]:
     """Make the folder; in the one case of many millions that two texts share a name, anew with other names."""
     for seed in range(SEEDS):
         try:
-            return _Preparation(sources, schema, options, folder, threads, memory, progress, seed).run()
+            return _Preparation(sources, schema, options, folder, threads, memory, progress, seed, last).run()
         except Collision:
             continue
     raise DataError(f"{sources.pairs.name}: different texts cannot be told apart by their hashes. Were they made for that?")
@@ -107,7 +112,9 @@ class _Preparation:
         memory: str | None,
         progress: Callable[[str], None],
         seed: int,
+        last: Encoder | None,
     ) -> None:
+        self.last = last
         self.sources, self.schema, self.options, self.folder, self.progress = sources, schema, options, folder, progress
         self.report: dict[str, Any] = {}
         self.spill = folder / "spill"
@@ -265,7 +272,7 @@ class _Preparation:
 
     def write_sides(self) -> None:
         """Fit the encoder on training queries and the catalogue, encode both sides, keep their raw values."""
-        encoder = Encoder.fit(self.schema, self._lessons)
+        encoder = Encoder.fit(self.schema, self._lessons, self.last)
         rows = {"query": self.report["query_rows"], "item": self.report["items"]}
         texts = sum(rows[side] for side in SIDES for feature in self.schema.features(side) if isinstance(feature, Pretrained) and feature.costly)
         encoder.workplace = Workplace(self.folder.parent / "vectors", counted(self.progress, texts))

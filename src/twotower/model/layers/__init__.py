@@ -15,7 +15,7 @@ from torch import nn
 from twotower.data.features import State
 from twotower.errors import ConfigError
 from twotower.model.layers.history import Pooled
-from twotower.model.layers.inputs import Bag, Input, Layer, Prefixes, Table, tensors
+from twotower.model.layers.inputs import Bag, Input, Layer, Named, Prefixes, Table, tensors
 from twotower.model.layers.measures import Head, Linear
 from twotower.model.layers.names import Embedding, EmbeddingSet, new_table
 from twotower.model.layers.pieces import PieceNetwork
@@ -127,6 +127,7 @@ __all__ = [
     "Bag",
     "Input",
     "Layer",
+    "Named",
     "Place",
     "Prefixes",
     "Table",

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from twotower.data.columns import Array, Column, Ragged
+from twotower.data.features import State
 
 
 class Bag(NamedTuple):
@@ -81,14 +82,34 @@ class Table(nn.Module):
             return self.weight, ids
         return self.leaf, self._places[ids]
 
+    def per_row(self) -> tuple[Tensor, ...]:
+        """Whatever is kept of each row, [rows, ...]."""
+        return (self.weight,)
+
     def forward(self, ids: Tensor) -> Tensor:
         """Embeddings of ids [...] -> [..., d]."""
         rows, positions = self.rows(ids)
         return functional.embedding(positions, rows)
 
 
+class Named(NamedTuple):
+    """What the rows of a table stand for: the `first` of them for the same in any model, such as the unknown, each other for a name.
+
+    strangers: for each name the row that stands for it in a model that does not know it, where there is one.
+    """
+
+    table: Table
+    first: int
+    names: Array  # [rows - first], in rising order
+    strangers: Array | None = None  # int64 [rows - first]
+
+
 class Layer(nn.Module):
     """One feature's encoded column -> vectors [n, d]."""
+
+    def named(self, state: State) -> Named | None:
+        """The names of the rows of its table, where the data say which rows there are."""
+        return None
 
     def lookups(self, column: Input) -> Iterator[tuple[Table, Tensor]]:
         """Each table that this column will ask, and for which ids."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from twotower.data.features import UNKNOWN, Categories, Id
-from twotower.model.layers.inputs import Bag, Input, Layer, Table, counted, summed
+from twotower.data.features import UNKNOWN, Categories, Id, State
+from twotower.model.layers.inputs import Bag, Input, Layer, Named, Table, counted, summed
 
 
 def new_table(rows: int, dimensions: int, unseen: int, deviation: float) -> Table:
@@ -26,6 +27,9 @@ class Embedding(Layer):
     def __init__(self, table: Table, feature: Id) -> None:
         super().__init__()
         self.table, self.feature = table, feature
+
+    def named(self, state: State) -> Named:
+        return _named(self.table, self.feature, state)
 
     def lookups(self, column: Input) -> Iterator[tuple[Table, Tensor]]:
         assert isinstance(column, Tensor)
@@ -44,6 +48,9 @@ class EmbeddingSet(Layer):
     def __init__(self, table: Table, feature: Categories) -> None:
         super().__init__()
         self.table, self.feature = table, feature
+
+    def named(self, state: State) -> Named:
+        return _named(self.table, self.feature, state)
 
     def lookups(self, column: Input) -> Iterator[tuple[Table, Tensor]]:
         assert isinstance(column, Bag)
@@ -78,6 +85,11 @@ class EmbeddingSet(Layer):
             return pooled
         sizes = there.sum(1, keepdim=True).clamp(min=1) if self.feature.pool == "mean" else weights.abs().sum(1, keepdim=True).clamp(min=1e-6)
         return pooled / sizes
+
+
+def _named(table: Table, feature: Id | Categories, state: State) -> Named:
+    hashes = state["hashes"]
+    return Named(table, feature.first_known, hashes, UNKNOWN + (hashes % np.uint64(feature.buckets)).astype(np.int64))
 
 
 def _total(weights: Tensor, offsets: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from twotower.data.features import State, Text
-from twotower.model.layers.inputs import Bag, Input, Layer, Table, summed, thinned
+from twotower.model.layers.inputs import Bag, Input, Layer, Named, Table, summed, thinned
 
 # The weights of words, word pairs and letter pieces. Pieces outnumber the words they are cut from by about twelve; scaled down
 # by the root of that, all the pieces of a text together weigh about as much as all its words.
@@ -33,6 +33,9 @@ class TextTable(Table):
         nn.init.normal_(self.weight, std=dimensions**-0.5)
         self.weight[0] = 0
 
+    def per_row(self) -> tuple[Tensor, ...]:
+        return self.weight, self.scale
+
 
 class HashedText(Layer):
     """Hashed words and pieces: their scaled rows summed, divided by the length that unrelated unit rows would sum to.
@@ -45,6 +48,10 @@ class HashedText(Layer):
         super().__init__()
         self.table = table
         self.dropout = dropout
+
+    def named(self, state: State) -> Named:
+        """By their buckets: those of all the features that share the table."""
+        return Named(self.table, 1, self.table.row_of.nonzero().squeeze(1).cpu().numpy())
 
     def lookups(self, column: Input) -> Iterator[tuple[Table, Tensor]]:
         assert isinstance(column, Bag)
