@@ -109,6 +109,9 @@ ROWS: dict[str, Row] = {
     "demo": Row("the demo, start-up, latency, hashing, the base install", modules=("twotower.app.cli.__main__",)),
     "reading": Row("what reading batches costs beside a step", "5%", ("ml-100k",)),
     "preparation": Row("how fast a log is prepared, and in how much memory", "500,000 pairs a second, 4 GB"),
+    "again": Row("training again against a cold start, eight weeks of two logs", "a quarter of the time, no worse", ("ml-100k",)),
+    "ranks": Row("one process of two threads beside two processes of one"),
+    "compiling": Row("what torch.compile would bring a step"),
     "choices": Row("what each part of the recipe for texts is worth, on validation pairs"),
 }
 

@@ -75,7 +75,7 @@ class TableOptimizer(NamedTuple):
 
 
 TABLES: dict[str, TableOptimizer] = {
-    # Sums only grow: carried whole they would let rows follow what drifts ever more slowly (benchmarks/again.py).
+    # Sums only grow: carried whole they would let rows follow what drifts ever more slowly (benchmarks/rows/again.py).
     "adagrad": TableOptimizer(adagrad_moments, rowwise_adagrad, kept=0.1),
     "adam": TableOptimizer(adam_moments, rowwise_adam),
 }

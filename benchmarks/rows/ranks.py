@@ -1,4 +1,4 @@
-"""What a second process brings on one machine: python benchmarks/ranks.py
+"""What a second process brings on one machine.
 
 Pairs a second of one process with two threads and of two processes with one thread each, by the same batches: towers of ids, and a history read
 by a small transformer. The turns of the two take turns, so that what else the machine does weighs on both alike.
@@ -6,21 +6,20 @@ by a small transformer. The turns of the two take turns, so that what else the m
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import socket
 import subprocess
 import sys
-import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from first_light import Rows, keep
+from benchmarks.rows import ROOT, Asked, Figure
 from twotower.config import Config, from_values
 from twotower.data.preparation import prepare
 from twotower.data.sources import open_source
@@ -92,36 +91,27 @@ def measured(kind: str, folder: Path, processes: int, threads: int) -> float:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     known: dict[str, Any] = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(processes), "OMP_NUM_THREADS": str(threads)}
-    command = [sys.executable, __file__, "--one", kind, str(folder), str(threads)]
+    command = [sys.executable, "-m", "benchmarks.rows.ranks", kind, str(folder), str(threads)]
     started = [
-        subprocess.Popen(command, env={**os.environ, **known, "RANK": str(rank)}, stdout=subprocess.PIPE, text=True) for rank in range(processes)
+        subprocess.Popen(command, cwd=ROOT, env={**os.environ, **known, "RANK": str(rank)}, stdout=subprocess.PIPE, text=True)
+        for rank in range(processes)
     ]
     said = [process.communicate()[0] for process in started]
     return float(json.loads(said[0].splitlines()[-1]))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="put the figures into benchmarks/RESULTS.md")
-    parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.one:
-        one_of(asked.one[0], Path(asked.one[1]), int(asked.one[2]))
-        return
-    rows: Rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        for kind in KINDS:
-            measured(kind, Path(folder), 1, 1)  # prepares
-            ways: dict[tuple[int, int], list[float]] = {(1, 1): [], (1, 2): [], (2, 1): []}
-            for _ in range(TURNS):
-                for (processes, threads), found in ways.items():
-                    found.append(measured(kind, Path(folder), processes, threads))
+def measure(asked: Asked) -> Iterator[Figure]:
+    """Both kinds of towers, in turns."""
+    for kind in KINDS:
+        measured(kind, asked.folder, 1, 1)  # prepares
+        ways: dict[tuple[int, int], list[float]] = {(1, 1): [], (1, 2): [], (2, 1): []}
+        for _ in range(1 if asked.smoke else TURNS):
             for (processes, threads), found in ways.items():
-                told = f"{kind}: {processes} process{'es' * (processes > 1)} x {threads} thread{'s' * (threads > 1)}"
-                rows.append((told, f"{np.median(found):,.0f} pairs/s", f"{min(found):,.0f} to {max(found):,.0f}"))
-    table = ["| what | median | range |", "|---|---|---|", *(f"| {what} | {figure} | {span} |" for what, figure, span in rows)]
-    keep("python benchmarks/ranks.py", table, asked.write)
+                found.append(measured(kind, asked.folder, processes, threads))
+        for (processes, threads), found in ways.items():
+            what = f"{kind}: {processes} process{'es' * (processes > 1)} of {threads} thread{'s' * (threads > 1)}"
+            yield Figure(what, f"{np.median(found):,.0f} pairs a second ({min(found):,.0f} to {max(found):,.0f})", "", {"rates": found})
 
 
 if __name__ == "__main__":
-    main()
+    one_of(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))

@@ -1,11 +1,5 @@
 """Training again against a cold start, over eight rolling weeks of two logs with times.
 
-    python benchmarks/again.py                     both logs, about ten minutes on one core
-    python benchmarks/again.py --logs made         one of them
-    python benchmarks/again.py --set train.again=0.1
-    python benchmarks/again.py --part validation   to choose settings by: the weeks to come stay closed
-    python benchmarks/again.py --write             and put the tables into benchmarks/RESULTS.md
-
 Each week both get the whole log so far: its last week chooses the epoch, the week to come is the test. A cold start begins from nothing;
 training again begins from what training again made the week before, the first time from a cold start of a week earlier. Time is of the
 processor, from the first step to the weights that are kept, validation included. The logs: ml-100k, which is mostly of new users each
@@ -15,18 +9,17 @@ users and items arrive.
 
 from __future__ import annotations
 
-import argparse
 import gzip
-import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from first_light import keep
+from benchmarks import sets
+from benchmarks.rows import Asked, Figure
 from twotower import config as configs
 from twotower.config import Config
 from twotower.data.columns import Array
@@ -34,7 +27,7 @@ from twotower.data.encoder import Encoder
 from twotower.data.preparation import prepare
 from twotower.data.prepared import Prepared
 from twotower.data.sources import open_source
-from twotower.data.splits import TEST, VALIDATION
+from twotower.data.splits import TEST
 from twotower.learning import training
 from twotower.learning.checkpoints import TrainState
 from twotower.learning.evaluation import cases, dot_scorer, evaluate, left_out
@@ -44,7 +37,6 @@ from twotower.learning.views import before, blocks, encoded, reading
 from twotower.model.optimizers import TABLES
 from twotower.model.towers import build
 
-ROOT = Path(__file__).resolve().parent.parent
 WEEKS = 8
 WEEK = 7 * 86_400
 METRIC = "ndcg@20"
@@ -126,7 +118,7 @@ def made(seed: int = 0, first: int = 6, users: int = 1500, items: int = 800, pai
     return Log(pairs_table, pa.table({"thing": np.arange(len(nature)), "kinds": kinds, "since": item_since}), config)
 
 
-LOGS = {"ml-100k": lambda: ml_100k(ROOT.parent / "shared" / "data" / "ml-100k"), "made": made}
+LOGS = {"ml-100k": lambda: ml_100k(sets.RAW / "ml-100k"), "made": made}
 
 
 class Trained(NamedTuple):
@@ -149,7 +141,7 @@ def week_of(log: Log, week: int) -> tuple[pa.Table, pa.Table]:
     return pairs.append_column("part", pa.array(part)), items.drop_columns(["since"])
 
 
-def train(pairs: pa.Table, items: pa.Table, chosen: Config, cache: Path, part: int, last: Trained | None) -> Trained:
+def train(pairs: pa.Table, items: pa.Table, chosen: Config, cache: Path, last: Trained | None) -> Trained:
     """A model of these data, from nothing or from the last one."""
     sources = open_source(pairs, "pairs"), open_source(items, "items")
     prepared = prepare(*sources, chosen.schema, chosen.split, cache, last=None if last is None else last.encoder)
@@ -161,15 +153,15 @@ def train(pairs: pa.Table, items: pa.Table, chosen: Config, cache: Path, part: i
         inherit(state, prepared.encoder, last.state, last.encoder, TABLES[options.table_optimizer].kept)
     training.fit(state, data, options, chosen.evaluate)
     seconds = time.process_time() - begun
-    values, keys = measured(prepared, state, chosen, part)
+    values, keys = measured(prepared, state, chosen)
     return Trained(state, prepared.encoder, values, keys, seconds, state.step)
 
 
-def measured(prepared: Prepared, state: TrainState, chosen: Config, part: int) -> tuple[Array, Array]:
-    """(the metric of every pair of a part, the user of each)."""
+def measured(prepared: Prepared, state: TrainState, chosen: Config) -> tuple[Array, Array]:
+    """(the metric of every pair of the week to come, the user of each)."""
     read = reading(prepared.encoder, prepared.columns["item"])
-    seen = before(prepared, part, read)
-    asked = cases(prepared.part(part), prepared.known(*left_out(chosen.evaluate, part)), chosen.evaluate.per, seen)
+    seen = before(prepared, TEST, read)
+    asked = cases(prepared.part(TEST), prepared.known(*left_out(chosen.evaluate, TEST)), chosen.evaluate.per, seen)
     vectors = state.model.encode("item", prepared.columns["item"]).numpy()
     parts = blocks(prepared.encoder, prepared.columns["query"], asked, seen, read, vectors)
     queries = encoded(asked, chosen.model.dimensions, parts, lambda columns: state.model.encode("query", columns).numpy())
@@ -185,51 +177,29 @@ class Week(NamedTuple):
     again: Trained
 
 
-def rolled(log: Log, settings: list[str], cache: Path, part: int) -> Iterator[Week]:
-    """Both, for each of the last eight weeks."""
+def rolled(log: Log, settings: Sequence[str], cache: Path, weeks: int) -> Iterator[Week]:
+    """Both, for each of the last weeks."""
     chosen = configs.from_values(configs.override(COMMON | log.config, settings))
     newest = int(log.pairs["week"].to_numpy().max())
-    last = train(*week_of(log, newest - WEEKS), chosen, cache, part, None)
-    for week in range(newest - WEEKS + 1, newest + 1):
+    last = train(*week_of(log, newest - weeks), chosen, cache, None)
+    for week in range(newest - weeks + 1, newest + 1):
         tables = week_of(log, week)
-        cold, last = train(*tables, chosen, cache, part, None), train(*tables, chosen, cache, part, last)
+        cold, last = train(*tables, chosen, cache, None), train(*tables, chosen, cache, last)
         yield Week(week, cold, last)
 
 
-def table(name: str, log: Log, settings: list[str], cache: Path, part: int) -> list[str]:
-    """The rows of a log, printed as they come."""
-    told = [f"| {name}, week | cold {METRIC} | cold seconds | again {METRIC} | again seconds | ratio |", "|---|---|---|---|---|---|"]
-    print(*told, sep="\n", flush=True)
-    weeks = []
-    for one in rolled(log, settings, cache, part):
-        weeks.append(one)
-        told.append(row(str(one.week), one.cold.values.mean(), one.cold.seconds, one.again.values.mean(), one.again.seconds))
-        print(told[-1], f"{one.cold.steps} steps against {one.again.steps}", flush=True)
-    means = [np.mean([[one.cold.values.mean(), one.cold.seconds, one.again.values.mean(), one.again.seconds] for one in weeks], axis=0)]
-    told.append(row("mean", *means[0]))
-    difference = np.concatenate([one.again.values - one.cold.values for one in weeks])
-    users = np.unique(np.concatenate([one.again.keys for one in weeks]), return_inverse=True)[1]
-    found = interval(difference[:, None], groups=users, generator=np.random.default_rng(0))
-    told.append(f"| again - cold, all pairs, paired by user | | | {found.value[0]:+.4f} [{found.low[0]:+.4f}, {found.high[0]:+.4f}] | | |")
-    print(*told[-2:], sep="\n", flush=True)
-    return told
-
-
-def row(name: str, cold: float, cold_seconds: float, again: float, again_seconds: float) -> str:
-    return f"| {name} | {cold:.4f} | {cold_seconds:.2f} | {again:.4f} | {again_seconds:.2f} | {again_seconds / cold_seconds:.2f} |"
-
-
-def main() -> None:
-    asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    asked.add_argument("--logs", nargs="*", choices=list(LOGS), default=list(LOGS))
-    asked.add_argument("--part", choices=["test", "validation"], default="test")
-    asked.add_argument("--set", dest="settings", action="append", default=[], metavar="BLOCK.OPTION=VALUE")
-    asked.add_argument("--write", action="store_true")
-    given = asked.parse_args()
-    with tempfile.TemporaryDirectory() as cache:
-        tables = [table(name, LOGS[name](), given.settings, Path(cache), TEST if given.part == "test" else VALIDATION) for name in given.logs]
-    keep("python benchmarks/again.py", [line for one in tables for line in (*one, "")], given.write)
-
-
-if __name__ == "__main__":
-    main()
+def measure(asked: Asked) -> Iterator[Figure]:
+    """Each week of both logs, and their means."""
+    for name, make in LOGS.items():
+        weeks = []
+        for one in rolled(make(), asked.settings, asked.folder / "again", 1 if asked.smoke else WEEKS):
+            weeks.append(one)
+            told = f"{METRIC} {one.cold.values.mean():.4f} cold, {one.again.values.mean():.4f} again"
+            yield Figure(f"{name}, week {one.week}", f"{told}; {one.again.steps} steps against {one.cold.steps}")
+        ratio = sum(one.again.seconds for one in weeks) / sum(one.cold.seconds for one in weeks)
+        yield Figure(f"{name}, time of training again over that of a cold start", f"{ratio:.2f}", "0.25", {"ratio": ratio})
+        difference = np.concatenate([one.again.values - one.cold.values for one in weeks])
+        users = np.unique(np.concatenate([one.again.keys for one in weeks]), return_inverse=True)[1]
+        found = interval(difference[:, None], groups=users, generator=np.random.default_rng(0))
+        told = f"{METRIC} {found.value[0]:+.4f} [{found.low[0]:+.4f}, {found.high[0]:+.4f}]"
+        yield Figure(f"{name}, again against cold, paired by user", told, "not below 0", {"difference": float(found.value[0])})
