@@ -166,7 +166,7 @@ def words_of(prepared: Prepared) -> dict[str, list[str]]:
 
 def validated(recipe: str, settings: Sequence[str] = ()) -> dict[str, float]:
     """The validation figures of a recipe with settings; the test pairs stay closed."""
-    from twotower.learning import training
+    from twotower.learning import training, warming
     from twotower.model.towers import build
 
     for each in sets.read_by(recipe):
@@ -176,6 +176,7 @@ def validated(recipe: str, settings: Sequence[str] = ()) -> dict[str, float]:
         data = prepared_of(chosen, environments.MADE / "prepared")
         material = training.data_of(data, chosen.train, chosen.evaluate)
         state = training.start(build(data.encoder, chosen.model, chosen.train.seed), material, chosen.train)
+        warming.warm(state, material, data, chosen.train)
         training.fit(state, material, chosen.train, chosen.evaluate, folder=Path(folder), report=_show)
         return training.validate(state.model, material, chosen.evaluate)[0]
 
@@ -188,7 +189,9 @@ def _show(event: Any) -> None:
 def prepared_of(chosen: configs.Config, cache: Path) -> Prepared:
     """The data of a config, prepared."""
     opened = {
-        name: open_source(place, name) for name in ("pairs", "items", "validation", "test") if (place := getattr(chosen.data, name)) is not None
+        name: open_source(place, name)
+        for name in ("pairs", "items", "queries", "validation", "test")
+        if (place := getattr(chosen.data, name)) is not None
     }
     pairs, items = opened.pop("pairs"), opened.pop("items", None)
     return prepare(pairs, items, chosen.schema, chosen.split, cache, **opened)

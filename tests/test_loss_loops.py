@@ -109,6 +109,7 @@ def one_pair(n, plain, owns, grades, raw, corrected, counts, labelled, o):
 def test_a_step_equals_loops_over_pairs_and_autograd(options, cells, monkeypatch):
     """In blocks of a few views and in one."""
     monkeypatch.setitem(blockwise.CELLS, "cpu", cells)
+    monkeypatch.setattr(blockwise, "ROWS", 1)
     batch = graded_batch()
     weights = torch.as_tensor(batch.positives.weights).double()
     raw = options.loss in ("hinge", "triplet", "cosine_contrastive")

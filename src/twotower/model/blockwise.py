@@ -21,6 +21,8 @@ from twotower.model.options import RAW, LossOptions
 from twotower.model.relations import Relation, relation, turned
 
 CELLS = {"cpu": 1 << 19, "cuda": 1 << 26}  # logits of a block: what stays in a cache, or fills a card
+# With fewer rows than these a matrix product takes up to twice the time, which costs more than a block that leaves the nearest cache.
+ROWS, MOST_CELLS = 128, 1 << 23
 
 
 class Parts(NamedTuple):
@@ -125,7 +127,7 @@ class _Blockwise(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         scaled = queries * scale
         factors = related.weights / weight.clamp(min=1e-12)
-        rows = max(1, CELLS.get(queries.device.type, CELLS["cpu"]) // max(1, len(items)))
+        rows = _rows_of_block(len(items), queries.device)
         each = torch.empty_like(factors)
         for_queries, for_items = torch.empty_like(queries), torch.zeros_like(items)
         with _products(half):
@@ -147,6 +149,11 @@ class _Blockwise(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         queries, items, scale = ctx.saved_tensors
         return queries * gradient, items * gradient, scale * gradient, None, None, None, None, None, None
+
+
+def _rows_of_block(candidates: int, device: torch.device) -> int:
+    cells, candidates = CELLS.get(device.type, CELLS["cpu"]), max(1, candidates)
+    return max(1, cells // candidates, min(ROWS, MOST_CELLS // candidates))
 
 
 def _shared_step(
