@@ -134,6 +134,7 @@ FLOORS = [
         "runs.judging",
         "runs.predecessor",
         "runs.resumption",
+        "runs.settings",
         "runs.run",
         "runs",
     ],

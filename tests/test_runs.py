@@ -509,11 +509,11 @@ def measured(world, tmp_path_factory):
     from twotower.data.sources import open_source
     from twotower.learning.baselines import lexical
     from twotower.runs import finishing
-    from twotower.runs import run as runs
+    from twotower.runs import settings
 
     def measure(world_run, blocks):
         chosen = configs.from_values(WORLD_CONFIG | blocks)
-        chosen = replace(chosen, evaluate=replace(chosen.evaluate, exclude_seen=runs._exclude_seen(chosen)))
+        chosen = replace(chosen, evaluate=replace(chosen.evaluate, exclude_seen=settings._exclude_seen(chosen)))
         place = world_run.folder.parent / "prepared"
         prepared = prepare(open_source(world[0], "pairs"), open_source(world[1], "items"), chosen.schema, chosen.split, place)
         words = lexical(prepared, with_queries=True)

@@ -20,7 +20,8 @@ from twotower.data.preparation import prepare
 from twotower.data.sources import open_source
 from twotower.errors import ConfigError, DataError
 from twotower.runs.progress import Progress
-from twotower.runs.run import infer_config, train
+from twotower.runs.run import train
+from twotower.runs.settings import infer_config
 
 WORDS = [f"word{n}" for n in range(300)]
 N = 400

@@ -23,7 +23,7 @@ from twotower.learning.options import EvaluateOptions
 from twotower.learning.pretrained import open_encoder
 from twotower.learning.statistics import paired_test
 from twotower.runs.measuring import evaluate as evaluate_run
-from twotower.runs.run import infer_config
+from twotower.runs.settings import infer_config
 from twotower.search.lexical import Lexical
 
 PAIRS, SEED = 3000, 0

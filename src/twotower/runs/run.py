@@ -7,7 +7,7 @@ import logging
 import time
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,16 +18,13 @@ from twotower import files
 from twotower.bundle import layout
 from twotower.bundle.retriever import Retriever, load
 from twotower.config import Config
-from twotower.data import inference
 from twotower.data.doctor import Asked, examine
 from twotower.data.preparation import prepare
 from twotower.data.preparation.intake import Sources
 from twotower.data.prepared import Prepared, open_prepared
 from twotower.data.schema import Side
-from twotower.data.sources import Source, open_source
-from twotower.data.sources.databases import SqlOptions
 from twotower.errors import BundleError, ConfigError, DataError, MissingExtra, TwotowerError
-from twotower.learning import distributed, pretrained
+from twotower.learning import distributed
 from twotower.learning.distributed import ALONE, Team, together
 from twotower.runs.estimates import Estimate, enough_memory, probe
 from twotower.runs.finishing import finish
@@ -35,6 +32,7 @@ from twotower.runs.judging import judge
 from twotower.runs.predecessor import KEPT, Kept, Last, continue_from, described, fitting, keep, kept_in
 from twotower.runs.progress import Progress, watching
 from twotower.runs.resumption import same_config
+from twotower.runs.settings import check_bodies, settle
 from twotower.runs.signals import interrupts
 from twotower.runs.teachers import require_teacher, taught_by
 
@@ -49,7 +47,6 @@ logger = logging.getLogger("twotower")
 # What a run folder may hold: all that `overwrite` ever removes.
 OURS = {"config.toml", "prepared.json", "history.jsonl", "checkpoint.safetensors", "metrics.json", "rankings.parquet", "strangers.json", "bundle"}
 OURS |= {KEPT}
-PARTS_OF_DATA = ("pairs", "items", "queries", "validation", "test")
 
 
 class Stopped(TwotowerError):
@@ -137,8 +134,8 @@ def _lead(
     """`train` in the only process, or in the first."""
     if resume and config is None and output is not None and (Path(output) / "config.toml").exists():
         config = Path(output) / "config.toml"
-    chosen, sources, advice = _chosen(given, config, settings)
-    _check_bodies(chosen, bodies)
+    chosen, sources, advice = settle(given, config, settings)
+    check_bodies(chosen, bodies)
     _device(chosen)
     folder = Path(output) if output is not None else _new_name(Path("runs"))
     before = fitting(last, chosen, folder)
@@ -175,8 +172,8 @@ def estimate(
     _need_extra()
     if distributed.several():
         raise ConfigError("what a run will take is tried by one process: ask without torchrun")
-    chosen, sources, _ = _chosen(data, config, settings)
-    _check_bodies(chosen, bodies)
+    chosen, sources, _ = settle(data, config, settings)
+    check_bodies(chosen, bodies)
     _device(chosen)
     told = progress or Progress()
     before = fitting(last, chosen)
@@ -187,42 +184,6 @@ def estimate(
     model, data_read, state = _begun(prepared, chosen, bodies, told)
     told.stage("trying some steps")
     return probe(prepared, model, data_read, state, chosen.train)
-
-
-def _chosen(given: Mapping[str, Any], config: Any, settings: Sequence[str]) -> tuple[Config, Sources, str]:
-    """The config in force, the data that it names or that were given, and advice for who left the config to us."""
-    opened = {name: open_source(data, name) for name, data in given.items() if data is not None}
-    resolved, advice = _resolve(opened, config, settings)
-    chosen = _located(resolved, given)
-    if chosen.train.teacher is not None:  # as the places of data: the run is continued by its config from anywhere
-        chosen = replace(chosen, train=replace(chosen.train, teacher=str(Path(chosen.train.teacher).absolute())))
-    chosen = replace(chosen, evaluate=replace(chosen.evaluate, exclude_seen=_exclude_seen(chosen)))
-    named = {name: getattr(chosen.data, name) for name in PARTS_OF_DATA if name not in opened}
-    opened |= {name: open_source(place, name) for name, place in named.items() if place is not None}
-    if "pairs" not in opened:
-        raise ConfigError("[data] pairs is missing: name the file of pairs, or pass them from Python")
-    sources = Sources(**opened)
-    if sources.items is None and chosen.item.unlisted == "keep":
-        raise ConfigError('[item] unlisted = "keep" is about items that a catalogue lacks, and there is no catalogue. Leave it out.')
-    if chosen.evaluate.pretrained is not None:
-        pretrained.require(chosen.evaluate.pretrained)
-    pretrained.ready(chosen.schema, logger.info)
-    require_teacher(chosen.train.teacher)
-    return chosen, sources, advice
-
-
-def _check_bodies(chosen: Config, bodies: Mapping[Side, Custom] | None) -> None:
-    if bodies and chosen.model.body != "custom":
-        raise ConfigError(f'bodies were passed, and [model] body = "{chosen.model.body}" would not use them. Set body = "custom".')
-    wanted = ["item"] if chosen.model.shared_body else ["query", "item"]
-    idle = [str(side) for side in bodies or {} if side not in wanted]
-    if idle:
-        raise ConfigError(f"bodies were passed for {', '.join(idle)}, and the only one used would be that of: {', '.join(wanted)}. Leave it out.")
-    if chosen.model.body == "custom" and not all(side in (bodies or {}) for side in wanted):
-        raise ConfigError(
-            f'[model] body = "custom" needs modules that only Python can pass: twotower.train(..., bodies={{"{wanted[0]}": make}}), where '
-            f"make(features, dimensions) gives a torch.nn.Module; wanted are {' and '.join(wanted)}"
-        )
 
 
 def _prepared(sources: Sources, chosen: Config, cache: Path, progress: Progress, last: Last | Kept | None = None) -> Prepared:
@@ -378,55 +339,7 @@ def _need_extra() -> None:
         raise MissingExtra("training", "train")
 
 
-def _resolve(opened: Mapping[str, Source], config: Config | Mapping[str, Any] | str | Path | None, settings: Sequence[str]) -> tuple[Config, str]:
-    """The config in force - given, read, or inferred - with its overrides; and what an inference advises."""
-    if isinstance(config, (str, Path)):
-        return configs.read(Path(config), settings), ""
-    advice = ""
-    if config is None:
-        if "pairs" not in opened:
-            raise ConfigError("there is nothing to train on: give pairs, or a config that names them")
-        guess = inference.infer(opened["pairs"], opened.get("items"), queries=opened.get("queries"))
-        config, advice = infer_config(guess), guess.advice or ""
-    values = configs.to_values(config) if isinstance(config, Config) else config
-    return configs.from_values(configs.override(values, settings)), advice
-
-
-def infer_config(guess: inference.Guess) -> Config:
-    """The config of a guess."""
-    given = Config(query=guess.schema.query, item=guess.schema.item, pairs=guess.schema.pairs, split=guess.split)
-    values = configs.to_values(given)
-    values["model"] |= {"dimensions": guess.dimensions}
-    values["train"] |= {"correction": guess.correction, "epochs": guess.epochs, "batch_size": guess.batch_size}
-    values["evaluate"] |= {"metrics": guess.metrics, "select": guess.select, "per": guess.per, "baselines": guess.baselines}
-    return configs.from_values(values)
-
-
-def _located(chosen: Config, given: Mapping[str, Any]) -> Config:
-    """The config with the places of data that were given as paths, all absolute: the run is continued by it from anywhere."""
-
-    def place(own: Any, named: Any) -> Any:
-        if own is None:
-            return named
-        if isinstance(own, SqlOptions):
-            return own
-        if isinstance(own, Mapping) and set(own) <= {field.name for field in fields(SqlOptions)} and "sql" in own:
-            return SqlOptions(**own)
-        one = (own,) if isinstance(own, (str, Path)) else own
-        paths = isinstance(one, (list, tuple)) and all(isinstance(each, (str, Path)) for each in one)
-        return tuple(map(str, one)) if paths else None
-
-    places = {name: place(given.get(name), getattr(chosen.data, name)) for name in PARTS_OF_DATA}
-    return replace(chosen, data=configs.absolute(configs.DataOptions(**places), Path()), train=configs.judged(chosen.train, Path()))
-
-
 def _new_name(parent: Path) -> Path:
     stamp = time.strftime("%Y%m%d-%H%M%S")
     names = (parent / (stamp + (f"-{n}" if n else "")) for n in range(1000))
     return next(path for path in names if not path.exists())
-
-
-def _exclude_seen(chosen: Config) -> bool:
-    """As the config says; else on, but where it ranks per query and the key is no id."""
-    options = chosen.evaluate
-    return options.per == "pair" or chosen.query.key is not None if options.exclude_seen is None else options.exclude_seen
