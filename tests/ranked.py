@@ -46,7 +46,8 @@ def worlds() -> dict[str, tuple[dict, list | tuple]]:
 # name of the world, options of training, options of the model
 CASES = {
     "ids": ("ids", {}, {}),
-    "texts": ("texts", {}, {"similarity": "cosine"}),
+    # All features as long: cosines know nothing of it, the gains have no gradient but rounding, and AdamW would move them by its sign.
+    "texts": ("texts", {"learning_rate": 1e-7}, {"similarity": "cosine"}),
     "texts, mlp, clipped": ("texts", {"clip_norm": 0.1}, {"body": "mlp", "hidden": [16]}),
     "symmetric": ("texts", {"symmetric": True, "correction": False}, {}),
     "widths, symmetric": ("texts", {"symmetric": True, "widths": [4, 8]}, {}),

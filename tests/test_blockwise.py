@@ -165,7 +165,7 @@ def test_each_loss_by_hand(loss, correction):
         masked = set(batch.masks.values[batch.masks.offsets[mask] : batch.masks.offsets[mask + 1]].tolist())
         own = set(batch.negatives.values[batch.negatives.offsets[view] : batch.negatives.offsets[view + 1]].tolist())
         there = [c for c in range(len(batch.item_rows)) if c not in masked and (c in own or not batch.alone[c])]
-        weights = [math.exp(-batch.log_prob[c]) if correction else 1.0 for c in there]
+        weights = [math.exp(-batch.log_prob[c]) if correction and c not in own else 1.0 for c in there]  # its own are there for certain
         pairs = [logits[view, p].item() for p in related.positions[related.views == view]]
         expected = by_hand(loss, logits[view, position].item(), [logits[view, c].item() for c in there], weights, pairs, options)
         assert found[n].item() == pytest.approx(expected, rel=1e-4, abs=1e-5)

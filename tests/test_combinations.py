@@ -26,7 +26,8 @@ CANDIDATES = {
     "mixed, mined, streaming": {"negatives": "mixed", "mined": 3, "mine_from": 1, "probabilities": "streaming"},
     "mixed, memory, mined": {"negatives": "mixed", "memory": 160, "mined": 2, "mine_from": 1},
 }
-EPOCHS = {"pointwise": 30, "sigmoid": 20}  # what learns of fewer negatives, or ever less of each
+EPOCHS = {"pointwise": 30, "sigmoid": 20, "triplet": 20}  # what learns of fewer negatives, or ever less of each
+MARGINS = {"triplet": 0.2}  # the hardest of few items is as near as that
 ITEM = {"features": [{"column": "item", "type": "id"}]}
 TITLE = {"features": [{"column": "title", "type": "text", "buckets": 1024}]}
 ASKED = {"features": [{"column": "asked", "type": "text", "buckets": 1024}]}
@@ -85,7 +86,8 @@ def config_of(loss, candidates, tower):
             "item": {"id": "item", **item},
             "split": {"by": "random", "test": 0.05, "validation": 0.15},
             "model": {"dimensions": 16, **model},
-            "train": {"loss": loss, "epochs": EPOCHS.get(loss, 12), "batch_size": 32, "learning_rate": 0.02, "patience": 0, **options},
+            "train": {"loss": loss, "epochs": EPOCHS.get(loss, 12), "batch_size": 32, "learning_rate": 0.02, "patience": 0, **options}
+            | ({"margin": MARGINS[loss]} if loss in MARGINS else {}),
             "evaluate": {"metrics": ["mrr"]},
         }
     )
