@@ -508,8 +508,7 @@ def measured(world, tmp_path_factory):
     from twotower.data.preparation import prepare
     from twotower.data.sources import open_source
     from twotower.learning.baselines import lexical
-    from twotower.runs import finishing
-    from twotower.runs import settings
+    from twotower.runs import finishing, settings
 
     def measure(world_run, blocks):
         chosen = configs.from_values(WORLD_CONFIG | blocks)
