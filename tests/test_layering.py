@@ -121,7 +121,7 @@ FLOORS = [
         "learning.warming",
     ],
     ["bundle.graphs", "bundle.layout", "bundle.asking", "bundle.memory", "bundle.retriever", "bundle"],
-    ["config"],
+    ["config.blocks", "config.reading", "config.writing", "config"],
     ["exports"],
     [
         "runs.progress",
@@ -131,7 +131,6 @@ FLOORS = [
         "runs.comparing",
         "runs.finishing",
         "runs.teachers",
-        "runs.judging",
         "runs.predecessor",
         "runs.resumption",
         "runs.settings",

@@ -301,7 +301,7 @@ def test_duplicates_need_content():
 
 def test_a_run_judges_by_its_own_scores(prepared, config, world_run):
     """The planted run knows these queries and items, and scores them as its retriever does."""
-    from twotower.runs.judging import judge
+    from twotower.runs.teachers import judge
 
     found = judge(str(world_run.folder), prepared)
     some_queries, ids = np.arange(5), prepared.items.column("_id").to_pylist()
@@ -321,7 +321,7 @@ def test_a_run_judges_by_its_own_scores(prepared, config, world_run):
 
 
 def test_a_teacher_of_something_else_is_refused(world_run, tmp_path):
-    from twotower.runs.judging import judge
+    from twotower.runs.teachers import judge
 
     values = {
         "query": {"key": "user", "features": [{"column": "user", "type": "id"}]},

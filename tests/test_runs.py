@@ -554,6 +554,17 @@ def test_what_is_left_out_is_said(world_run, measured):
     assert found["evaluation"]["left_out"] == "what the key matched in training and validation is left out"
 
 
+@pytest.mark.parametrize(("query", "on"), [({}, False), ({"key": "user"}, True), ({"id": "user"}, True)], ids=str)
+def test_what_was_seen_is_left_out_where_somebody_is_named(query, on):
+    from twotower.config import from_values
+    from twotower.runs import settings
+
+    features = [{"column": "text", "type": "text"}]
+    values = {"query": {"features": features, **query}, "item": {"features": features}, "pairs": {"repeats": "first"}}
+    assert settings._exclude_seen(from_values(values | {"evaluate": {"per": "query"}})) is on
+    assert settings._exclude_seen(from_values(values)) is True
+
+
 def test_a_run_takes_seconds(world_run):
     assert world_run.metrics["training"]["training_seconds"] < 5
     assert time.time() - (world_run.folder / "metrics.json").stat().st_mtime < 3600

@@ -129,12 +129,11 @@ class TrainOptions(LossOptions, NegativesOptions, MiningOptions):
 class EvaluateOptions:
     """How models are measured.
 
-    metrics: names like hit@10, each a mean over queries with its interval. select: the metric that picks the best epoch, stops
-    training, and decides whether words are searched beside vectors. per: a `pair` is ranked with the key's other matches left out,
-    or a `query` with all its matches. exclude_seen: leave out what the key is known to have matched before, in training, and in
-    validation for the test pairs; on by default,
-    but where it ranks per query and the key is no id. baselines: by name. pretrained: the folder of a sentence encoder that is measured
-    beside them as it is. queries: how many validation queries are ranked while training.
+    metrics: names like hit@10, each a mean over queries with its interval. select: the metric that picks the best epoch, stops training, and
+    decides whether words are searched beside vectors. per: a `pair` is ranked with the key's other matches left out, or a `query` with all its
+    matches. exclude_seen: leave out what the key is known to have matched before, in training, and in validation for the test pairs; on by
+    default, but where it ranks per query and neither `query.key` nor `query.id` is set. baselines: by name. pretrained: the folder of a sentence
+    encoder that is measured beside them as it is. queries: how many validation queries are ranked while training.
     """
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}

@@ -28,13 +28,12 @@ from twotower.learning import distributed
 from twotower.learning.distributed import ALONE, Team, together
 from twotower.runs.estimates import Estimate, enough_memory, probe
 from twotower.runs.finishing import finish
-from twotower.runs.judging import judge
 from twotower.runs.predecessor import KEPT, Kept, Last, continue_from, described, fitting, keep, kept_in
 from twotower.runs.progress import Progress, watching
 from twotower.runs.resumption import same_config
 from twotower.runs.settings import check_bodies, settle
 from twotower.runs.signals import interrupts
-from twotower.runs.teachers import require_teacher, taught_by
+from twotower.runs.teachers import judge, require_teacher, taught_by
 
 if TYPE_CHECKING:
     from twotower.learning.checkpoints import TrainState

@@ -107,6 +107,6 @@ def _located(chosen: Config, given: Mapping[str, Any]) -> Config:
 
 
 def _exclude_seen(chosen: Config) -> bool:
-    """As the config says; else on, but where it ranks per query and the key is no id."""
-    options = chosen.evaluate
-    return options.per == "pair" or chosen.query.key is not None if options.exclude_seen is None else options.exclude_seen
+    """As the config says; else on, but where it ranks per query and nothing names who asks."""
+    options, named = chosen.evaluate, chosen.query.key is not None or chosen.query.id is not None
+    return options.per == "pair" or named if options.exclude_seen is None else options.exclude_seen
