@@ -391,6 +391,16 @@ def test_training_again_knows_both_weeks(tmp_path):
     assert found(again) > 0.9 > 0.5 > found(cold)
 
 
+def test_to_change_nothing_may_be_best(world_folder, world, tmp_path):
+    """Steps that ruin what was known leave the last model."""
+    run = tt.train(*world, config=WORLD_CONFIG, settings=["train.table_learning_rate=1000.0"], output=tmp_path / "run", last=world_folder)
+    assert run.metrics["training"]["best_epoch"] == 0
+    assert run.metrics["training"]["steps"] > 0
+    np.testing.assert_allclose(run.retriever.vectors, tt.load(world_folder).vectors, atol=1e-6)
+    history = [json.loads(line) for line in (run.folder / "history.jsonl").read_text().splitlines()]
+    assert history[0]["epoch"] == 1
+
+
 def test_a_bundle_gives_its_weights_alone(world_folder, second_world, tmp_path, no_export):
     told = []
     with pytest.raises(no_export):
@@ -465,7 +475,8 @@ def test_a_run_stopped_before_its_first_step_can_be_resumed(world_folder, second
     told = []
     with pytest.raises(no_export):
         tt.train(*second_world, config=WORLD_CONFIG, output=tmp_path / "run", resume=True, progress=Progress(training=told.append))
-    assert told[0].step == 1 and told[0].epochs == 1
+    assert told[0].epoch == 0 and not hasattr(told[0], "step")  # what the last model is worth
+    assert told[1].step == 1 and told[1].epochs == 1
 
 
 def test_resuming_names_the_model_that_it_was_begun_from(world_folder, continued, world, second_world, tmp_path, no_export):

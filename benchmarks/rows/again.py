@@ -151,7 +151,7 @@ def train(pairs: pa.Table, items: pa.Table, chosen: Config, cache: Path, last: T
     begun = time.process_time()
     if last is not None:
         inherit(state, prepared.encoder, last.state, last.encoder, TABLES[options.table_optimizer].kept)
-    training.fit(state, data, options, chosen.evaluate)
+    training.fit(state, data, options, chosen.evaluate, known=last is not None)
     seconds = time.process_time() - begun
     values, keys = measured(prepared, state, chosen)
     return Trained(state, prepared.encoder, values, keys, seconds, state.step)

@@ -17,7 +17,7 @@ from benchmarks.rows import HERE, Asked, Figure
 from benchmarks.rows.gowalla import ALS
 from twotower import config as configs
 from twotower.data.splits import TEST
-from twotower.learning import training
+from twotower.learning import training, warming
 from twotower.learning.evaluation import Cases, Scorer, cases, dot_scorer, left_out, rank, sample
 from twotower.learning.evaluation import measure as metrics_of
 from twotower.learning.views import before, blocks, encoded
@@ -61,6 +61,9 @@ def measure(asked: Asked) -> Iterator[Figure]:
     als_seconds = answer.facts["seconds"]
     yield Figure(f"implicit ALS, {FACTORS} factors, 15 iterations", f"{METRIC} {aim:.4f}; {als_seconds:.1f} s", "", {"seconds": als_seconds})
     state = training.start(build(prepared.encoder, chosen.model, chosen.train.seed), data, chosen.train)
+    begun = time.perf_counter()
+    warming.warm(state, data, prepared, chosen.train)
+    state.seconds += time.perf_counter() - begun
     course, reached = [], None
     while state.epoch < chosen.train.epochs and reached is None:
         for _ in training.steps(state, data, chosen.train):

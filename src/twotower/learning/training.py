@@ -324,16 +324,20 @@ def fit(
     train: TrainOptions,
     options: EvaluateOptions,
     *,
+    known: bool = False,
     folder: Path | None = None,
     stop: Callable[[], bool] = lambda: False,
     report: Callable[[Step | Validation | Mining], None] = lambda _: None,
 ) -> bool:
     """Run the loop to its end, keep the best epoch, and put its weights back; False if it was asked to stop.
 
-    folder: where `checkpoint.safetensors` and `history.jsonl` go; of several processes the first alone has one. stop: asked after every
+    known: the state begins as a model that was trained before, so that epoch 0, to change nothing, may be the best. folder: where `checkpoint.safetensors` and `history.jsonl` go; of several processes the first alone has one. stop: asked after every
     step and once at the end, since a long validation comes last; the state is then done, and what follows training is left to a later run.
     """
     saved = time.monotonic()
+    if known and not state.step:
+        state.best = -math.inf  # also of a state that was saved before its first step: it looks again
+        report(_look(state, data, options))
     while not state.done:
         if due(train, state.mine_first, state.epoch, state.mined):
             report(renew(state, data, train))

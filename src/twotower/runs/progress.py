@@ -109,7 +109,7 @@ class _Seen:
 
 def _validated(told: Validation, seen: _Seen) -> str:
     figure = f"validation {told.select} {told.metrics[told.select]:.3f}" + (" (best)" if told.best else "")
-    line = f"epoch {told.epoch}  loss {seen.loss:.3f}  {figure}  {seen.speed}"
+    line = f"epoch {told.epoch}  loss {seen.loss:.3f}  {figure}  {seen.speed}" if told.epoch else f"before the first step  {figure}"
     return f"{line}\n  {told.fault}" if told.fault else line
 
 
