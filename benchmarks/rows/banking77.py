@@ -12,7 +12,7 @@ from benchmarks.rows import Asked, Figure
 from benchmarks.sentences import TUNED, peers
 
 WORDS = ("query.features=[{column='text',type='text'}]", "item.features=[{column='intent',type='id'},{column='name',type='text'}]")
-TINY = ("train.epochs=1", "model.dimensions=16")
+TINY = ("train.epochs=1", "model.dimensions=16", "train.pretrained_learning_rate=2e-5")
 
 
 def measure(asked: Asked) -> Iterator[Figure]:
