@@ -1,7 +1,7 @@
 """Gowalla in the split of NGCF and LightGCN: every place ranked for each user but those of training, per user, recall@20 and ndcg@20.
 
 The published test part is no random fifth of each user's places: it holds 28% of the visits of places with 500 visits or more (from 2% to 41%
-by place; a random fifth would lie within 2% of 21%), and 21% of the others. So what is chosen on a random part of the training pairs, the only
+by place, where chance alone would spread them by 1.5%), and 21% of the others. So what is chosen on a random part of the training pairs, the only
 honest choice, serves the test less well than published lines that chose there.
 
 Peers: implicit's ALS with the settings that were the best of some on this set, its BPR, and LightFM's WARP, each as its documentation has it.
