@@ -331,8 +331,9 @@ def fit(
 ) -> bool:
     """Run the loop to its end, keep the best epoch, and put its weights back; False if it was asked to stop.
 
-    known: the state begins as a model that was trained before, so that epoch 0, to change nothing, may be the best. folder: where `checkpoint.safetensors` and `history.jsonl` go; of several processes the first alone has one. stop: asked after every
-    step and once at the end, since a long validation comes last; the state is then done, and what follows training is left to a later run.
+    known: the state begins as a model that was trained before, so that epoch 0, to change nothing, may be the best. folder: where
+    `checkpoint.safetensors` and `history.jsonl` go; of several processes the first alone has one. stop: asked after every step and once
+    at the end, since a long validation comes last; the state is then done, and what follows training is left to a later run.
     """
     saved = time.monotonic()
     if known and not state.step:
