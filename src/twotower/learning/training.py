@@ -83,7 +83,7 @@ class Step(NamedTuple):
 class Validation(NamedTuple):
     """What one look at the validation pairs showed."""
 
-    epoch: int
+    epoch: int  # that it follows; 0 before the first step
     metrics: dict[str, float]
     select: str  # the metric that decides
     best: bool
@@ -337,7 +337,6 @@ def fit(
     """
     saved = time.monotonic()
     if known and not state.step:
-        state.best = -math.inf  # also of a state that was saved before its first step: it looks again
         report(_look(state, data, options))
     while not state.done:
         if due(train, state.mine_first, state.epoch, state.mined):

@@ -272,7 +272,7 @@ def _train(
         keep(kept, folder)
         training.save(state, folder)  # from here on it can be resumed without the last run, and the other processes find it
     team.tell("begun")
-    _fit(state, data, prepared, running, folder, resume, kept is not None, progress)
+    _fit(state, data, prepared, running, folder, resume, progress, known=kept is not None)
     facts = {"steps": state.step, "best_epoch": state.best_epoch, "training_seconds": round(state.seconds, 2), "temperature": model.temperature}
     finish(folder, prepared, model, chosen, facts | ({"from": kept.fingerprint} if kept else {}), progress)
     files.remove_folder(folder / KEPT)
@@ -288,14 +288,14 @@ def _along(team: Team, folder: Path, resume: bool, bodies: Mapping[Side, Custom]
     prepared = open_prepared(folder.parent / "prepared" / name)
     _, data, state = _begun(prepared, running, bodies, Progress(), team)
     team.hear("begun")
-    _fit(state, data, prepared, running, folder, resume or continued, continued, Progress())
+    _fit(state, data, prepared, running, folder, resume or continued, Progress(), known=continued)
     del data, state  # what follows may take hours, and their memory
     team.hear("finished")
     return Run(folder)
 
 
-def _fit(state: TrainState, data: Data, prepared: Prepared, chosen: Config, folder: Path, resume: bool, known: bool, progress: Progress) -> None:
-    """Train to the end, from nothing or from what an earlier run has taught. Raises Stopped where it was asked to stop before it."""
+def _fit(state: TrainState, data: Data, prepared: Prepared, chosen: Config, folder: Path, resume: bool, progress: Progress, *, known: bool) -> None:
+    """Train to the end; known: from what an earlier run has learnt. Raises Stopped where it was asked to stop before it."""
     from twotower.learning import training, warming
 
     team = data.team
