@@ -68,7 +68,7 @@ ROWS: dict[str, Row] = {
         ("insuranceqa", "insuranceqa_encoder"),
         ("sentences",),
     ),
-    "scifact": Row("SciFact, the encoder tuned on its 809 claims", "ndcg@10 .68", ("scifact",), ("scifact",), ("sentences",)),
+    "scifact": Row("SciFact, the encoder with heads trained on its 809 claims", "ndcg@10 .68", ("scifact",), ("scifact",), ("sentences",)),
     "banking77": Row("banking77, the nearest intent", "accuracy .93", ("banking77",), ("banking77", "banking77_encoder"), ("sentences",)),
     "tldr": Row(
         "tldr, a task in words -> a page",

