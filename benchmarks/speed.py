@@ -17,7 +17,7 @@ from benchmarks.environments import MADE, THREADS
 from benchmarks.processes import told_by
 from benchmarks.rows import HERE
 from twotower import config as configs
-from twotower.learning import training
+from twotower.learning import allocation, training
 from twotower.model.towers import build
 
 PRODUCTS = ("mm", "addmm", "addmm_", "bmm", "baddbmm", "baddbmm_")
@@ -43,14 +43,15 @@ def _here(recipe: str, warm: int, steps: int, way: str, settings: Sequence[str])
     data = training.data_of(prepared, chosen.train, chosen.evaluate)
     state = training.start(build(prepared.encoder, chosen.model, 0), data, chosen.train)
     taken = training.steps(state, data, chosen.train)
-    for _ in islice(taken, warm):
-        pass
-    if way == "profile":
-        return _profiled(taken, steps)
-    begun, pairs = time.perf_counter(), 0
-    for step in islice(taken, steps):
-        pairs += step.pairs
-    return {"rate": pairs / (time.perf_counter() - begun)}
+    with allocation.kept():
+        for _ in islice(taken, warm):
+            pass
+        if way == "profile":
+            return _profiled(taken, steps)
+        begun, pairs = time.perf_counter(), 0
+        for step in islice(taken, steps):
+            pairs += step.pairs
+        return {"rate": pairs / (time.perf_counter() - begun)}
 
 
 def _profiled(taken: Iterator[training.Step], steps: int) -> dict[str, Any]:

@@ -79,6 +79,7 @@ FLOORS = [
     ],
     [
         "model.options",
+        "model.layers.dropout",
         "model.layers.inputs",
         "model.layers.blocks",
         "model.layers.names",
@@ -101,6 +102,7 @@ FLOORS = [
     [
         "learning.metrics",
         "learning.options",
+        "learning.allocation",
         "learning.statistics",
         "learning.distributed",
         "learning.evaluation",

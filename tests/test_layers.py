@@ -8,8 +8,10 @@ import torch
 from twotower.data.columns import Ragged, pad, ragged, take
 from twotower.data.features import Categories, Category, History, Id, Number, Text, Time, Vector
 from twotower.errors import ConfigError
-from twotower.model.layers import LAYERS, Bag, Place, Prefixes, Table, tensors, text_table
+from twotower.model.layers import LAYERS, Bag, Place, Prefixes, Table, blocks, tensors, text_table
+from twotower.model.layers.dropout import Dropout, lighter
 from twotower.model.layers.history import POOLS
+from twotower.model.layers.inputs import summed
 from twotower.model.layers.measures import Head
 from twotower.model.layers.text import HashedText, thinned
 from twotower.model.optimizers import dense_optimizer
@@ -50,6 +52,22 @@ def test_gathered_gradients_equal_those_of_the_whole_table():
     assert table.touched.tolist() == [0, 3, 7, 19]
     torch.testing.assert_close(table.leaf.grad, whole.grad[table.touched])
     assert whole.grad[[1, 2, 4]].abs().sum() == 0
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_sums_of_rows_and_their_gradients_equal_a_loop(weighted):
+    positions, offsets = torch.tensor([4, 1, 4, 0, 4, 2]), torch.tensor([0, 3, 3, 6])  # row 3 is nowhere, one span is empty
+    rows = torch.randn(5, 3, requires_grad=True)
+    weights = torch.randn(6, requires_grad=True) if weighted else None
+    spans = [slice(0, 3), slice(3, 3), slice(3, 6)]
+    factors = torch.ones(6) if weights is None else weights
+    plain = torch.stack([(rows[positions[span]] * factors[span].unsqueeze(1)).sum(0) for span in spans])
+    ours = summed(positions, rows, offsets, weights)
+    asked = [rows] if weights is None else [rows, weights]
+    of = torch.randn(3, 3)
+    wanted, found = (torch.autograd.grad((one * of).sum(), asked) for one in (plain, ours))
+    torch.testing.assert_close(ours, plain)
+    torch.testing.assert_close(found, wanted)
 
 
 def test_gathered_gradients_of_texts_equal_those_of_the_whole_table(text):
@@ -520,3 +538,41 @@ def test_word_dropout_leaves_out_its_share_of_each_text_in_training_only(text):
     column, layer = bag(feature, state, TEXTS), HashedText(plain.table, 0.5)
     assert not torch.allclose(layer(column), plain(column))
     assert torch.equal(layer.eval()(column), plain(column))
+
+
+def test_dropout_leaves_out_its_share_and_scales_what_stays():
+    layer, x = Dropout(0.3), torch.full((211, 333), 2.0, requires_grad=True)
+    torch.manual_seed(0)
+    out = layer(x)
+    out.sum().backward()
+    kept = out != 0
+    assert kept.float().mean().item() == pytest.approx(0.7, abs=0.006)  # four deviations
+    torch.testing.assert_close(out[kept], torch.full_like(out[kept], 2 / 0.7), rtol=1e-4, atol=0)
+    torch.testing.assert_close(x.grad, out.detach() / 2)
+    assert kept.float().mean(0).std() < 0.05 and kept.float().mean(1).std() < 0.04  # no row or column is left out as a whole
+    torch.manual_seed(0)
+    assert torch.equal(layer(x), out) and not torch.equal(layer(x), out)
+    assert torch.equal(layer.eval()(x), x) and torch.equal(Dropout(0.0)(x), x)
+    assert Dropout(1.0)(x).count_nonzero() < 20
+
+
+def test_a_network_of_somebody_elses_gets_lighter_dropout():
+    network = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Sequential(torch.nn.Dropout(0.25)))
+    assert isinstance(lighter(network)[1][0], Dropout) and network[1][0].p == 0.25
+
+
+@pytest.mark.parametrize(("shorter", "enough"), [(0.9, 1), (0.5, 20), (0.0, 1 << 20)])
+def test_rows_come_out_the_same_in_any_blocks(shorter, enough, monkeypatch):
+    monkeypatch.setattr(blocks, "SHORTER", shorter)
+    monkeypatch.setattr(blocks, "ENOUGH_TOKENS", {"cpu": enough})
+    lengths = torch.tensor([3, 0, 9, 1, 9, 4, 2, 8, 0])
+    bag = Bag(torch.arange(1, int(lengths.sum()) + 1), torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)]))
+    seen = []
+
+    def work(codes):
+        seen.append(codes.shape)
+        return torch.stack([codes.sum(1), (codes != 0).sum(1)], dim=1).float()
+
+    wanted = torch.stack([torch.tensor([part.sum(), len(part)]).float() for part in bag.values.split(lengths.tolist())])
+    assert torch.equal(blocks.in_blocks(bag, 2, work), wanted)
+    assert (len(seen) == 1) == (shorter == 0.0) and sum(shape[0] for shape in seen) == 7

@@ -13,7 +13,7 @@ from twotower.data.columns import ragged
 from twotower.data.preparation import prepare
 from twotower.data.sources import open_source
 from twotower.errors import BundleError, DataError
-from twotower.learning import training
+from twotower.learning import health, training
 from twotower.learning.evaluation import rank
 from twotower.learning.health import likeness
 from twotower.learning.metrics import mrr
@@ -134,7 +134,9 @@ def test_a_collapsed_model_is_noticed_and_named(prepared, config):
     assert fault.startswith("the query vectors are nearly all the same (mean cosine 1.000)") and "item vectors" not in fault
 
 
-def test_likeness_is_the_mean_cosine():
+@pytest.mark.parametrize("block", [7, 1 << 16])
+def test_likeness_is_the_mean_cosine(block, monkeypatch):
+    monkeypatch.setattr(health, "BLOCK", block)
     vectors = np.random.default_rng(0).normal(size=(30, 4)) + 0.5
     units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     cosines = (units @ units.T)[~np.eye(30, dtype=bool)]

@@ -70,7 +70,7 @@ def step(path: Path) -> dict[str, int]:
     """The bytes of each stage in this process."""
     import torch
 
-    from twotower.learning import training
+    from twotower.learning import allocation, training
     from twotower.model.towers import build
 
     torch.set_num_threads(THREADS)
@@ -82,13 +82,14 @@ def step(path: Path) -> dict[str, int]:
     state = training.start(build(prepared.encoder, chosen.model, 0), data, chosen.train)
     found["building the model"] = peak()
     forget()
-    for done in training.steps(state, data, chosen.train):
-        if done.step == STEPS:
-            break
-    found["a step"] = peak()
-    forget()
-    training.validate(state.model, data, chosen.evaluate)
-    found["a validation"] = peak()
+    with allocation.kept():
+        for done in training.steps(state, data, chosen.train):
+            if done.step == STEPS:
+                break
+        found["a step"] = peak()
+        forget()
+        training.validate(state.model, data, chosen.evaluate)
+        found["a validation"] = peak()
     return found
 
 

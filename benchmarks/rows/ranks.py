@@ -23,7 +23,7 @@ from benchmarks.rows import ROOT, Asked, Figure
 from twotower.config import Config, from_values
 from twotower.data.preparation import prepare
 from twotower.data.sources import open_source
-from twotower.learning import training
+from twotower.learning import allocation, training
 from twotower.learning.distributed import Team, together
 from twotower.model.towers import build
 
@@ -67,13 +67,14 @@ def speed(kind: str, folder: Path, threads: int, team: Team) -> float:
     data = training.data_of(prepared, config.train, config.evaluate, team=team)
     state = training.start(build(prepared.encoder, config.model, 0), data, config.train)
     done, pairs, begun = 0, 0, 0.0
-    while True:
-        for step in training.steps(state, data, config.train):
-            if done == WARM:
-                pairs, begun = 0, time.perf_counter()
-            done, pairs = done + 1, pairs + step.pairs
-            if done > WARM + STEPS:
-                return pairs / (time.perf_counter() - begun)
+    with allocation.kept():
+        while True:
+            for step in training.steps(state, data, config.train):
+                if done == WARM:
+                    pairs, begun = 0, time.perf_counter()
+                done, pairs = done + 1, pairs + step.pairs
+                if done > WARM + STEPS:
+                    return pairs / (time.perf_counter() - begun)
 
 
 def one_of(kind: str, folder: Path, threads: int) -> None:

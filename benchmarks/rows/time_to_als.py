@@ -18,7 +18,7 @@ from benchmarks.rows import HERE, Asked, Figure
 from benchmarks.rows.gowalla import ALS
 from twotower import config as configs
 from twotower.data.splits import TEST
-from twotower.learning import training, warming
+from twotower.learning import allocation, training, warming
 from twotower.learning.evaluation import Cases, Scorer, cases, dot_scorer, left_out, rank, sample
 from twotower.learning.evaluation import measure as metrics_of
 from twotower.learning.views import before, blocks, encoded
@@ -67,8 +67,9 @@ def measure(asked: Asked) -> Iterator[Figure]:
     state.seconds += time.perf_counter() - begun
     course, reached = [], None
     while state.epoch < chosen.train.epochs and reached is None:
-        for _ in training.steps(state, data, chosen.train):
-            pass
+        with allocation.kept():
+            for _ in training.steps(state, data, chosen.train):
+                pass
         looked = by_ours(some, state.model)
         course.append((state.seconds, looked))
         if looked >= near - NEAR:

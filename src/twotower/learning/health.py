@@ -9,6 +9,7 @@ from twotower.data.schema import SIDES
 
 ALIKE = 0.98  # the mean cosine from which nothing is told apart
 FEWEST = 20  # vectors: of fewer a mean says little
+BLOCK = 1 << 16  # vectors looked at at once, in double precision
 
 
 def likeness(vectors: Array) -> float:
@@ -16,9 +17,13 @@ def likeness(vectors: Array) -> float:
     n = len(vectors)
     if n < 2:
         return 0.0
-    lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
-    total = (vectors / np.maximum(lengths, 1e-12)).sum(axis=0, dtype=np.float64)
-    return float((total @ total - (lengths > 0).sum()) / (n * (n - 1)))
+    total, there = np.zeros(vectors.shape[1]), 0
+    for start in range(0, n, BLOCK):
+        part = vectors[start : start + BLOCK].astype(np.float64)
+        lengths = np.linalg.norm(part, axis=1, keepdims=True)
+        total += (part / np.maximum(lengths, 1e-12)).sum(axis=0)
+        there += int(np.count_nonzero(lengths))
+    return float((total @ total - there) / (n * (n - 1)))
 
 
 def collapse(queries: Array, items: Array) -> str:

@@ -26,6 +26,7 @@ from twotower.data.prepared import Log, Prepared
 from twotower.data.scores import pair_scores
 from twotower.data.splits import TRAIN, VALIDATION
 from twotower.errors import DataError
+from twotower.learning import allocation
 from twotower.learning.caching import Encoded, Shared, part
 from twotower.learning.checkpoints import HISTORY, TrainState, resume, save
 from twotower.learning.distributed import ALONE, Team, shares
@@ -318,6 +319,7 @@ def validate(model: TwoTower, data: Data, options: EvaluateOptions) -> tuple[dic
     return dict(zip(found, means, strict=True)), collapse(team.gather(torch.as_tensor(queries), bounds).numpy(), items)
 
 
+@allocation.kept()
 def fit(
     state: TrainState,
     data: Data,

@@ -22,7 +22,7 @@ from twotower.model.relations import Relation, relation, turned
 
 CELLS = {"cpu": 1 << 19, "cuda": 1 << 26}  # logits of a block: what stays in a cache, or fills a card
 # With fewer rows than these a matrix product takes up to twice the time, which costs more than a block that leaves the nearest cache.
-ROWS, MOST_CELLS = 128, 1 << 23
+ROWS, MOST_CELLS = 256, 1 << 23
 
 
 class Parts(NamedTuple):
@@ -197,7 +197,7 @@ def _summed_step(logits: Tensor, related: Relation, factors: Tensor, options: Lo
         mean = torch.where(counted > 0, negatives, 0.0).mul_(counted).sum(1)
     # torch.softmax computes its exponentials in half the time of exp; the sum follows from the largest of them.
     most = negatives.amax(1)
-    shares = torch.softmax(negatives, dim=1)
+    shares = torch.softmax(negatives, dim=1, out=negatives if negatives.is_cpu else None)
     nobody = most == -torch.inf
     if nobody.any():
         shares[nobody] = 0.0

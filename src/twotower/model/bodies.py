@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from twotower.errors import ConfigError
+from twotower.model.layers.dropout import Dropout
 from twotower.model.options import ModelOptions
 
 Custom = Callable[[int, int], nn.Module]  # (features, dimensions) -> a module [n, f, d] -> [n, d]
@@ -28,7 +29,7 @@ class Linear(nn.Module):
 
     def __init__(self, features: int, options: ModelOptions) -> None:
         super().__init__()
-        self.dropout = nn.Dropout(options.dropout)
+        self.dropout = Dropout(options.dropout)
         self.change = zeroed(nn.Linear(features * options.dimensions, options.dimensions))
 
     def forward(self, parts: Tensor) -> Tensor:
@@ -83,7 +84,7 @@ class Cross(nn.Module):
         width = features * options.dimensions
         self.norm = _norm(width, options)
         self.crosses = nn.ModuleList(nn.Linear(width, width) for _ in range(options.depth))
-        self.dropout = nn.Dropout(options.dropout)
+        self.dropout = Dropout(options.dropout)
         self.last = zeroed(nn.Linear(width, options.dimensions))
 
     def forward(self, parts: Tensor) -> Tensor:
@@ -108,7 +109,7 @@ def _norm(width: int, options: ModelOptions) -> nn.Module:
 def _hidden(width: int, hidden: Sequence[int], dropout: float) -> list[nn.Module]:
     steps: list[nn.Module] = []
     for following in hidden:
-        steps += [nn.Linear(width, following), nn.GELU(), nn.Dropout(dropout)]
+        steps += [nn.Linear(width, following), nn.GELU(), Dropout(dropout)]
         width = following
     return steps
 

@@ -59,7 +59,7 @@ def rowwise_adam(weight: Tensor, rows: Rows, moments: Moments, learning_rate: fl
     if not there.all():
         rows, squared = Rows(rows.touched[there], rows.values[there], rows.gradient[there]), squared[there]
     moves = moments["moves"][rows.touched] + 1
-    mean = torch.lerp(moments["mean"][rows.touched], rows.gradient, 1 - BETAS[0])
+    mean = torch.lerp(moments["mean"].index_select(0, rows.touched), rows.gradient, 1 - BETAS[0])
     squares = torch.lerp(moments["squares"][rows.touched], squared, 1 - BETAS[1])
     moments["moves"][rows.touched], moments["mean"][rows.touched], moments["squares"][rows.touched] = moves, mean, squares
     rate = learning_rate / (1 - BETAS[0] ** moves) / ((squares / (1 - BETAS[1] ** moves)).sqrt() + 1e-8)
@@ -93,4 +93,4 @@ def dense_optimizer(rates: Mapping[nn.Parameter, float], weight_decay: float) ->
             {"params": [p for p in members if p.ndim > 1], "weight_decay": weight_decay, "lr": rate, "peak": rate},
             {"params": [p for p in members if p.ndim <= 1], "weight_decay": 0.0, "lr": rate, "peak": rate},
         ]
-    return torch.optim.AdamW([group for group in groups if group["params"]], betas=BETAS)
+    return torch.optim.AdamW([group for group in groups if group["params"]], betas=BETAS, fused=True)

@@ -122,13 +122,13 @@ class TwoTower(nn.Module):
         was_training = self.training
         self.eval()
         first, last, _ = span.indices(row_count(next(iter(columns.values()))))
-        parts = []
+        vectors = torch.empty(max(0, last - first), self.dimensions)
         for start in range(first, last, block):
             rows = np.arange(start, min(last, start + block))
             part = {name: tensors(column, self.device) for name, column in take_rows(columns, rows).items()}
-            parts.append(self.tower(side)(part).float().cpu())
+            vectors[start - first : start - first + len(rows)] = self.tower(side)(part)
         self.train(was_training)
-        return torch.cat(parts) if parts else torch.empty(0, self.dimensions)
+        return vectors
 
 
 def distinct(model: TwoTower) -> tuple[dict[str, Tensor], dict[str, str]]:

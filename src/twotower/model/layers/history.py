@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from twotower.data.features import History
 from twotower.errors import ConfigError
+from twotower.model.layers.dropout import Dropout
 from twotower.model.layers.inputs import Bag, Input, Layer, Prefixes, Table, counted, summed
 
 
@@ -136,7 +137,7 @@ class Transformer(nn.Module):
         self.places = nn.Parameter(torch.randn(feature.last, dimensions) * 0.02)
         self.blocks = nn.ModuleList(Block(dimensions, feature.heads, feature.dropout) for _ in range(feature.layers))
         self.norm = nn.LayerNorm(dimensions)
-        self.dropout = nn.Dropout(feature.dropout)
+        self.dropout = Dropout(feature.dropout)
         self.scale = dimensions**0.5
 
     def forward(self, vectors: Tensor, there: Tensor, rows: Tensor | None, cuts: Tensor) -> Tensor:
@@ -162,8 +163,8 @@ class Block(nn.Module):
         self.heads = heads
         self.first, self.second = nn.LayerNorm(dimensions), nn.LayerNorm(dimensions)
         self.project, self.join = nn.Linear(dimensions, 3 * dimensions), nn.Linear(dimensions, dimensions)
-        self.feed = nn.Sequential(nn.Linear(dimensions, 2 * dimensions), nn.GELU(), nn.Dropout(dropout), nn.Linear(2 * dimensions, dimensions))
-        self.drop = nn.Dropout(dropout)
+        self.feed = nn.Sequential(nn.Linear(dimensions, 2 * dimensions), nn.GELU(), Dropout(dropout), nn.Linear(2 * dimensions, dimensions))
+        self.drop = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """[s, l, d] -> [s, l, d], each place by itself and those before it"""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -70,7 +70,7 @@ class Table(nn.Module):
         mark[ids] = True
         self.touched = mark.nonzero().squeeze(1)
         self._places[self.touched] = torch.arange(len(self.touched), device=ids.device)
-        self.leaf = self.weight[self.touched].requires_grad_()
+        self.leaf = self.weight.index_select(0, self.touched).requires_grad_()
 
     def release(self) -> None:
         """Forget the leaf; look-ups read the table again."""
@@ -118,6 +118,39 @@ class Layer(nn.Module):
 
 def summed(positions: Tensor, rows: Tensor, offsets: Tensor, weights: Tensor | None = None) -> Tensor:
     """The sum of the rows [t, w] at each span of positions, weighted where asked -> [n, w]."""
+    if torch.is_grad_enabled() and (rows.requires_grad or (weights is not None and weights.requires_grad)):
+        return _Summed.apply(positions, rows, offsets, weights)  # type: ignore[no-any-return, no-untyped-call]
+    return _bags(positions, rows, offsets, weights)
+
+
+class _Summed(torch.autograd.Function):
+    """Sums of rows, whose gradients are sums as well: of each row those of the spans that it stands in.
+
+    torch adds the gradients of `embedding_bag` one position at a time, in up to four times as long.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, positions: Tensor, rows: Tensor, offsets: Tensor, weights: Tensor | None) -> Tensor:
+        ctx.save_for_backward(positions, rows, offsets, weights)
+        # Without a thought of gradients torch takes a quarter of the time.
+        return _bags(positions, rows.detach(), offsets, None if weights is None else weights.detach())
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        positions, rows, offsets, weights = ctx.saved_tensors
+        spans = torch.repeat_interleave(offsets.diff(), output_size=len(positions))
+        of_rows = of_weights = None
+        if ctx.needs_input_grad[1]:
+            order = positions.int().argsort(stable=True)
+            starts = functional.pad(torch.bincount(positions, minlength=len(rows)).cumsum(0), (1, 0))
+            ordered = None if weights is None else weights.detach().index_select(0, order)
+            of_rows = _bags(spans.index_select(0, order), gradient.contiguous(), starts, ordered)
+        if weights is not None and ctx.needs_input_grad[3]:
+            of_weights = (rows.index_select(0, positions) * gradient.index_select(0, spans)).sum(1)
+        return None, of_rows, None, of_weights
+
+
+def _bags(positions: Tensor, rows: Tensor, offsets: Tensor, weights: Tensor | None) -> Tensor:
     return functional.embedding_bag(positions, rows, offsets, mode="sum", include_last_offset=True, per_sample_weights=weights)
 
 

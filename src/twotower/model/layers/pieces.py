@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from twotower.data.features import Pieces
 from twotower.model.layers.blocks import in_blocks
+from twotower.model.layers.dropout import Dropout
 from twotower.model.layers.inputs import Bag, Input, Layer, Table, cropped, thinned
 from twotower.model.layers.measures import projection
 
@@ -28,7 +29,7 @@ class PieceNetwork(Layer):
         super().__init__()
         self.feature, self.table = feature, table
         self.network = NETWORKS[feature.network](feature)
-        self.dropout = nn.Dropout(feature.dropout)
+        self.dropout = Dropout(feature.dropout)
         self.register_buffer("projection", projection(feature.width, dimensions), persistent=feature.width != dimensions)
         self.change = nn.Linear(feature.width, dimensions, bias=False)
         nn.init.zeros_(self.change.weight)
@@ -67,7 +68,7 @@ class Convolutions(nn.Module):
         width = feature.width
         self.layers = nn.ModuleList(nn.ModuleDict({str(span): nn.Conv1d(width, width, span) for span in SPANS}) for _ in range(feature.layers))
         self.joins = nn.ModuleList(nn.Linear(len(SPANS) * width, width) for _ in range(feature.layers))
-        self.dropout = nn.Dropout(feature.dropout)
+        self.dropout = Dropout(feature.dropout)
 
     def forward(self, x: Tensor, there: Tensor) -> Tensor:
         """[n, l, w] and which places are there [n, l] -> [n, l, w]"""
@@ -111,8 +112,8 @@ class Seeing(nn.Module):
         self.heads, self.rate = feature.heads, feature.dropout
         self.first, self.second = nn.LayerNorm(width), nn.LayerNorm(width)
         self.project, self.join = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.feed = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Dropout(feature.dropout), nn.Linear(2 * width, width))
-        self.dropout = nn.Dropout(feature.dropout)
+        self.feed = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), Dropout(feature.dropout), nn.Linear(2 * width, width))
+        self.dropout = Dropout(feature.dropout)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """[n, l, w] and which places see which [n, 1, l, l] -> [n, l, w]"""

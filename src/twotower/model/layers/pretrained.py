@@ -10,6 +10,7 @@ from twotower.data import pretrained
 from twotower.data.features import State
 from twotower.errors import ConfigError
 from twotower.model.layers.blocks import in_blocks
+from twotower.model.layers.dropout import lighter
 from twotower.model.layers.inputs import Bag, Input, Layer
 from twotower.model.layers.measures import projection
 
@@ -43,7 +44,7 @@ def opened(feature: Any, state: State) -> nn.Module:
     folder = pretrained.locate(feature.folder)
     if pretrained.digest_of(folder) != state["digest"].tobytes().hex():
         raise ConfigError(f"the encoder in {folder} is not the one that the data were prepared with. Put that back, or prepare them anew.")
-    network: nn.Module = pretrained.network(folder)
+    network = lighter(pretrained.network(folder))
     network.pretrained = True  # type: ignore[assignment]  # its learning rate is its own
     return network
 
