@@ -62,7 +62,7 @@ def test_interactions_with_a_catalogue_and_times(time):
     films = [{"id": n, "title": f"{sentence(3)} {n}", "genre": f"g{n % 9}", "year": 1950 + n % 70, "cast": [sentence(2)]} for n in range(300)]
     guess = infer(open_source(log), open_source(films))
     schema = guess.schema
-    assert schema.query.features == (History(),) and schema.query.key == "user_id"
+    assert schema.query.features == (History(pool="transformer"),) and schema.query.key == "user_id"
     assert (schema.item.id, schema.pairs.item, schema.pairs.time) == ("id", "movie_id", time)
     assert (columns(schema.item.features, Id), columns(schema.item.features, Text), columns(schema.item.features, Category)) == (
         ["id"],
@@ -111,7 +111,11 @@ def test_an_item_is_found_however_it_is_spelled(item, first):
         "timestamp": GENERATOR.integers(0, 10**9, n),
     }
     guess = infer(open_source({first: columns[first]} | columns), None)
-    assert guess.schema.query.features == (History(),) and guess.schema.query.key == "userId" and guess.schema.pairs.label == "rating"
+    assert (
+        guess.schema.query.features == (History(pool="transformer", items="ids"),)
+        and guess.schema.query.key == "userId"
+        and guess.schema.pairs.label == "rating"
+    )
     assert guess.schema.item.features == (Id(column=item),) and guess.schema.item.id == item
     assert guess.schema.pairs.time == "timestamp" and 'event = "eventType"' in guess.reasons["pairs.event"]
 

@@ -212,6 +212,21 @@ def test_a_table_of_people_that_says_nothing_leaves_their_history(tmp_path):
     assert [feature.type for feature in guess.schema.query.features] == ["history"]
 
 
+@pytest.mark.parametrize(
+    ("times", "words", "expected"), [(False, True, ("mean", "tower")), (True, True, ("transformer", "tower")), (True, False, ("transformer", "ids"))]
+)
+def test_a_history_is_read_in_its_order_where_there_are_times(tmp_path, times, words, expected):
+    log = {"user": [f"u{n % 30}" for n in range(600)], "item": [f"i{(n * 7 + n // 30) % 60}" for n in range(600)]}
+    items = {"item": [f"i{n}" for n in range(60)], "title": [f"the title of the number {n}" for n in range(60)]} if words else None
+    if times:
+        log["ts"] = [f"2024-01-01T{n // 60:02}:{n % 60:02}:00" for n in range(600)]
+    guess = infer(open_source(log), None if items is None else open_source(items))
+    (history,) = guess.schema.query.features
+    assert (history.type, history.pool, history.items) == ("history", *expected)
+    why = guess.reasons["query.history:history"]
+    assert ("in its order" in why) == times and ("new items count" in why) == words
+
+
 def test_matches_alone_count_for_the_batch_and_what_matches_is_said(tmp_path):
     rows = {"user": [f"u{n % 50}" for n in range(2000)], "item": [f"i{(n * 7 + n // 50) % 90}" for n in range(2000)]}
     written(tmp_path / "log.csv", rows | {"label": [int(n % 4 == 0) for n in range(2000)]})

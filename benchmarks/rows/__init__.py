@@ -112,6 +112,7 @@ ROWS: dict[str, Row] = {
     "again": Row("training again against a cold start, eight weeks of two logs", "a quarter of the time, no worse", ("ml-100k",)),
     "ranks": Row("one process of two threads beside two processes of one"),
     "compiling": Row("what torch.compile would bring a step"),
+    "histories": Row("how a history is read by default, on validation pairs", "", ("ml-100k",)),
     "choices": Row("what each part of the recipe for texts is worth, on validation pairs"),
 }
 

@@ -32,6 +32,17 @@ class Parts(NamedTuple):
     teacher: float
 
 
+class Work(NamedTuple):
+    """What of a loss is computed in blocks, and how."""
+
+    related: Relation
+    weight: Tensor  # []  of the whole batch
+    options: LossOptions
+    half: bool
+    taught: Lesson | None
+    parts: Parts
+
+
 class Lost(NamedTuple):
     """The loss of a batch, and that of each of its pairs without a gradient; of a share, what it adds to the one and its own of the others."""
 
@@ -76,12 +87,13 @@ def loss_of(
         own = narrow[0] if len(narrow[0]) == share.end - share.start else narrow[0][share.start : share.end]
         # A teacher speaks of queries alone: what is said of items is halved like the loss that it stands beside.
         parts = Parts(1 - of_teacher, 2 * of_teacher if options.symmetric else of_teacher)
-        lost = _lost(own, narrow[1], scale, mine, weight, options, half, taught, parts)
+        lost = _lost(own, narrow[1], scale, Work(mine, weight, options, half, taught, parts))
         if options.symmetric:
             back = turned(batch, queries.device)
             start, end = (len(back.items) * number // share.of for number in (share.number, share.number + 1))
             some = back.related.block(start, end)
-            theirs = _lost(narrow[1][back.items[start:end]], narrow[0], scale, some, weight, options, half, None, parts._replace(teacher=0.0))
+            work = Work(some, weight, options, half, None, parts._replace(teacher=0.0))
+            theirs = _lost(narrow[1][back.items[start:end]], narrow[0], scale, work)
             lost = Lost((lost.mean + theirs.mean) / 2, lost.each)
         losses.append(lost)
     return Lost(torch.stack([lost.mean for lost in losses]).mean(), losses[0].each)
@@ -94,49 +106,28 @@ def _beginning(vectors: Tensor, width: int, unit: bool) -> Tensor:
     return torch.nn.functional.normalize(vectors[:, :width], dim=1) if unit else vectors[:, :width]
 
 
-def _lost(
-    queries: Tensor,
-    items: Tensor,
-    scale: Tensor,
-    related: Relation,
-    weight: Tensor,
-    options: LossOptions,
-    half: bool,
-    taught: Lesson | None,
-    parts: Parts,
-) -> Lost:
-    mean, each = _Blockwise.apply(queries, items, scale, related, weight, options, half, taught, parts)  # type: ignore[no-untyped-call]
-    return Lost(mean, each)
+def _lost(queries: Tensor, items: Tensor, scale: Tensor, work: Work) -> Lost:
+    return Lost(*_Blockwise.apply(queries, items, scale, work))  # type: ignore[no-untyped-call]
 
 
 class _Blockwise(torch.autograd.Function):
     """sum(weight x loss) over views in blocks, divided by the weight of the whole batch, with its gradients ready when it returns."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        queries: Tensor,
-        items: Tensor,
-        scale: Tensor,
-        related: Relation,
-        weight: Tensor,
-        options: LossOptions,
-        half: bool,
-        taught: Lesson | None,
-        parts: Parts,
-    ) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, queries: Tensor, items: Tensor, scale: Tensor, work: Work) -> tuple[Tensor, Tensor]:
+        related, taught = work.related, work.taught
         scaled = queries * scale
-        factors = related.weights / weight.clamp(min=1e-12)
+        factors = related.weights / work.weight.clamp(min=1e-12)
         rows = _rows_of_block(len(items), queries.device)
         each = torch.empty_like(factors)
         for_queries, for_items = torch.empty_like(queries), torch.zeros_like(items)
-        with _products(half):
+        with _products(work.half):
             for start in range(0, len(queries), rows):
                 end = min(start + rows, len(queries))
                 block = related.block(start, end)
                 pairs = slice(int(related.offsets[start]), int(related.offsets[end]))
                 logits = scaled[start:end] @ items.T
-                each[pairs], gradient = _shared_step(logits, block, factors[pairs], options, taught and taught.block(start, end), parts)
+                each[pairs], gradient = _shared_step(logits, block, factors[pairs], work.options, taught and taught.block(start, end), work.parts)
                 for_queries[start:end] = gradient @ items
                 for_items.addmm_(gradient.T, scaled[start:end])
         # The scale multiplies the queries, so that its gradient is theirs along them.
@@ -148,7 +139,7 @@ class _Blockwise(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         queries, items, scale = ctx.saved_tensors
-        return queries * gradient, items * gradient, scale * gradient, None, None, None, None, None, None
+        return queries * gradient, items * gradient, scale * gradient, None
 
 
 def _rows_of_block(candidates: int, device: torch.device) -> int:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from twotower.data import pretrained
-from twotower.data.features import FeatureOptions, Id, Pretrained, Text
+from twotower.data.features import FeatureOptions, History, Id, Pretrained, Text
 from twotower.data.inference.links import Link, item_column, linked
 from twotower.data.inference.looks import LOOK, Look, look
 from twotower.data.inference.roles import Roles, moments, roles
@@ -72,6 +72,8 @@ def infer(pairs: Source, items: Source | None, encoder: str | None = None, *, qu
     else:
         item = _items_of_catalogue(catalogue, link, reasons)
     query, asks = _queries(log, asked, asking, free, column, pairs, reasons)
+    if found.time is not None:
+        query, asks = _in_order(query, asks, item[0])
     schema = Schema(query=query, item=item[0], pairs=_pairs(link, asking, column, found, reasons))
     schema = replace(schema, pairs=replace(schema.pairs, repeats=schema.repeats))
     left = {"query": _left(log, asks, found, link), "item": item[1].left}
@@ -133,6 +135,21 @@ def _queries(
         return QuerySide(features=found.features, id=asking.own), found
     reasons["query.key"] = f"{found.each:.1f} items each on average; its other matches are never counted against it"
     return QuerySide(features=found.features, id=asking.own, key=asking.column), found._replace(key=asking.column)
+
+
+def _in_order(query: QuerySide, asks: Found, item: ItemSide) -> tuple[QuerySide, Found]:
+    """A history of a log with times is read in its order, which says most of what comes next (benchmarks/rows/histories.py)."""
+    ids = all(isinstance(feature, Id) for feature in item.features)
+    told = "by their ids, all that is known of them" if ids else "as the item tower sees them, so that new items count at once"
+    why, features = dict(asks.why), []
+    for feature in query.features:
+        if isinstance(feature, History):
+            feature = replace(feature, pool="transformer", items="ids" if ids else "tower")
+            why[feature_name(feature)] = (
+                f"what was chosen before, in its order: a small transformer over the items {told}; {asks.each:.0f} each on average"
+            )
+        features.append(feature)
+    return replace(query, features=tuple(features)), asks._replace(features=tuple(features), why=why)
 
 
 def _pairs(link: Link | None, asking: Link | None, column: str, found: Roles, reasons: dict[str, str]) -> PairColumns:
