@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import subprocess
 import sys
 import time
@@ -43,17 +44,23 @@ def run(given: argparse.Namespace) -> int:
 
 
 def measure(given: argparse.Namespace) -> int:
-    """Measure one row in this process, show it, and keep it unless its settings were not its own."""
+    """Measure one row in this process, show it, and keep it unless its settings were not its own; of one that is broken off, what there is."""
     (name,) = given.rows
     trial = given.smoke or bool(given.settings) or THREADS != 2
     folder = MADE / ("smoke" if trial else "runs") / name
     folder.mkdir(parents=True, exist_ok=True)
-    begun, figures = time.perf_counter(), []
-    for figure in measure_of(name)(Asked(given.smoke, folder, tuple(given.settings))):
-        print(f"{figure.what} | {figure.measured} | {figure.wanted}", flush=True)
-        figures.append(figure)
+    begun, figures, finished = time.perf_counter(), [], False
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+    try:
+        for figure in measure_of(name)(Asked(given.smoke, folder, tuple(given.settings))):
+            print(f"{figure.what} | {figure.measured} | {figure.wanted}", flush=True)
+            figures.append(figure)
+        finished = True
+    finally:
+        if figures and not trial:
+            results.keep(name, figures, time.perf_counter() - begun, f"python -m benchmarks run {name}", finished)
     if not trial:
-        results.keep(name, figures, time.perf_counter() - begun, f"python -m benchmarks run {name}")
         for mark in folder.glob(f"*{MARK}"):
             mark.unlink()  # what was trained is used up: to measure again is to train again
     return 0

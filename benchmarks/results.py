@@ -21,8 +21,10 @@ EARLIER = "# Earlier results"
 TOLD = ("torch", "numpy", "sentence-transformers", "implicit", "lightfm-next")
 
 
-def keep(name: str, figures: Iterable[Figure], seconds: float, command: str) -> None:
-    """Store a finished row; whoever is killed meanwhile leaves the one before."""
+def keep(name: str, figures: Iterable[Figure], seconds: float, command: str, finished: bool = True) -> None:
+    """Store a row; whoever is killed meanwhile leaves the one before. One that was broken off takes no finished one's place, unless that is stale."""
+    if not finished and state(name, ROWS[name]) == "measured":
+        return
     told = {
         "row": name,
         "date": str(datetime.date.today()),
@@ -32,7 +34,7 @@ def keep(name: str, figures: Iterable[Figure], seconds: float, command: str) -> 
         "seconds": round(seconds, 1),
         "figures": [figure._asdict() for figure in figures],
         "fingerprint": fingerprint(name, ROWS[name]),
-    }
+    } | ({} if finished else {"unfinished": True})
     KEPT.mkdir(exist_ok=True)
     write(KEPT / f"{name}.json", json.dumps(told, indent=1, ensure_ascii=False) + "\n")
 
@@ -57,16 +59,20 @@ def state(name: str, row: Row) -> str:
         return "new"
     files = changed(stored["fingerprint"], fingerprint(name, row))
     if not files:
-        return "measured"
+        return "unfinished" if stored.get("unfinished") else "measured"
     settings = [path for path in files if not path.startswith("src/")]
     more = f" and {len(files) - 1} more" if len(files) > 1 else ""
     return f"changed since: {(settings or files)[0]}{more}"
 
 
 def commit() -> str:
-    """The commit that is measured, marked where the tree differs from it."""
-    words = ["git", "describe", "--always", "--exclude=*", "--dirty=, changed"]
-    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True).stdout.strip() or "unknown"
+    """The commit that is measured, marked where the tree differs from it in more than results."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+
+    others = git("status", "--porcelain", "--", ".", ":!benchmarks/RESULTS.md", ":!benchmarks/results")
+    return (git("rev-parse", "--short", "HEAD") or "unknown") + (", changed" if others else "")
 
 
 def machine() -> str:
@@ -107,6 +113,7 @@ def section(name: str, row: Row, stored: Mapping[str, Any]) -> str:
     """A row as Markdown."""
     files = changed(stored["fingerprint"], fingerprint(name, row))
     stale = f" **Measured at commit {stored['commit']}; {len(files)} files that it depends on have changed since.**" if files else ""
+    stale += " **Broken off after these lines.**" if stored.get("unfinished") else ""
     lines = [f"| {f['what']} | {f['measured']} | {f['wanted']} |" for f in stored["figures"]]
     return "\n".join(
         [

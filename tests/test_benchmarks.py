@@ -6,14 +6,16 @@ import importlib.util
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from benchmarks import __main__ as command
 from benchmarks import fingerprints, results, sets
-from benchmarks.rows import HERE, ROOT, ROWS, Figure, Row
+from benchmarks.rows import HERE, ROOT, ROWS, Asked, Figure, Row
 from twotower import config
 
 RECIPES = sorted((HERE / "recipes").glob("*.toml"))
@@ -95,6 +97,28 @@ def test_the_page_shows_what_is_kept_marks_what_is_old_and_leaves_the_rest_alone
     monkeypatch.setattr(results, "fingerprint", lambda name, row: {})
     results.render()
     assert "have changed since" in (kept / "RESULTS.md").read_text(encoding="utf-8")
+
+
+def test_a_row_that_was_broken_off_keeps_its_lines_but_no_finished_ones_place(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lines(asked: Asked) -> Iterator[Figure]:
+        yield Figure("a step", "3.0x")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "measure_of", lambda name: lines)
+    monkeypatch.setattr(command.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(command, "MADE", kept)
+    monkeypatch.setattr(command, "THREADS", 2)
+    row = ROWS["blockwise"]
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            command.main(["measure", "blockwise"])
+        assert results.state("blockwise", row) == "unfinished"
+    results.render()
+    assert "| a step | 3.0x |" in (page := (kept / "RESULTS.md").read_text(encoding="utf-8")) and "Broken off after these lines" in page
+    results.keep("blockwise", [Figure("a step", "9.9x")], 1.0, "run it")
+    with pytest.raises(KeyboardInterrupt):
+        command.main(["measure", "blockwise"])
+    assert results.state("blockwise", row) == "measured" and "9.9x" in (kept / "results" / "blockwise.json").read_text(encoding="utf-8")
 
 
 def test_who_is_killed_while_writing_leaves_what_was_there(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
