@@ -24,6 +24,7 @@ from twotower.data.prepared import Log, Prepared
 from twotower.data.schema import SIDES, Side, feature_name, read_alike
 from twotower.data.splits import TRAIN
 from twotower.errors import ConfigError
+from twotower.learning import allocation
 from twotower.learning.checkpoints import TrainState, save
 from twotower.learning.factors import balanced, factorise
 from twotower.learning.material import Material
@@ -42,6 +43,7 @@ SHARED = (
 )  # fmt: skip
 
 
+@allocation.kept()
 def warm(
     state: TrainState,
     data: Data,

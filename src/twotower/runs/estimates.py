@@ -15,6 +15,7 @@ from twotower.data.features import History, Text
 from twotower.data.prepared import Prepared
 from twotower.data.schema import SIDES, feature_name
 from twotower.errors import ConfigError
+from twotower.learning import allocation
 from twotower.learning.options import TrainOptions
 from twotower.model.options import ModelOptions
 
@@ -119,6 +120,7 @@ def available_memory() -> int | None:
     return min(found, default=None)
 
 
+@allocation.kept()
 def probe(prepared: Prepared, model: TwoTower, data: Data, state: TrainState, options: TrainOptions) -> Estimate:
     """Try some steps and embed some items. The state is changed by it: it is one to throw away."""
     from twotower.learning.moving import tables
