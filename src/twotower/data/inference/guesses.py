@@ -138,7 +138,7 @@ def _queries(
 
 
 def _in_order(query: QuerySide, asks: Found, item: ItemSide) -> tuple[QuerySide, Found]:
-    """A history of a log with times is read in its order, which says most of what comes next (benchmarks/rows/histories.py)."""
+    """A history of a log with times is read in its order (benchmarks/rows/histories.py compares)."""
     ids = all(isinstance(feature, Id) for feature in item.features)
     told = "by their ids, all that is known of them" if ids else "as the item tower sees them, so that new items count at once"
     why, features = dict(asks.why), []
