@@ -1,7 +1,7 @@
 """Memory that a step lets go is kept for the next step.
 
-The C library of Linux gives large pieces back to the system at once, and each step gets them anew as pages of zeros: up to a third of the
-time of a step, and more than half of it in large element-wise operations. Elsewhere nothing is done.
+The C library of Linux gives large pieces back to the system at once, and each step gets them anew as pages of zeros. What that costs
+depends on the step and on the machine: nothing, or most of the time of a step (docs/learning.md). Elsewhere nothing is done.
 """
 
 from __future__ import annotations
@@ -12,23 +12,26 @@ import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# Parameters of mallopt(3), and what they are by default.
-TRIM_THRESHOLD, MMAP_MAX = -1, -4
-NEVER, DEFAULTS = {TRIM_THRESHOLD: -1, MMAP_MAX: 0}, {TRIM_THRESHOLD: 1 << 17, MMAP_MAX: 1 << 16}
+# Parameters of mallopt(3).
+TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4
+KEEP = {TRIM_THRESHOLD: -1, MMAP_MAX: 0}
+# By default the thresholds grow with what is let go, up to these, but no longer once one was set: then they begin where they would end.
+USUAL = {TRIM_THRESHOLD: 1 << 26, MMAP_THRESHOLD: 1 << 25, MMAP_MAX: 1 << 16}
 
 
 @contextmanager
 def kept() -> Iterator[None]:
-    """Keep what is let go while this lasts, and give it back at its end. Whoever sets the allocator by MALLOC_... variables knows better."""
-    if platform.libc_ver()[0] != "glibc" or any(name.startswith("MALLOC_") for name in os.environ):
+    """Keep what is let go while this lasts, and give it back at its end. Whoever sets the allocator by variables of its own knows better."""
+    told = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
+    if told or platform.libc_ver()[0] != "glibc":
         yield
         return
     library = ctypes.CDLL(None)
-    for parameter, value in NEVER.items():
+    for parameter, value in KEEP.items():
         library.mallopt(parameter, value)
     try:
         yield
     finally:
-        for parameter, value in DEFAULTS.items():
+        for parameter, value in USUAL.items():
             library.mallopt(parameter, value)
         library.malloc_trim(0)

@@ -149,7 +149,7 @@ def _in_order(query: QuerySide, asks: Found, item: ItemSide) -> tuple[QuerySide,
                 f"what was chosen before, in its order: a small transformer over the items {told}; {asks.each:.0f} each on average"
             )
         features.append(feature)
-    return replace(query, features=tuple(features)), asks._replace(features=tuple(features), why=why)
+    return replace(query, features=tuple(features)), asks._replace(why=why)
 
 
 def _pairs(link: Link | None, asking: Link | None, column: str, found: Roles, reasons: dict[str, str]) -> PairColumns:
