@@ -281,6 +281,8 @@ def test_a_file_written_is_a_file_read(tmp_path: Path):
     ("changes", "said"),
     [
         ({"search": {"words_weight": 0.5, "mode": "vectors"}}, "words_weight"),
+        ({"search": {"words_of": "items"}, "query": {"features": [{"column": "user", "type": "id"}]}}, "words_of"),
+        ({"search": {"words_of": "items"}, "item": {"id": "i", "features": [{"column": "i", "type": "id"}]}}, "one in \\[item\\]"),
         ({"train": {"correct_positive": False, "correction": False}}, "correct_positive"),
         ({"train": {"pretrained_learning_rate": 1e-4}}, "no feature has tune"),
         ({"model": {"depth": 2}}, "does not read depth"),

@@ -20,12 +20,16 @@ import pytest
 
 import twotower as tt
 from conftest import WORLD_CONFIG
+from twotower.bundle.retriever import SearchOptions
+from twotower.data.columns import Ragged
 from twotower.errors import BundleError, ConfigError, DataError, MissingExtra, OutputError
-from twotower.learning.evaluation import Evaluated
+from twotower.learning.evaluation import Cases, Evaluated
+from twotower.learning.options import EvaluateOptions
 from twotower.runs.comparing import compare_on, compare_tables, ranking_table
-from twotower.runs.measuring import evaluation_options, facts_of
+from twotower.runs.measuring import Asked, choose_mode, evaluation_options, facts_of
 from twotower.runs.progress import Progress
 from twotower.runs.run import Stopped
+from twotower.search.lexical import Lexical
 
 
 @pytest.fixture
@@ -123,7 +127,7 @@ def test_users_and_items_without_words(tmp_path, monkeypatch, caplog):
     assert str(run.folder) in caplog.text
     metrics = run.metrics
     assert metrics["data"]["split"].items() >= {"by": "last", "train": 1200, "validation": 200, "test": 200}.items()
-    assert metrics["search"] == {"mode": "vectors", "words_weight": None}  # no words, so no weight of them
+    assert metrics["search"] == {"mode": "vectors", "words_weight": None, "words_of": None}  # no words, so no weight of them
     assert set(metrics["modes"]) == {"vectors"}
     assert set(metrics["baselines"]) == {"item_knn", "popularity"}
     assert metrics["baselines"]["item_knn"]["hit@1"]["value"] > 0.9  # who shares six items with you has the seventh
@@ -507,7 +511,6 @@ def measured(world, tmp_path_factory):
     from twotower import config as configs
     from twotower.data.preparation import prepare
     from twotower.data.sources import open_source
-    from twotower.learning.baselines import lexical
     from twotower.runs import finishing, settings
 
     def measure(world_run, blocks):
@@ -515,9 +518,8 @@ def measured(world, tmp_path_factory):
         chosen = replace(chosen, evaluate=replace(chosen.evaluate, exclude_seen=settings._exclude_seen(chosen)))
         place = world_run.folder.parent / "prepared"
         prepared = prepare(open_source(world[0], "pairs"), open_source(world[1], "items"), chosen.schema, chosen.split, place)
-        words = lexical(prepared, with_queries=True)
         model = world_run.folder / "bundle" / "model"
-        found = finishing._measure(model, prepared, np.asarray(world_run.retriever.vectors), words, chosen, Progress())
+        found = finishing._measure(model, prepared, np.asarray(world_run.retriever.vectors), chosen, Progress())
         return json.loads(json.dumps(finishing._metrics(found, prepared, chosen, {}), default=str))
 
     return measure
@@ -534,6 +536,7 @@ def measured(world, tmp_path_factory):
         {"evaluate": {"seed": 7}},
         {"search": {"mode": "words"}},
         {"search": {"mode": "hybrid", "words_weight": 0.9}},
+        {"search": {"mode": "words", "words_of": "items"}},
     ],
     ids=str,
 )
@@ -547,6 +550,30 @@ def test_the_mode_is_the_one_that_was_asked_for(world_run, measured):
         assert found["search"]["mode"] == mode
         assert found["model"] == found["modes"][mode]
     assert found["search"]["words_weight"] == 0.25
+
+
+@pytest.mark.parametrize(
+    ("items", "queries", "vectors", "chosen"),
+    [
+        (["red fox", "blue whale"], ["blue", "red"], 0.0, ("words", "items")),  # what led to the items in training is of no use
+        (["vulpes", "balaena"], ["red", "blue"], 0.0, ("words", "both")),
+        (["vulpes", "balaena"], ["blue", "red"], 1.0, ("vectors", "both")),  # both add nothing, and the first comes next
+    ],
+)
+def test_validation_chooses_by_whose_words_is_searched(items, queries, vectors, chosen):
+    """Two questions, each right for one of two items: who ranks both right is chosen, by vectors, by words or by both."""
+    right = Cases(np.arange(2), np.arange(2), Ragged(np.arange(2), np.arange(3)), None)
+    asked = Asked(right, np.eye(2, dtype=np.float32) * vectors, ["red one", "blue one"])
+    indexes = {"both": Lexical.build([f"{item} {query}" for item, query in zip(items, queries, strict=True)]), "items": Lexical.build(items)}
+    found = choose_mode(asked, np.eye(2, dtype=np.float32), indexes, SearchOptions(), EvaluateOptions(select="hit@1"))
+    assert (found["mode"], found["words_of"]) == chosen
+
+
+def test_the_words_that_were_chosen_ship(world, tmp_path):
+    run = tt.train(*world, config=WORLD_CONFIG | {"search": {"mode": "words", "words_of": "items"}, "train": {"epochs": 1}}, output=tmp_path / "run")
+    assert run.metrics["modes"]["words"] == run.metrics["baselines"]["bm25"]
+    assert {"tovar0", "vid0"} <= run.retriever.lexical.columns.keys()
+    assert not {"subject0", "sort0"} & run.retriever.lexical.columns.keys()
 
 
 def test_what_is_left_out_is_said(world_run, measured):

@@ -16,6 +16,7 @@ from twotower.data.samples import Sample, Stranger, load_sample
 from twotower.data.sources import open_source
 from twotower.data.values import to_text
 from twotower.errors import DataError, OutputError, TwotowerError
+from twotower.learning.baselines import INDEXED
 from twotower.learning.pretrained import embed_documents, open_encoder, shipped
 from twotower.learning.statistics import interval
 from twotower.runs import Run, train
@@ -66,7 +67,8 @@ def demonstrate(name: str, output: Path, settings: list[str], progress: Progress
     for mode, satisfied in counted.items():
         figure = interval(satisfied.astype(float), generator=np.random.default_rng(0))
         counts = {"found": int(satisfied.sum()), "asked": len(satisfied)}
-        strangers[mode if mode != "words" else "bm25_queries"] = counts | {name: float(part) for name, part in figure._asdict().items()}
+        named = mode if mode != "words" else INDEXED[run.metrics["search"]["words_of"]]
+        strangers[named] = counts | {name: float(part) for name, part in figure._asdict().items()}
     files.write_json(output / MARK, strangers)
     satisfied = counted[run.metrics["search"]["mode"]]
     picked = list(range(min(SHOWN, len(sample.strangers))))

@@ -41,15 +41,17 @@ HISTORIES_AT_ONCE = 2048
 class SearchOptions:
     """How a bundle is searched.
 
-    mode: by `vectors`, by `words` (BM25 over the item's texts and the training queries that led to it), or `hybrid`, both
-    added up; `auto` takes what ranked best on the validation pairs. words_weight: what the best match in words adds, as a part
-    of the best similarity; without one, chosen on the validation pairs too.
+    mode: by `vectors`, by `words` (BM25), or `hybrid`, both added up; `auto` takes what ranked best on the validation pairs.
+    words_weight: what the best match in words adds, as a part of the best similarity; without one, chosen on the validation
+    pairs too. words_of: whose words are searched, those of the `items`, or `both`: theirs and those of the training queries that
+    led to them.
     """
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     mode: Literal["auto", "vectors", "words", "hybrid"] = "auto"
     words_weight: Annotated[float, Gt(0)] | None = None
+    words_of: Literal["auto", "items", "both"] = "auto"
 
 
 class Found(NamedTuple):

@@ -96,6 +96,9 @@ class Config:
             raise ConfigError(f'[search] mode = "{self.search.mode}" needs a text feature in [query]; use mode = "auto" or "vectors"')
         if self.search.words_weight is not None and self.search.mode in ("vectors", "words"):
             raise ConfigError(f'[search] words_weight is for mode = "hybrid" or "auto", and mode is "{self.search.mode}". Leave it out.')
+        if self.search.words_of != "auto" and not (worded["query"] and (worded["item"] or self.search.words_of == "both")):
+            needed = "[query]" if self.search.words_of == "both" else "[query] and one in [item]"
+            raise ConfigError(f'[search] words_of = "{self.search.words_of}" needs a text feature in {needed}. Leave it out.')
         if self.evaluate.pretrained is not None and not all(worded.values()):
             raise ConfigError("[evaluate] pretrained compares words with words, so both sides need a text feature. Leave it out.")
         if self.evaluate.per == "query" and self.schema.repeats == "keep":

@@ -48,6 +48,9 @@ def documents(prepared: Prepared, with_queries: bool) -> list[str]:
     return found
 
 
+INDEXED = {"both": "bm25_queries", "items": "bm25"}  # whose words an index holds, and the baseline that is a search of it
+
+
 def lexical(prepared: Prepared, with_queries: bool) -> Lexical | None:
     """BM25 over `documents`, or None where queries have no words or items have none to be found by."""
     if not text_columns(prepared.encoder, "query") or not (with_queries or text_columns(prepared.encoder, "item")):

@@ -22,7 +22,7 @@ from twotower.data.histories import Histories
 from twotower.data.prepared import ID, Prepared
 from twotower.data.splits import PARTS, TEST, VALIDATION
 from twotower.data.values import to_text
-from twotower.learning.baselines import BASELINES, lexical, text_columns, untuned
+from twotower.learning.baselines import BASELINES, INDEXED, lexical, text_columns, untuned
 from twotower.learning.evaluation import Cases, Evaluated, cases, dot_scorer, left_out, list_keys, sample
 from twotower.learning.evaluation import evaluate as evaluate_scorer
 from twotower.learning.pretrained import as_it_is
@@ -31,6 +31,7 @@ from twotower.learning.views import before, blocks, encoded, reading
 from twotower.runs.comparing import Comparison, compare_values, ranking_table
 from twotower.runs.measuring import Asked, choose_mode, scorer
 from twotower.runs.progress import Progress
+from twotower.search.lexical import Lexical
 
 if TYPE_CHECKING:
     from twotower.model.towers import TwoTower
@@ -46,6 +47,7 @@ class _Measured(NamedTuple):
     baselines: dict[str, Evaluated]
     asked: Asked
     search: dict[str, Any]
+    words: Lexical | None  # that are searched
 
 
 def finish(folder: Path, prepared: Prepared, model: TwoTower, chosen: Config, facts: dict[str, Any], progress: Progress) -> None:
@@ -57,10 +59,9 @@ def finish(folder: Path, prepared: Prepared, model: TwoTower, chosen: Config, fa
         write_model(building / "model", model, prepared.encoder, progress.stage)
         progress.stage(f"encoding {prepared.n_items:,} items")
         item_vectors = _encode_items(building / "model", prepared, chosen)
-        words = lexical(prepared, with_queries=True)
-        measured = _measure(building / "model", prepared, item_vectors, words, chosen, progress)
+        measured = _measure(building / "model", prepared, item_vectors, chosen, progress)
         metrics = _metrics(measured, prepared, chosen, facts)
-        _write_bundle(building, prepared, item_vectors, words, measured, metrics, chosen)
+        _write_bundle(building, prepared, item_vectors, measured, metrics, chosen)
     table = _rankings(measured, prepared, metrics["evaluation"])
     files.write_parquet(folder / "rankings.parquet", table.to_batches(), table.schema)
     files.write_json(folder / "metrics.json", metrics)
@@ -92,9 +93,11 @@ def _encode_queries(folder: Path, prepared: Prepared, asked: Cases, seen: Histor
     return encoded(asked, chosen.model.dimensions, parts, lambda columns: run_graph(graph, columns, chosen.model.dimensions))
 
 
-def _measure(folder: Path, prepared: Prepared, item_vectors: Array, words: Any, chosen: Config, progress: Progress) -> _Measured:
+def _measure(folder: Path, prepared: Prepared, item_vectors: Array, chosen: Config, progress: Progress) -> _Measured:
     """Choose the search mode on validation pairs, then open the test pairs, once."""
     options = chosen.evaluate
+    wanted = [of for of in INDEXED if chosen.search.words_of in ("auto", of)]
+    indexes = {of: index for of in wanted if (index := lexical(prepared, with_queries=of == "both")) is not None}
 
     def ask(part: int, most: int | None) -> Asked:
         seen = before(prepared, part, reading(prepared.encoder, prepared.columns["item"]))
@@ -104,7 +107,8 @@ def _measure(folder: Path, prepared: Prepared, item_vectors: Array, words: Any, 
         return Asked(found, _encode_queries(folder, prepared, found, seen, item_vectors, chosen), texts)
 
     progress.stage("choosing how to search, on validation pairs")
-    search = choose_mode(ask(VALIDATION, options.queries), item_vectors, words, chosen.search, options)
+    search = choose_mode(ask(VALIDATION, options.queries), item_vectors, indexes, chosen.search, options)
+    words = indexes.get(search["words_of"])
     part = TEST if (prepared.parts == TEST).any() else VALIDATION
     progress.stage(f"ranking {prepared.n_items:,} items for {int((prepared.parts == part).sum()):,} {PARTS[part]} pairs")
     asked = ask(part, None)
@@ -114,7 +118,7 @@ def _measure(folder: Path, prepared: Prepared, item_vectors: Array, words: Any, 
     }
     baselines: dict[str, Evaluated] = {}
     for name in options.baselines:
-        if name == "bm25_queries" and words is not None:
+        if words is not None and name == INDEXED[search["words_of"]]:
             baselines[name] = by_mode["words"]  # the very same words, ranked already
             continue
         baseline = BASELINES[name](prepared, asked.cases)
@@ -128,7 +132,7 @@ def _measure(folder: Path, prepared: Prepared, item_vectors: Array, words: Any, 
         encoder = untuned(options.pretrained, prepared, asked.cases)
         assert encoder is not None  # a config that asks for it has words on both sides
         baselines["pretrained"] = evaluate_scorer(encoder, asked.cases, prepared.n_items, options)
-    return _Measured(PARTS[part], by_mode, baselines, asked, search)
+    return _Measured(PARTS[part], by_mode, baselines, asked, search, words)
 
 
 def _metrics(measured: _Measured, prepared: Prepared, chosen: Config, facts: dict[str, Any]) -> dict[str, Any]:
@@ -173,9 +177,7 @@ def _figures(evaluated: Evaluated) -> dict[str, dict[str, float]]:
     return {name: plain(figure) for name, figure in evaluated.figures.items()}
 
 
-def _write_bundle(
-    folder: Path, prepared: Prepared, item_vectors: Array, words: Any, measured: _Measured, metrics: dict[str, Any], chosen: Config
-) -> None:
+def _write_bundle(folder: Path, prepared: Prepared, item_vectors: Array, measured: _Measured, metrics: dict[str, Any], chosen: Config) -> None:
     model = folder / "model"
     layout.write_encoder(model, prepared.encoder)
     files.write_text(model / "config.toml", configs.to_toml(chosen, locations=False))
@@ -193,7 +195,7 @@ def _write_bundle(
         schema=asdict(configs.portable(chosen.schema)),
         **({"continues": metrics["training"]["from"]} if "from" in metrics["training"] else {}),
     )
-    layout.write_catalogue(folder, fingerprint, [layout.Segment(item_vectors, prepared.items, words)])
+    layout.write_catalogue(folder, fingerprint, [layout.Segment(item_vectors, prepared.items, measured.words)])
 
 
 def _golden(prepared: Prepared, measured: _Measured, item_vectors: Array) -> list[dict[str, Any]]:

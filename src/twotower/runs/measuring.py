@@ -28,7 +28,7 @@ from twotower.learning.options import EvaluateOptions
 from twotower.search.fusion import blend
 from twotower.search.lexical import Lexical
 
-WORDS_WEIGHTS = (0.15, 0.3, 0.5)
+WORDS_WEIGHTS = (0.15, 0.3, 0.5, 1.0)
 
 
 class Asked(NamedTuple):
@@ -53,22 +53,30 @@ def scorer(asked: Asked, item_vectors: Array, lexical: Lexical | None, search: M
     return lambda block: blend(by_vectors(block), lexical.scores(asked.texts[block]), search["words_weight"])
 
 
-def choose_mode(asked: Asked, item_vectors: Array, lexical: Lexical | None, options: SearchOptions, select: EvaluateOptions) -> dict[str, Any]:
-    """How to search, decided on validation cases by their selecting metric: {mode, words_weight}."""
-    if lexical is None:
+def choose_mode(asked: Asked, item_vectors: Array, indexes: Mapping[str, Lexical], options: SearchOptions, select: EvaluateOptions) -> dict[str, Any]:
+    """How to search, decided on validation cases by their selecting metric: {mode, words_weight, words_of}.
+
+    indexes: of words, by whose they hold. Where vectors alone rank best, weight and index are those that come next.
+    """
+    if not indexes:
         if options.mode in ("words", "hybrid"):
             raise ConfigError(f'[search] mode = "{options.mode}" needs words on the query side, and on the item side or in training queries')
-        return {"mode": "vectors", "words_weight": None}
+        return {"mode": "vectors", "words_weight": None, "words_of": None}
     weights = WORDS_WEIGHTS if options.words_weight is None else (options.words_weight,)
-    ways = [("vectors", weights[0]), ("words", weights[0]), *(("hybrid", weight) for weight in weights)]
-    tried: list[tuple[float, dict[str, Any]]] = []
-    for mode, weight in ways:
-        if options.mode in ("auto", mode):
-            search = {"mode": mode, "words_weight": weight}
-            scores = scorer(asked, item_vectors, lexical, search)
-            ranks = rank(scores, asked.cases.relevant, asked.cases.excluded, per=select.per, n_items=len(item_vectors))
-            tried.append((float(measure(ranks, (select.select,))[select.select].mean()), search))
-    return max(tried, key=lambda entry: entry[0])[1]
+    usual = {"mode": "vectors", "words_weight": weights[0], "words_of": next(iter(indexes))}
+    ways = [usual]
+    for of in indexes:
+        ways += [usual | {"mode": "words", "words_of": of}, *(usual | {"mode": "hybrid", "words_weight": w, "words_of": of} for w in weights)]
+
+    def worth(search: dict[str, Any]) -> float:
+        scores = scorer(asked, item_vectors, indexes[search["words_of"]], search)
+        ranks = rank(scores, asked.cases.relevant, asked.cases.excluded, per=select.per, n_items=len(item_vectors))
+        return float(measure(ranks, (select.select,))[select.select].mean())
+
+    tried = sorted(((worth(way), way) for way in ways if options.mode in ("auto", way["mode"])), key=lambda entry: -entry[0])
+    best = tried[0][1]
+    fused = [way for _, way in tried if way["mode"] == "hybrid" and (best["mode"] == "vectors" or way["words_of"] == best["words_of"])]
+    return {**(fused or [best])[0], "mode": best["mode"]}
 
 
 # --- new pairs ----------------------------------------------------------------------------------------------------

@@ -102,8 +102,8 @@ def _figures(metrics: Mapping[str, Any], intervals: Sequence[str]) -> Table:
     names = list(metrics["model"])
     table = _table("", *names)
     for mode, row in metrics["modes"].items():
-        if mode == "words" and len(metrics["modes"]) > 1 and metrics["search"]["mode"] != mode:
-            continue  # the same index as a baseline below
+        if mode == "words" and metrics["search"]["mode"] != mode and row in metrics["baselines"].values():
+            continue  # told below
         chosen = mode == metrics["search"]["mode"]
         table.add_row(Text(("➤ " if chosen else "  ") + NAMES[mode]), *_cells(row, names, intervals), style="bold" if chosen else "")
     for name, row in metrics["baselines"].items():
