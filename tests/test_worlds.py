@@ -587,6 +587,13 @@ def test_a_dry_run_says_what_it_would_take_and_trains_nothing(desk, typed):
     assert typed("train", "x.toml", "-o", "run", "--dry-run")[0] == 0
 
 
+def test_a_dry_run_names_what_it_leaves_out(desk, typed):
+    plain = typed("train", "x.toml", "--dry-run")
+    code, out, _ = typed("train", "x.toml", "--dry-run", "--set", "train.mined=2")
+    assert plain[0] == code == 0
+    assert "mining hard negatives" in out and "mining" not in plain[1]
+
+
 def test_what_cannot_fit_is_refused_before_training(desk, typed, monkeypatch):
     monkeypatch.setattr("twotower.runs.estimates.available_memory", lambda: 50 << 20)
     code, out, err = typed("train", "x.toml", "-o", "run", "--set", "model.dimensions=8192")

@@ -46,6 +46,7 @@ class Estimate(NamedTuple):
     catalogue_seconds: float  # to embed it
     prepared_bytes: int  # on disk
     run_bytes: int  # on disk, about: the bundle, and the checkpoint
+    beside: tuple[str, ...] = ()  # what the run does beside its epochs, and these figures leave out
 
 
 def table_bytes(prepared: Prepared, dimensions: int) -> dict[str, int]:
@@ -154,7 +155,17 @@ def probe(prepared: Prepared, model: TwoTower, data: Data, state: TrainState, op
         catalogue_seconds=embedding,
         prepared_bytes=on_disk,
         run_bytes=2 * learned + shown + prepared.n_items * model.dimensions * FLOAT,
+        beside=_beside(options),
     )
+
+
+def _beside(options: TrainOptions) -> tuple[str, ...]:
+    parts = {
+        "the warm start": options.warm_start != "none",
+        "mining hard negatives": options.mined,
+        "encoding by the teacher": options.teacher is not None,
+    }
+    return tuple(name for name, done in parts.items() if done)
 
 
 def _options(model: TwoTower) -> ModelOptions:

@@ -255,6 +255,7 @@ def estimate(told: Estimate) -> RenderableType:
     tables = ", ".join(f"{name} {_size(size)}" for name, size in sorted(told.tables.items(), key=lambda entry: -entry[1])[:4])
     free = "" if told.available is None else f", {_size(told.available)} free"
     epochs = _duration(told.epoch_seconds * told.epochs)
+    more = {"beside it": f"time and memory of {' and of '.join(told.beside)} come on top"} if told.beside else {}
     return facts(
         {
             "data": f"{told.pairs:,} pairs to train on, {told.queries:,} queries, {told.items:,} items",
@@ -266,6 +267,7 @@ def estimate(told: Estimate) -> RenderableType:
             "the catalogue": f"about {_duration(told.catalogue_seconds)} to embed, after every epoch that is validated",
             "disk": f"{_size(told.prepared_bytes)} of prepared data, about {_size(told.run_bytes)} for the run, checkpoint and bundle",
         }
+        | more
     )
 
 
