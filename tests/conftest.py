@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -62,3 +63,21 @@ def world_run(world: tuple[pa.Table, pa.Table], tmp_path_factory: pytest.TempPat
 @pytest.fixture(scope="session")
 def world_folder(world_run: Any) -> Path:
     return Path(world_run.folder)
+
+
+@pytest.fixture
+def typed(monkeypatch, capsys):
+    """Types a command; (exit code, stdout, stderr)."""
+    from twotower.app import cli
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["twotower", *map(str, arguments)])
+        capsys.readouterr()
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = stop.code
+        return code, *capsys.readouterr()
+
+    return run

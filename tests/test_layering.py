@@ -106,6 +106,7 @@ FLOORS = [
         "learning.statistics",
         "learning.distributed",
         "learning.evaluation",
+        "learning.slices",
         "learning.views",
         "learning.pretrained",
         "learning.baselines",

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 import twotower as tt
-from twotower.app import bulk, cli
+from twotower.app import bulk
 from twotower.bundle.retriever import verify
 from twotower.config import from_values, to_toml
 from twotower.data.histories import Histories
@@ -220,23 +220,6 @@ def test_a_run_of_histories_is_measured_and_compared(reader, tmp_path):
     assert compared.rankings == 150 and all(test.difference == 0 for test in compared.tests.values())
     assert {"popularity", "item_knn"} == set(reader.metrics["baselines"])
     assert reader.metrics["baselines"]["popularity"]["hit@1"]["value"] < 0.4
-
-
-@pytest.fixture
-def typed(monkeypatch, capsys):
-    """Types a command; (exit code, stdout, stderr)."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["twotower", *map(str, arguments)])
-        capsys.readouterr()
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = stop.code
-        return code, *capsys.readouterr()
-
-    return run
 
 
 def test_the_command_line_takes_histories(reader, typed, tmp_path):

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from twotower.data.batches import draft
-from twotower.data.columns import Array, Ragged, lengths_of, row_count, take_ragged
+from twotower.data.columns import Array, Ragged, lengths_of, ragged_rows, row_count, take_ragged
 from twotower.data.histories import Histories
 from twotower.data.prepared import Log
 from twotower.data.splits import TEST, TRAIN, VALIDATION
@@ -36,12 +36,14 @@ class Cases(NamedTuple):
     excluded: Ragged | None  # [q] item rows that are not ranked
     history_keys: Array | None = None  # int64 [q]
     cuts: Array | None = None  # int64 [q]  history = the log of that key before this position
+    pair_rows: Array | None = None  # int64 [p]  the pair of the log that each relevant item comes from, the first of several
 
     def take(self, which: Array) -> Cases:
         """The chosen cases."""
         excluded = None if self.excluded is None else take_ragged(self.excluded, which)
-        history = (None if part is None else part[which] for part in (self.history_keys, self.cuts))
-        return Cases(self.query_rows[which], self.query_keys[which], take_ragged(self.relevant, which), excluded, *history)
+        history_keys, cuts = (None if part is None else part[which] for part in (self.history_keys, self.cuts))
+        pair_rows = None if self.pair_rows is None else take_ragged(Ragged(self.pair_rows, self.relevant.offsets), which).values
+        return Cases(self.query_rows[which], self.query_keys[which], take_ragged(self.relevant, which), excluded, history_keys, cuts, pair_rows)
 
 
 def cases(log: Log, known: Ragged | None, per: Literal["pair", "query"], histories: Histories | None = None) -> Cases:
@@ -51,13 +53,13 @@ def cases(log: Log, known: Ragged | None, per: Literal["pair", "query"], histori
     `left_out` says which parts of a log they come from.
     """
     part = draft(log, np.arange(len(log.query_rows)), histories)
-    relevant = Ragged(part.item_rows, part.offsets)
+    relevant, pair_rows = Ragged(part.item_rows, part.offsets), part.pair_rows
     if per == "query":
         n = 1 + int(part.item_rows.max(initial=0))
-        keys = _keys(relevant, 0, row_count(relevant), n)
-        relevant = Ragged(keys % n, np.searchsorted(keys, np.arange(row_count(relevant) + 1) * n))
+        keys, first = np.unique(ragged_rows(relevant) * n + relevant.values, return_index=True)
+        relevant, pair_rows = Ragged(keys % n, np.searchsorted(keys, np.arange(row_count(relevant) + 1) * n)), pair_rows[first]
     excluded = None if known is None else take_ragged(known, part.query_keys)
-    return Cases(part.query_rows, part.query_keys, relevant, excluded, part.history_keys, part.cuts)
+    return Cases(part.query_rows, part.query_keys, relevant, excluded, part.history_keys, part.cuts, pair_rows)
 
 
 def left_out(options: EvaluateOptions, part: int) -> tuple[int, ...]:
@@ -79,6 +81,7 @@ class Evaluated(NamedTuple):
 
     values: dict[str, Array]  # float64 [rankings]
     figures: dict[str, Interval]
+    ranks: Ranks | None = None  # that they come from
 
 
 def list_keys(asked: Cases, per: Literal["pair", "query"]) -> Array:
@@ -98,7 +101,7 @@ def summarise(ranks: Ranks, keys: Array, options: EvaluateOptions) -> Evaluated:
     generator = np.random.default_rng(options.seed)
     found = interval(np.stack(list(values.values()), axis=1), groups=keys, generator=generator)
     figures = {name: Interval(*(part[n] for part in found)) for n, name in enumerate(values)}
-    return Evaluated(values, figures)
+    return Evaluated(values, figures, ranks)
 
 
 def measure(ranks: Ranks, names: tuple[str, ...]) -> dict[str, Array]:

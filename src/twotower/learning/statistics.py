@@ -81,6 +81,15 @@ def paired_test(
     return PairedTest(difference.reshape(shape), low.reshape(shape), high.reshape(shape), p_value.reshape(shape))
 
 
+def holm(p_values: Array) -> Array:
+    """The p-values [m] of several tests, each raised so that all of them together err as rarely as one alone would (Holm 1979)."""
+    ordered = np.argsort(p_values, kind="stable")
+    raised = np.maximum.accumulate(np.asarray(p_values)[ordered] * np.arange(len(ordered), 0, -1))
+    found = np.empty(len(ordered))
+    found[ordered] = np.minimum(raised, 1.0)
+    return found
+
+
 def _check(confidence: float, resamples: int) -> None:
     if not 0 < confidence < 1:
         raise ConfigError(f"confidence lies between 0 and 1, as 0.95, and is not {confidence}")

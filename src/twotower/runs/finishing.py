@@ -20,12 +20,13 @@ from twotower.config import Config
 from twotower.data.columns import Array
 from twotower.data.histories import Histories
 from twotower.data.prepared import ID, Prepared
-from twotower.data.splits import PARTS, TEST, VALIDATION
+from twotower.data.splits import PARTS, TEST, TRAIN, VALIDATION
 from twotower.data.values import to_text
 from twotower.learning.baselines import BASELINES, INDEXED, lexical, text_columns, untuned
 from twotower.learning.evaluation import Cases, Evaluated, cases, dot_scorer, left_out, list_keys, sample
 from twotower.learning.evaluation import evaluate as evaluate_scorer
 from twotower.learning.pretrained import as_it_is
+from twotower.learning.slices import Facts, slice_all
 from twotower.learning.statistics import Interval
 from twotower.learning.views import before, blocks, encoded, reading
 from twotower.runs.comparing import Comparison, compare_values, ranking_table
@@ -148,6 +149,7 @@ def _metrics(measured: _Measured, prepared: Prepared, chosen: Config, facts: dic
         "modes": {mode: _figures(evaluated) for mode, evaluated in measured.by_mode.items()},
         "baselines": {name: _figures(evaluated) for name, evaluated in measured.baselines.items()},
         "against": {name: {m: t._asdict() for m, t in against(name, e).tests.items()} for name, e in measured.baselines.items()},
+        "slices": slice_all(_facts(prepared, measured, chosen), winner, keys, options, measured.baselines),
         "search": measured.search,
         "evaluation": {
             "part": measured.part,
@@ -160,6 +162,24 @@ def _metrics(measured: _Measured, prepared: Prepared, chosen: Config, facts: dic
         "training": facts,
         "data": prepared.report,
     }
+
+
+def _facts(prepared: Prepared, measured: _Measured, chosen: Config) -> Facts:
+    """What is known of the rankings, for slices of them."""
+    asked, log, train = measured.asked.cases, prepared.part(PARTS.index(measured.part)), prepared.part(TRAIN)
+    train = train.take(np.flatnonzero(train.labels > 0))
+    by = asked.query_keys if asked.history_keys is None else asked.history_keys
+    matched = np.bincount(train.query_keys if train.history_keys is None else train.history_keys, minlength=int(by.max(initial=0)) + 1)
+    return Facts(
+        prepared.encoder.features,
+        prepared.queries.take(pa.array(asked.query_rows)),
+        prepared.items,
+        asked.relevant,
+        np.bincount(train.item_rows, minlength=prepared.n_items),
+        matched[by],
+        # Of a log that is in order without times the order may be that of each key alone.
+        None if log.moments is None or chosen.pairs.time is None else log.moments[asked.pair_rows],
+    )
 
 
 def _left_out(chosen: Config, part: str) -> str:

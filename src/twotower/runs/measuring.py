@@ -22,9 +22,10 @@ from twotower.data.quantities import numbers
 from twotower.data.sources import Source, open_source
 from twotower.data.values import to_text
 from twotower.errors import ConfigError, DataError, choices
-from twotower.learning.evaluation import Cases, Evaluated, Scorer, cases, dot_scorer, measure, rank
+from twotower.learning.evaluation import Cases, Evaluated, Scorer, cases, dot_scorer, list_keys, measure, rank
 from twotower.learning.evaluation import evaluate as evaluate_scorer
 from twotower.learning.options import EvaluateOptions
+from twotower.learning.slices import Facts, slice_all
 from twotower.search.fusion import blend
 from twotower.search.lexical import Lexical
 
@@ -263,6 +264,12 @@ def evaluation_options(retriever: Retriever) -> EvaluateOptions:
     return from_values(tomllib.loads(text), "the bundle's config").evaluate
 
 
+def _known(retriever: Retriever, pairs: NewPairs) -> Facts:
+    """What is known of new pairs: a bundle holds no training log, so not how often what they name was in it."""
+    asked = pairs.queries.take(pa.array(pairs.cases.query_rows))
+    return Facts(retriever.encoder.features, asked, retriever.items, pairs.cases.relevant)
+
+
 def facts_of(retriever: Retriever, evaluated: Evaluated, pairs: NewPairs, options: EvaluateOptions) -> dict[str, Any]:
     """The figures of an evaluation on new pairs, in the form of a run's `metrics.json`."""
     figures = {name: {part: float(v) for part, v in figure._asdict().items()} for name, figure in evaluated.figures.items()}
@@ -285,5 +292,6 @@ def facts_of(retriever: Retriever, evaluated: Evaluated, pairs: NewPairs, option
         "against": {},
         "search": {"mode": pairs.mode},
         "evaluation": told,
+        "slices": slice_all(_known(retriever, pairs), evaluated, list_keys(pairs.cases, options.per), options, {}),
         "dropped": pairs.dropped,
     }

@@ -16,6 +16,7 @@ from twotower.errors import ConfigError
 @app.command(
     epilog=examples(
         "twotower evaluate runs/first",
+        "twotower evaluate runs/first --slices",
         "twotower evaluate runs/first --pairs newer_clicks.csv",
         "twotower evaluate runs/new --pairs newer_clicks.csv --against runs/old --fail-if-worse",
     )
@@ -25,6 +26,7 @@ def evaluate(
     pairs: Annotated[str | None, typer.Option(help="Pairs to measure on; without them, a run's own figures are shown.")] = None,
     against: Annotated[Path | None, typer.Option(help="Another run or bundle to compare with on the same pairs.")] = None,
     fail_if_worse: Annotated[bool, typer.Option("--fail-if-worse", help="Exit 3 if the paired test finds the first worse.")] = False,
+    slices: Annotated[bool, typer.Option("--slices", help="Also where it does well and where not: rare items, new keys, short queries ...")] = False,
     json: Json = False,
 ) -> None:
     """Measure a model, alone or against another.
@@ -44,12 +46,16 @@ def evaluate(
 
     if fail_if_worse and against is None:
         raise ConfigError("--fail-if-worse compares: name the other model with --against")
+    if slices and against is not None:
+        raise ConfigError("--slices is of one model: ask without --against")
     if pairs is None:
         if against is not None:
             raise ConfigError("--against needs --pairs; to compare two runs on their own test pairs use: twotower compare A B")
         is_bundle = find_bundle(model) == model
         metrics = read_json(model / "model" / "metrics.json") if is_bundle else open_run(model).metrics
-        print_json(metrics) if json else show_parts(reports.figures(metrics))
+        if slices and "slices" not in metrics:
+            raise ConfigError(f"{model} was trained by a version that knew no slices; measure it on pairs: twotower evaluate {model} --pairs FILE")
+        print_json(metrics) if json else show_parts(reports.figures(metrics), *([reports.slices(metrics)] if slices else []))
         return
     source, retriever = open_source(pairs), load(model)
     options = evaluation_options(retriever)
@@ -58,7 +64,8 @@ def evaluate(
         facts = facts_of(retriever, evaluated, asked, options)
         if asked.strangers:
             print(f"twotower: {asked.strangers}", file=sys.stderr)
-        print_json(facts) if json else show_parts(reports.figures(facts), *reports.dropped(asked.dropped))
+        parts = [reports.figures(facts), *([reports.slices(facts)] if slices else []), *reports.dropped(asked.dropped)]
+        print_json(facts) if json else show_parts(*parts)
         return
     compared = compare_on([retriever, load(against)], (str(model), str(against)), source, options)
     print_json(compared) if json else show_parts(reports.comparison(compared))

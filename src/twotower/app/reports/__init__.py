@@ -7,7 +7,7 @@ function that makes a document, such as the one in `diagnosis`.
 
 from twotower.app.reports.documents import Document, plain_text
 from twotower.app.reports.rendering import render, suffix_of
-from twotower.app.reports.results import answer, comparison, data, dropped, estimate, facts, figures, found, plain, show, strangers, verdict
+from twotower.app.reports.results import answer, comparison, data, dropped, estimate, facts, figures, found, plain, show, slices, strangers, verdict
 
 __all__ = [
     "Document",
@@ -23,6 +23,7 @@ __all__ = [
     "plain_text",
     "render",
     "show",
+    "slices",
     "strangers",
     "suffix_of",
     "verdict",

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from twotower.runs.estimates import Estimate
 
 NAMES = {
+    "model": "the model",
     "vectors": "two towers",
     "words": "words alone",
     "hybrid": "two towers + words",
@@ -108,6 +109,33 @@ def _figures(metrics: Mapping[str, Any], intervals: Sequence[str]) -> Table:
         table.add_row(Text(("➤ " if chosen else "  ") + NAMES[mode]), *_cells(row, names, intervals), style="bold" if chosen else "")
     for name, row in metrics["baselines"].items():
         table.add_row(Text("  " + NAMES.get(name, name)), *_cells(row, names, intervals))
+    return table
+
+
+def slices(metrics: Mapping[str, Any]) -> RenderableType:
+    """The selecting metric on parts of the rankings, beside the baseline that is best on all of them."""
+    found, select = metrics["slices"], metrics["evaluation"]["select"]
+    if not found["cuts"]:
+        return Group("", _caption("Nothing is known of these rankings by which they could be divided."))
+    against = found["against"]
+    ways = [_slices(found, select, intervals) for intervals in (True, False)]
+    told = f"{select}; in brackets: 95% interval. A slice of fewer than 30 keys is too few to say anything."
+    if against:
+        told += f" The last column: what is sure beside {NAMES.get(against, against)}, all slices tested together (Holm)."
+    return Group("", _Fitting(*ways), "", _caption(told))
+
+
+def _slices(found: Mapping[str, Any], select: str, intervals: bool) -> Table:
+    against = found["against"]
+    table = _table("slices", "rankings", NAMES["model"], *([NAMES.get(against, against), ""] if against else [""]))
+    table.columns[-1].justify = "left"
+    for cut in found["cuts"]:
+        table.add_row(Text(cut["by"], style="bold"))
+        for row in cut["slices"]:
+            figure = row["figures"][select]
+            shown = _figure(figure) if intervals else _number(figure["value"])
+            said = {"worse": "WORSE", "unclear": ""}.get(row["verdict"], row["verdict"])
+            table.add_row(Text("  " + row["name"]), f"{row['rankings']:,}", shown, *([_number(row["baseline"])] if against else []), said)
     return table
 
 
