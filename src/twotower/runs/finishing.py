@@ -61,6 +61,7 @@ def finish(folder: Path, prepared: Prepared, model: TwoTower, chosen: Config, fa
         progress.stage(f"encoding {prepared.n_items:,} items")
         item_vectors = _encode_items(building / "model", prepared, chosen)
         measured = _measure(building / "model", prepared, item_vectors, chosen, progress)
+        progress.stage("measuring parts of the rankings")
         metrics = _metrics(measured, prepared, chosen, facts)
         _write_bundle(building, prepared, item_vectors, measured, metrics, chosen)
     table = _rankings(measured, prepared, metrics["evaluation"])

@@ -1,4 +1,4 @@
-"""Verbs that say how good a model is, and what it is: evaluate, compare, info."""
+"""Verbs that say how good a model is, and what it is: evaluate, compare, report, info."""
 
 from __future__ import annotations
 
@@ -87,6 +87,30 @@ def compare(
 
     compared = compare_runs(a, b)
     print_json(compared) if json else show_parts(reports.comparison(compared))
+
+
+@app.command(epilog=examples("twotower report runs/first", "twotower report runs/first -o first.html", "twotower report runs/first -o first.md"))
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run.", show_default=False)],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="The page: report.html or report.md; by default in the run folder.")] = None,
+) -> None:
+    """Write what a run came to as one page: figures beside baselines, slices, curves, the best and the worst questions, the config.
+
+    The page needs nothing else and opens from the disk.
+    """
+    with loading():
+        from twotower.app.reporting import account_of
+        from twotower.app.reports import render, suffix_of
+        from twotower.app.reports.account import account
+        from twotower.files import write_text
+        from twotower.runs.progress import watching
+
+    place = output or run / "report.html"
+    suffix_of(place)  # said before any work
+    with watching() as progress:
+        document = account(account_of(run, progress.stage))
+        write_text(place, render(document, place))
+    print(f"{document.verdict}\nwrote {place}", file=sys.stderr)
 
 
 @app.command(epilog=examples("twotower info runs/first", "twotower info runs/first/bundle --verify"))

@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from io import StringIO
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich import box
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
@@ -21,7 +21,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from twotower.app.reports.documents import plain_text
+from twotower.app.reports.documents import Tone, plain_text
 
 if TYPE_CHECKING:
     from twotower.app.demonstration import Answered
@@ -41,6 +41,13 @@ NAMES = {
 }
 BRIEF = 24  # characters: what may share a line with its neighbours on a narrow page
 UNBOUNDED = 10_000  # columns: the width of a file or a pipe, whose reader wants whole lines
+
+
+class Verdict(NamedTuple):
+    """One sentence, in its tone."""
+
+    tone: Tone
+    said: str
 
 
 def show(*parts: RenderableType) -> None:
@@ -96,7 +103,7 @@ def figures(metrics: Mapping[str, Any]) -> RenderableType:
         caption += " ➤: how it searches, chosen on validation pairs."
     # Intervals of every metric where there is room, else of the one that counts, else of none.
     ways = [_figures(metrics, intervals) for intervals in (list(metrics["model"]), [told["select"]], [])]
-    return Group("", _Fitting(*ways), "", _caption(caption), "", verdict(metrics))
+    return Group("", _Fitting(*ways), "", _caption(caption), "", escape(verdict(metrics).said))
 
 
 def _figures(metrics: Mapping[str, Any], intervals: Sequence[str]) -> Table:
@@ -156,22 +163,20 @@ def _number(value: float | None) -> str:
     return text[1:] if text.startswith("0.") else text
 
 
-def verdict(metrics: Mapping[str, Any]) -> str:
-    """Whether the model pays, in one sentence."""
+def verdict(metrics: Mapping[str, Any]) -> Verdict:
+    """Whether the model pays."""
     select, against = metrics["evaluation"]["select"], metrics["against"]
     if not against:
-        return f"Searched by {NAMES[metrics['search']['mode']]}; there was no baseline to compare with."
+        return Verdict("note", f"Searched by {NAMES[metrics['search']['mode']]}; there was no baseline to compare with.")
     best = max(against, key=lambda name: metrics["baselines"][name][select]["value"])
     test = against[best][select]
     gain = f"{test['difference']:+.3f} {select} [{test['low']:+.3f}, {test['high']:+.3f}]"
-    if test["p_value"] < 0.05:
-        word = "better than" if test["difference"] > 0 else "WORSE than"
-    else:
-        word = "not clearly different from"
-    said = f"The model is {word} its best baseline ({NAMES.get(best, best)}): {escape(gain)}, paired, p = {test['p_value']:.4f}."
-    if best == "pretrained" and not (test["difference"] > 0 and test["p_value"] < 0.05):
+    tone: Tone = "note" if test["p_value"] >= 0.05 else "good" if test["difference"] > 0 else "warning"
+    word = {"good": "better than", "warning": "WORSE than"}.get(tone, "not clearly different from")
+    said = f"The model is {word} its best baseline ({NAMES.get(best, best)}): {gain}, paired, p = {test['p_value']:.4f}."
+    if best == "pretrained" and tone != "good":
         said += " Training does not pay here: use the untuned encoder, or bring more pairs."
-    return said
+    return Verdict(tone, said)
 
 
 def comparison(compared: Comparison) -> RenderableType:
@@ -227,6 +232,12 @@ def dropped(counts: Mapping[str, int]) -> list[str]:
 
 def data(report: Mapping[str, Any]) -> str:
     """What was read and what became of it: a line, and one for each thing worth knowing."""
+    said, more = data_facts(report)
+    return "\n".join([said, *(f"  {count} {text}" for count, text in more)])
+
+
+def data_facts(report: Mapping[str, Any]) -> tuple[str, list[tuple[str, str]]]:
+    """The same apart: the line, and the counts of all else with what they count."""
     split = report["split"]
     parts = ", ".join(f"{split[name]:,} {name}" for name in ("train", "validation", "test"))
     # Whoever is known by a history alone is one query row to us, and somebody to the reader.
@@ -255,7 +266,7 @@ def data(report: Mapping[str, Any]) -> str:
         "test_keys_in_train": "test keys that occur in training too (a key is who asks, or else what is asked)",
         "test_pairs_in_train": "test pairs that training holds too: figures are too good by them",
     }
-    return "\n".join([said, *(f"  {report[name]:,} {text}" for name, text in told.items() if report.get(name))])
+    return said, [(f"{report[name]:,}", text) for name, text in told.items() if report.get(name)]
 
 
 def facts(told: Mapping[str, Any]) -> RenderableType:

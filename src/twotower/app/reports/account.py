@@ -1,0 +1,134 @@
+"""What there is to say of a finished run, as a document."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from twotower.app.reports.documents import Code, Document, Facts, Paragraph, Part, Picture, Section, Statement, Table
+from twotower.app.reports.results import NAMES, data_facts, verdict
+
+if TYPE_CHECKING:
+    from twotower.app.reporting import Account, Often, Told
+
+
+def account(told: Account) -> Document:
+    """The document of a run."""
+    parts: list[Part] = [Section("How good it is", [_figures(told.metrics)]), *_slices(told.metrics), _training(told)]
+    parts += [_questions(told), *([_often(told.often)] if told.often else [])]
+    said, counts = data_facts(told.metrics["data"])
+    parts.append(Section("The data", [Paragraph(said), *([Table(["", "what"], counts, numbers=(0,))] if counts else [])]))
+    again = f"twotower train {told.folder}/config.toml -o runs/again"
+    parts.append(Section("How to repeat it", [Code(again), Code(told.config, "toml")]))
+    whole = verdict(told.metrics)
+    return Document("What the run came to", whole.said, whole.tone, parts, told.folder)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _cell(figure: Mapping[str, float]) -> str:
+    return f"{_number(figure['value'])} [{_number(figure['low'])}, {_number(figure['high'])}]"
+
+
+def _figures(metrics: Mapping[str, Any]) -> Table:
+    """The model by each mode, and the baselines."""
+    names, told = list(metrics["model"]), metrics["evaluation"]
+    rows = [
+        [f"{NAMES[mode]}{' (how it searches)' if mode == metrics['search']['mode'] else ''}", *(_cell(row[name]) for name in names)]
+        for mode, row in metrics["modes"].items()
+    ]
+    rows += [[NAMES.get(name, name), *(_cell(row[metric]) for metric in names)] for name, row in metrics["baselines"].items()]
+    caption = (
+        f"{told['rankings']:,} {told['part']} rankings, each of all {told['catalogue']:,} items; {told['left_out']}. In brackets: 95% interval. "
+        "How it searches was chosen on validation pairs."
+    )
+    return Table(["", *names], rows, caption, range(1, len(names) + 1))
+
+
+def _slices(metrics: Mapping[str, Any]) -> list[Part]:
+    """A table a cut, and what stands out."""
+    found = metrics.get("slices")
+    if not found or not found["cuts"]:
+        return []
+    select, against = metrics["evaluation"]["select"], found["against"]
+    beside = [NAMES.get(against, against), "surely"] if against else []
+    parts: list[Part] = [
+        Paragraph(
+            f"{select} on parts of the rankings. "
+            + (f"Surely better or worse than {NAMES.get(against, against)}, all parts tested together (Holm). " if against else "")
+            + "A part of fewer than 30 keys is too few to say anything.",
+            faint=True,
+        )
+    ]
+    worse = [f"{cut['by']}: {row['name']}" for cut in found["cuts"] for row in cut["slices"] if row["verdict"] == "worse"]
+    if worse:
+        parts.append(Statement("warning", f"Worse than {NAMES.get(against, against)} on: {'; '.join(worse)}", "Look at such questions below."))
+    for cut in found["cuts"]:
+        rows = [
+            [
+                row["name"],
+                f"{row['rankings']:,}",
+                _cell(row["figures"][select]),
+                *([_number(row["baseline"]), {"unclear": ""}.get(row["verdict"], row["verdict"])] if against else []),
+            ]
+            for row in cut["slices"]
+        ]
+        parts.append(Table([cut["by"], "rankings", "the model", *beside], rows, numbers=(1, 2, 3) if against else (1, 2)))
+    return [Section("Where it does well and where not", parts)]
+
+
+def _training(told: Account) -> Section:
+    """Loss and metric by epoch."""
+    facts, select = told.metrics["training"], told.metrics["evaluation"]["select"]
+    rows = [
+        ("epochs", f"{len(told.history)}, of which number {facts['best_epoch']} was best on the validation pairs and is kept"),
+        ("steps", f"{facts['steps']:,}"),
+        ("seconds", f"{facts['training_seconds']:,.1f}"),
+        *([("temperature at the end", f"{facts['temperature']:.4f}")] if facts.get("temperature") is not None else []),
+    ]
+    parts: list[Part] = [Facts(rows)]
+    epochs = [entry["epoch"] for entry in told.history]
+    if len(epochs) > 1:
+        curves = {select: f"{select} on validation pairs, by epoch", "loss": "loss, by epoch"}
+        for name, title in curves.items():
+            known = [(epoch, entry[name]) for epoch, entry in zip(epochs, told.history, strict=True) if entry.get(name) is not None]
+            if len(known) > 1:
+                parts.append(Picture("line", title, [epoch for epoch, _ in known], [value for _, value in known], "epoch", name))
+    return Section("How it was trained", parts)
+
+
+def _questions(told: Account) -> Section:
+    select = told.metrics["evaluation"]["select"]
+    parts: list[Part] = []
+    for title, asked in (("The worst", told.worst), ("The best", told.best)):
+        parts.append(Paragraph(f"{title}, by {select}:"))
+        parts.append(_asked(asked, select))
+    if any(each.found for each in told.worst):
+        parts.append(
+            Paragraph("Found: the first three now; what the key is known to match is among them here, and was left out when ranking.", faint=True)
+        )
+    return Section("Test questions", parts)
+
+
+def _asked(asked: Sequence[Told], select: str) -> Table:
+    searched = any(each.found for each in asked)
+    rows = [[each.query, each.wanted, _number(each.value), *(["  |  ".join(each.found)] if searched else [])] for each in asked]
+    return Table(["asked", "wanted", select, *(["found"] if searched else [])], rows, numbers=(2,))
+
+
+def _often(often: Often) -> Section:
+    """How much of the catalogue is found, and what crowds out the rest."""
+    share = often.items / often.catalogue
+    expected = min(often.catalogue, often.asked * often.depth)
+    said = (
+        f"{often.asked:,} test questions, the first {often.depth} items of each: {often.items:,} of {often.catalogue:,} items are found at all "
+        f"({share:.0%} of the catalogue; at most {expected:,} could be)."
+    )
+    parts: list[Part] = [Paragraph(said)]
+    if often.most:
+        parts.append(
+            Picture("bars", "Found most often, and for how many of these questions", [name for name, _ in often.most], [n for _, n in often.most])
+        )
+    return Section("What is found", parts)
