@@ -218,7 +218,7 @@ def test_a_run_of_histories_is_measured_and_compared(reader, tmp_path):
     assert len(table) == reader.metrics["evaluation"]["rankings"] == 150
     compared = tt.compare(reader.folder, reader.folder)
     assert compared.rankings == 150 and all(test.difference == 0 for test in compared.tests.values())
-    assert {"popularity", "item_knn"} == set(reader.metrics["baselines"])
+    assert {"popularity", "item_knn", "ease"} == set(reader.metrics["baselines"])
     assert reader.metrics["baselines"]["popularity"]["hit@1"]["value"] < 0.4
 
 

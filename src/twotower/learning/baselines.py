@@ -7,7 +7,6 @@ entry in `BASELINES`. A baseline learns from training pairs and the catalogue al
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -16,7 +15,8 @@ from twotower.data.prepared import Prepared
 from twotower.data.schema import Side
 from twotower.data.splits import TRAIN
 from twotower.data.values import to_text
-from twotower.learning.evaluation import SCORES_AT_ONCE, Cases, Scorer, dot_scorer
+from twotower.learning.evaluation import Cases, Scorer, dot_scorer
+from twotower.learning.linear import ease, gf_cf, item_knn
 from twotower.learning.pretrained import embed_documents, open_encoder
 from twotower.search.lexical import Lexical
 
@@ -66,51 +66,6 @@ def popularity(prepared: Prepared, asked: Cases) -> Scorer | None:
     return lambda block: np.broadcast_to(counts, (len(asked.query_rows[block]), len(counts)))
 
 
-def item_knn(prepared: Prepared, asked: Cases) -> Scorer | None:
-    """The items most like those that the key is known to match: cosines of who matched them (Sarwar et al. 2001).
-
-    Each item counts for its 100 nearest neighbours. None where almost no query has a key that was seen before, as with texts, and
-    past 100,000 items, where the neighbours of all take long.
-    """
-    log = prepared.part(TRAIN)
-    by = asked.query_keys if asked.history_keys is None else asked.history_keys
-    keys = log.query_keys if log.history_keys is None else log.history_keys
-    keys, items = keys[log.labels > 0], log.item_rows[log.labels > 0]
-    if prepared.n_items > MOST_ITEMS or np.isin(by, keys).mean() < SEEN:
-        return None
-    from scipy import sparse
-
-    n = 1 + max(int(keys.max(initial=0)), int(by.max(initial=0)))
-    known = sparse.csr_matrix((np.ones(len(keys), np.float32), (keys, items)), shape=(n, prepared.n_items))
-    known.data[:] = 1  # a pair that occurs twice is one
-    near = _neighbours(known)
-    return lambda block: np.asarray((known[by[block]] @ near).todense(), np.float32)
-
-
-SEEN = 0.05  # the share of queries whose key must be known
-MOST_ITEMS = 100_000
-NEIGHBOURS = 100
-
-
-def _neighbours(known: Any) -> Any:
-    """For each item [n] (a column) the cosines of its nearest other items: sparse float32 [n, n]."""
-    from scipy import sparse
-
-    lengths = np.sqrt(np.asarray(known.sum(axis=0)).ravel())
-    unit = known @ sparse.diags((1 / np.maximum(lengths, 1e-12)).astype(np.float32))
-    n = known.shape[1]
-    parts = []
-    for start in range(0, n, max(1, SCORES_AT_ONCE // n)):
-        stop = min(n, start + max(1, SCORES_AT_ONCE // n))
-        cosines = np.asarray((unit.T @ unit[:, start:stop]).todense(), np.float32)  # [n, block]
-        cosines[np.arange(start, stop), np.arange(stop - start)] = 0
-        if n > NEIGHBOURS:
-            least = np.partition(cosines, n - NEIGHBOURS, axis=0)[n - NEIGHBOURS]
-            cosines[cosines < np.maximum(least, 1e-12)] = 0
-        parts.append(sparse.csc_matrix(cosines))
-    return sparse.hstack(parts).tocsr()
-
-
 def _words(with_queries: bool) -> Callable[[Prepared, Cases], Scorer | None]:
     def build(prepared: Prepared, asked: Cases) -> Scorer | None:
         index = lexical(prepared, with_queries)
@@ -134,6 +89,8 @@ def untuned(folder: str, prepared: Prepared, asked: Cases) -> Scorer | None:
 BASELINES: dict[str, Callable[[Prepared, Cases], Scorer | None]] = {
     "popularity": popularity,
     "item_knn": item_knn,
+    "ease": ease,
+    "gf_cf": gf_cf,
     "bm25": _words(with_queries=False),
     "bm25_queries": _words(with_queries=True),
 }

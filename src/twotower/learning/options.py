@@ -125,6 +125,10 @@ class TrainOptions(LossOptions, NegativesOptions, MiningOptions):
         return replace(self, epochs=max(1, round(self.again * self.epochs)), warm_start="none", mine_from=0 if self.mined else None)
 
 
+Baseline = Literal["popularity", "item_knn", "ease", "gf_cf", "bm25", "bm25_queries"]
+USUAL_BASELINES: tuple[Baseline, ...] = ("bm25_queries", "bm25", "ease", "item_knn", "popularity")
+
+
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions:
     """How models are measured.
@@ -142,7 +146,7 @@ class EvaluateOptions:
     select: str = "mrr"
     per: Literal["pair", "query"] = "pair"
     exclude_seen: bool | None = None
-    baselines: tuple[Literal["popularity", "item_knn", "bm25", "bm25_queries"], ...] = ("bm25_queries", "bm25", "item_knn", "popularity")
+    baselines: tuple[Baseline, ...] = USUAL_BASELINES
     pretrained: str | None = None
     queries: Annotated[int, Ge(1)] = 10_000
     seed: Annotated[int, Ge(0)] = 0

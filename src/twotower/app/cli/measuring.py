@@ -94,9 +94,9 @@ def report(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run.", show_default=False)],
     output: Annotated[Path | None, typer.Option("-o", "--output", help="The page: report.html or report.md; by default in the run folder.")] = None,
 ) -> None:
-    """Write what a run came to as one page: figures beside baselines, slices, curves, the best and the worst questions, the config.
+    """Write what a run came to as one page, HTML or Markdown.
 
-    The page needs nothing else and opens from the disk.
+    Figures beside baselines, slices, curves, the best and the worst test questions, what is found, the config. The page needs nothing else.
     """
     with loading():
         from twotower.app.reporting import account_of

@@ -36,6 +36,8 @@ NAMES = {
     "bm25": "BM25, item words",
     "bm25_queries": "BM25, training queries too",
     "item_knn": "item-kNN",
+    "ease": "EASE",
+    "gf_cf": "GF-CF",
     "popularity": "popularity",
     "pretrained": "pretrained encoder, untuned",
 }

@@ -185,7 +185,7 @@ def _suited(schema: Schema, asks: Found, found: Roles, matches: int, rows: int, 
     several = not words["query"] and split.by != "last"
     if several:
         reasons["evaluate.per"] = "somebody may have several held-out items: all of them are looked for at once"
-    knn = () if words["query"] else ("item_knn",)
+    linear = () if words["query"] else ("ease", "item_knn")
     lexical = (("bm25_queries", "bm25") if words["item"] else ("bm25_queries",)) if words["query"] else ()
     batch = min(USUAL_BATCH, 1 << max(4, (int(matches * 0.8) // STEPS).bit_length() - 1)) if rows < LOOK else USUAL_BATCH
     what = "pairs" if found.label is None else "matches"
@@ -204,7 +204,7 @@ def _suited(schema: Schema, asks: Found, found: Roles, matches: int, rows: int, 
         metrics=("recall@20", "ndcg@10", "hit@10") if several else usual,
         select="mrr" if words["query"] else "ndcg@10",
         per="query" if several else "pair",
-        baselines=(*lexical, *knn, "popularity"),
+        baselines=(*lexical, *linear, "popularity"),
     )
 
 

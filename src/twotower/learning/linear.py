@@ -1,0 +1,124 @@
+"""Linear models of who matched what, in closed form: baselines for keys that training knows.
+
+Each gives a key the scores `r @ W`, r [n] being 1 where the key matched an item in training and W [n, n] learnt from all keys; they
+differ in W. To add one: a function as these, and its entry in `baselines`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from twotower.data.columns import Array
+from twotower.data.prepared import Prepared
+from twotower.data.splits import TRAIN
+from twotower.learning.evaluation import SCORES_AT_ONCE, Cases, Scorer
+from twotower.learning.factors import factorise
+
+SEEN = 0.05  # the share of queries whose key must be known
+MOST_NEAR = 100_000  # items past which the neighbours of all take long
+MOST_DENSE = 20_000  # items past which a dense inverse takes minutes and gigabytes
+NEIGHBOURS = 100
+RIDGE = 200.0  # of EASE; its paper has 200 to 1,000 for logs of several hundred thousand users
+SMOOTH, WEIGHT = 256, 0.3  # of GF-CF: directions of the low-pass filter, and its weight, as in its paper
+ROUNDS = 6  # of power iterations: the weaker directions of a log are close to each other
+
+
+class Known(NamedTuple):
+    """What keys matched in training."""
+
+    matches: Any  # sparse float32 [keys, n] of ones
+    by: Array  # int64 [q] the key that asks
+
+
+def known_of(prepared: Prepared, asked: Cases) -> Known | None:
+    """None where almost no query has a key that was seen before, as with texts."""
+    from scipy import sparse
+
+    log = prepared.part(TRAIN)
+    by = asked.query_keys if asked.history_keys is None else asked.history_keys
+    keys = log.query_keys if log.history_keys is None else log.history_keys
+    keys, items = keys[log.labels > 0], log.item_rows[log.labels > 0]
+    if np.isin(by, keys).mean() < SEEN:
+        return None
+    n = 1 + max(int(keys.max(initial=0)), int(by.max(initial=0)))
+    matches = sparse.csr_matrix((np.ones(len(keys), np.float32), (keys, items)), shape=(n, prepared.n_items))
+    matches.data[:] = 1  # a pair that occurs twice is one
+    return Known(matches, by)
+
+
+def item_knn(prepared: Prepared, asked: Cases) -> Scorer | None:
+    """The items most like those that the key matched: cosines of who matched them (Sarwar et al. 2001), of the 100 nearest of each.
+
+    None past 100,000 items.
+    """
+    known = known_of(prepared, asked) if prepared.n_items <= MOST_NEAR else None
+    if known is None:
+        return None
+    near = _neighbours(known.matches)
+    return lambda block: np.asarray((known.matches[known.by[block]] @ near).todense(), np.float32)
+
+
+def ease(prepared: Prepared, asked: Cases) -> Scorer | None:
+    """Each item from all others by ridge regression without itself: W = I - P / diag(P), P the inverse of the ridge's matrix (Steck 2019).
+
+    None past 20,000 items.
+    """
+    from scipy.linalg import lapack
+
+    known = known_of(prepared, asked) if prepared.n_items <= MOST_DENSE else None
+    if known is None:
+        return None
+    gram = np.asfortranarray((known.matches.T @ known.matches).todense(), np.float64)
+    gram[np.diag_indices_from(gram)] += RIDGE
+    factor, _ = lapack.dpotrf(gram, lower=True, overwrite_a=True)
+    inverse, _ = lapack.dpotri(factor, lower=True, overwrite_c=True)
+    diagonal = inverse.diagonal().copy()
+    weights = np.tril(inverse).astype(np.float32)
+    del gram, factor, inverse
+    weights += np.tril(weights, -1).T
+    weights /= -diagonal.astype(np.float32)
+    np.fill_diagonal(weights, 0.0)
+    return lambda block: np.asarray(known.matches[known.by[block]] @ weights, np.float32)
+
+
+def gf_cf(prepared: Prepared, asked: Cases) -> Scorer | None:
+    """Two filters of a graph of keys and items: neighbours by normalised counts, and the smoothest directions (GF-CF, Shen et al. 2021)."""
+    from scipy import sparse
+
+    known = known_of(prepared, asked)
+    if known is None:
+        return None
+    keys, items = (np.asarray(known.matches.sum(axis=axis), np.float32).ravel() for axis in (1, 0))
+    left, right = (np.where(total > 0, np.maximum(total, 1) ** -0.5, 0).astype(np.float32) for total in (keys, items))
+    norm = (sparse.diags(left) @ known.matches @ sparse.diags(right)).tocsr().astype(np.float32)
+    smooth = factorise(norm, SMOOTH, np.random.default_rng(0), rounds=ROUNDS).right  # [n, k]
+    turned = norm.T.tocsr()
+    back = np.where(items > 0, np.sqrt(items), 0).astype(np.float32)
+
+    def scores(block: slice) -> Array:
+        rows = known.matches[known.by[block]]
+        near = np.asarray((rows @ turned).todense(), np.float32) @ norm
+        return np.asarray(near + WEIGHT * ((rows.multiply(right).tocsr() @ smooth) @ smooth.T) * back, np.float32)
+
+    return scores
+
+
+def _neighbours(known: Any) -> Any:
+    """For each item [n] (a column) the cosines of its nearest other items: sparse float32 [n, n]."""
+    from scipy import sparse
+
+    lengths = np.sqrt(np.asarray(known.sum(axis=0)).ravel())
+    unit = known @ sparse.diags((1 / np.maximum(lengths, 1e-12)).astype(np.float32))
+    n = known.shape[1]
+    parts = []
+    for start in range(0, n, max(1, SCORES_AT_ONCE // n)):
+        stop = min(n, start + max(1, SCORES_AT_ONCE // n))
+        cosines = np.asarray((unit.T @ unit[:, start:stop]).todense(), np.float32)  # [n, block]
+        cosines[np.arange(start, stop), np.arange(stop - start)] = 0
+        if n > NEIGHBOURS:
+            least = np.partition(cosines, n - NEIGHBOURS, axis=0)[n - NEIGHBOURS]
+            cosines[cosines < np.maximum(least, 1e-12)] = 0
+        parts.append(sparse.csc_matrix(cosines))
+    return sparse.hstack(parts).tocsr()

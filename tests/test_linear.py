@@ -1,0 +1,80 @@
+"""Closed forms: each equals its definition, worked out another way."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from twotower.data.columns import Ragged
+from twotower.data.prepared import Log
+from twotower.learning import linear
+from twotower.learning.evaluation import Cases
+
+ITEMS, KEYS = 9, 40
+
+
+@pytest.fixture
+def log():
+    generator = np.random.default_rng(0)
+    keys, items = np.repeat(np.arange(KEYS), 4), generator.integers(0, ITEMS - 1, KEYS * 4)  # the last item is never matched
+    labels = np.ones(len(keys), np.float32)
+    labels[::11] = 0
+    return Log(keys, keys, items, labels, labels)
+
+
+@pytest.fixture
+def prepared(log):
+    return SimpleNamespace(part=lambda part: log if part == 0 else None, n_items=ITEMS)
+
+
+@pytest.fixture
+def matrix(log):
+    dense = np.zeros((KEYS, ITEMS))
+    matched = log.labels > 0
+    dense[log.query_keys[matched], log.item_rows[matched]] = 1
+    return dense
+
+
+def asked(keys):
+    return Cases(keys, keys, Ragged(np.zeros(len(keys), np.int64), np.arange(len(keys) + 1)), None)
+
+
+def test_ease_is_ridge_regression_of_each_item_on_the_others(prepared, matrix, monkeypatch):
+    monkeypatch.setattr(linear, "RIDGE", 3.0)
+    weights = np.zeros((ITEMS, ITEMS))
+    for item in range(ITEMS):
+        others = np.delete(np.arange(ITEMS), item)
+        known = matrix[:, others]
+        weights[others, item] = np.linalg.solve(known.T @ known + 3.0 * np.eye(ITEMS - 1), known.T @ matrix[:, item])
+    keys = np.array([3, 0, 17])
+    np.testing.assert_allclose(linear.ease(prepared, asked(keys))(slice(0, 3)), matrix[keys] @ weights, atol=1e-5)
+
+
+def test_gf_cf_is_the_sum_of_its_two_filters(prepared, matrix, monkeypatch):
+    monkeypatch.setattr(linear, "SMOOTH", 3)
+    rows, columns = matrix.sum(1), matrix.sum(0)
+    by_row, by_column = (np.divide(1, np.sqrt(total), out=np.zeros_like(total), where=total > 0) for total in (rows, columns))
+    norm = by_row[:, None] * matrix * by_column
+    smooth = np.linalg.svd(norm)[2][:3].T
+    keys = np.arange(KEYS)
+    wanted = matrix @ norm.T @ norm + 0.3 * (matrix * by_column) @ smooth @ smooth.T * np.sqrt(columns)
+    np.testing.assert_allclose(linear.gf_cf(prepared, asked(keys))(slice(0, KEYS)), wanted, atol=1e-4)
+
+
+def test_item_knn_adds_up_cosines(prepared, matrix):
+    lengths = np.maximum(np.sqrt(matrix.sum(0)), 1e-12)
+    cosines = (matrix.T @ matrix) / lengths / lengths[:, None]
+    np.fill_diagonal(cosines, 0)
+    np.testing.assert_allclose(linear.item_knn(prepared, asked(np.arange(5)))(slice(0, 5)), matrix[:5] @ cosines, atol=1e-5)
+
+
+@pytest.mark.parametrize("model", [linear.item_knn, linear.ease, linear.gf_cf])
+def test_closed_forms_need_keys_that_training_knows(prepared, model):
+    assert model(prepared, asked(np.arange(KEYS, KEYS + 30))) is None
+    scores = model(prepared, asked(np.array([KEYS + 5, 1])))(slice(0, 2))
+    assert not scores[0].any() and scores[1].any()  # who is not known has no opinion
+
+
+def test_ease_leaves_large_catalogues_alone(prepared, monkeypatch):
+    monkeypatch.setattr(linear, "MOST_DENSE", ITEMS - 1)
+    assert linear.ease(prepared, asked(np.arange(3))) is None
