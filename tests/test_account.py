@@ -17,7 +17,7 @@ def test_a_report_says_what_the_run_came_to(world_run, typed, tmp_path):
     assert code == 0 and out == "" and "run.html" in err
     page = (tmp_path / "run.html").read_text(encoding="utf-8")
     metrics = world_run.metrics
-    for figures in (*metrics["modes"].values(), *metrics["baselines"].values()):
+    for figures in (metrics["model"], *metrics["baselines"].values()):
         assert f"{figures['mrr']['value']:.3f} [{figures['mrr']['low']:.3f}, {figures['mrr']['high']:.3f}]" in page
     assert "its best baseline" in page
     assert "item: how often it matched" in page and "mrr on validation pairs, by epoch" in page

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from twotower.app.reports.documents import Code, Document, Facts, Paragraph, Part, Picture, Section, Statement, Table
-from twotower.app.reports.results import NAMES, data_facts, verdict
+from twotower.app.reports.results import NAMES, data_facts, told_modes, verdict
 
 if TYPE_CHECKING:
     from twotower.app.reporting import Account, Told
@@ -37,7 +37,7 @@ def _figures(metrics: Mapping[str, Any]) -> Table:
     names, told = list(metrics["model"]), metrics["evaluation"]
     rows = [
         [f"{NAMES[mode]}{' (how it searches)' if mode == metrics['search']['mode'] else ''}", *(_cell(row[name]) for name in names)]
-        for mode, row in metrics["modes"].items()
+        for mode, row in told_modes(metrics).items()
     ]
     rows += [[NAMES.get(name, name), *(_cell(row[metric]) for metric in names)] for name, row in metrics["baselines"].items()]
     caption = (
