@@ -17,7 +17,7 @@ def test_a_report_says_what_the_run_came_to(world_run, typed, tmp_path):
     assert code == 0 and out == "" and "run.html" in err
     page = (tmp_path / "run.html").read_text(encoding="utf-8")
     metrics = world_run.metrics
-    for figures in (*metrics["modes"].values(), *metrics["baselines"].values()):
+    for figures in (metrics["model"], *metrics["baselines"].values()):
         assert f"{figures['mrr']['value']:.3f} [{figures['mrr']['low']:.3f}, {figures['mrr']['high']:.3f}]" in page
     assert "its best baseline" in page
     assert "item: how often it matched" in page and "mrr on validation pairs, by epoch" in page
@@ -41,14 +41,17 @@ def test_the_worst_and_the_best_are_those_of_the_rankings(world_run):
         assert [name.split(" - ")[0] for name in each.found] == [str(name) for name in ids]
 
 
-def test_what_is_found_is_counted(world_run):
-    often = account_of(world_run.folder).often
+def test_what_is_shown_is_what_searches_find(world_run):
     rankings = pq.read_table(world_run.folder / "rankings.parquet")
-    questions = {json.loads(text)["asked"] for text in rankings.column("query").to_pylist()}
+    questions = [json.loads(text)["asked"] for text in rankings.column("query").to_pylist()]
     found = [str(name) for question in questions for name in world_run.retriever.search(question, k=10).ids]
-    assert (often.asked, often.catalogue, often.items) == (len(questions), 36, len(set(found)))
-    name, count = often.most[0]
-    assert found.count(name.split(" - ")[0]) == count == max(map(found.count, set(found)))
+    lists = world_run.metrics["lists"]
+    assert set(lists["of"]) == {"model", *world_run.metrics["baselines"]} and (lists["k"], lists["lists"]) == (10, len(questions))
+    assert lists["of"]["model"]["coverage"] == pytest.approx(len(set(found)) / 36)
+    assert lists["of"]["popularity"]["coverage"] == pytest.approx(10 / 36)
+    assert lists["of"]["popularity"]["lift"] > max(1.2, lists["of"]["model"]["lift"])
+    for name, count in account_of(world_run.folder).commonest:
+        assert found.count(name.split(" - ")[0]) == count
 
 
 def test_queries_with_several_right_items_and_histories_are_told(typed, tmp_path):
@@ -64,7 +67,8 @@ def test_queries_with_several_right_items_and_histories_are_told(typed, tmp_path
     }
     run = tt.train(pairs, config=config, output=tmp_path / "run")
     told = account_of(run.folder)
-    assert told.often is None and not any(each.found for each in told.worst)  # what they were asked with is not kept
+    assert not any(each.found for each in told.worst)  # what they were asked with is not kept
+    assert told.commonest
     assert all(each.wanted.startswith("i") for each in told.worst)
     assert typed("report", run.folder)[0] == 0
     assert (run.folder / "report.html").exists()

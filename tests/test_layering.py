@@ -107,6 +107,7 @@ FLOORS = [
         "learning.distributed",
         "learning.evaluation",
         "learning.slices",
+        "learning.lists",
         "learning.views",
         "learning.pretrained",
         "learning.factors",

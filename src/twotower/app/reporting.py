@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,8 +19,6 @@ from twotower.runs import Run, open_run
 
 SHOWN = 8  # questions told in full, of the best and of the worst
 FOUND = 3  # items shown for each
-DEPTH = 10  # of the searches that say what is found how often
-ASKED = 2000  # of them, at most
 
 
 class Told(NamedTuple):
@@ -33,16 +30,6 @@ class Told(NamedTuple):
     found: list[str]  # best first; empty where the run does not say what history it was asked with
 
 
-class Often(NamedTuple):
-    """What searches for test questions find: of so many, how much of the catalogue, and what most often."""
-
-    asked: int
-    depth: int
-    items: int  # found at all
-    catalogue: int
-    most: list[tuple[str, int]]
-
-
 class Account(NamedTuple):
     """All that a report of a run says."""
 
@@ -51,7 +38,7 @@ class Account(NamedTuple):
     history: list[dict[str, Any]]  # one entry an epoch
     worst: list[Told]
     best: list[Told]
-    often: Often | None
+    commonest: list[tuple[str, int]]  # items that most lists hold, and how many do
     config: str
 
 
@@ -67,8 +54,10 @@ def account_of(folder: Path, progress: Callable[[str], None] = lambda _: None) -
     progress("asking test questions again")
     worst, best = (_told(retriever, rankings, values, order[part]) for part in (slice(SHOWN), slice(-1, -SHOWN - 1, -1)))
     history = [json.loads(line) for line in (folder / "history.jsonl").read_text(encoding="utf-8").splitlines()]
-    often = None if retriever.history is not None else _often(retriever, rankings)
-    return Account(str(folder), run.metrics, history, worst, best, often, (folder / "config.toml").read_text(encoding="utf-8"))
+    hubs = run.metrics.get("lists", {}).get("commonest", [])
+    rows = retriever.find(pa.array([hub["item"] for hub in hubs]))
+    commonest = [(_item(retriever, row), int(hub["lists"])) for row, hub in zip(rows, hubs, strict=True) if row >= 0]
+    return Account(str(folder), run.metrics, history, worst, best, commonest, (folder / "config.toml").read_text(encoding="utf-8"))
 
 
 def _rankings(run: Run) -> pa.Table:
@@ -107,13 +96,3 @@ def _item(retriever: Retriever, row: int) -> str:
     (shown,) = retriever.show(np.array([row]))
     about = [str(shown[name]) for name in shown_columns(retriever)[:1] if shown[name] not in (None, "")]
     return " - ".join([str(shown["_id"]), *about])
-
-
-def _often(retriever: Retriever, rankings: pa.Table) -> Often:
-    """Search for distinct test questions, some of them where they are many."""
-    texts = sorted(set(rankings.column("query").to_pylist()))
-    chosen = np.sort(np.random.default_rng(0).permutation(len(texts))[:ASKED])
-    found = retriever.search([json.loads(texts[n]) for n in chosen], k=DEPTH).rows
-    counts = Counter(found[found >= 0].tolist())
-    most = [(_item(retriever, row), count) for row, count in counts.most_common(SHOWN)]
-    return Often(len(chosen), DEPTH, len(counts), len(retriever), most)

@@ -23,8 +23,9 @@ from twotower.data.prepared import ID, Prepared
 from twotower.data.splits import PARTS, TEST, TRAIN, VALIDATION
 from twotower.data.values import to_text
 from twotower.learning.baselines import BASELINES, INDEXED, lexical, text_columns, untuned
-from twotower.learning.evaluation import Cases, Evaluated, cases, dot_scorer, left_out, list_keys, sample
+from twotower.learning.evaluation import Cases, Evaluated, Scorer, cases, dot_scorer, left_out, list_keys, sample
 from twotower.learning.evaluation import evaluate as evaluate_scorer
+from twotower.learning.lists import list_facts, looked_at, top
 from twotower.learning.pretrained import as_it_is
 from twotower.learning.slices import Facts, slice_all
 from twotower.learning.statistics import Interval
@@ -48,7 +49,10 @@ class _Measured(NamedTuple):
     baselines: dict[str, Evaluated]
     asked: Asked
     search: dict[str, Any]
+    item_vectors: Array  # float32 [n, d]
     words: Lexical | None  # that are searched
+    lists: dict[str, Array]  # what the model, "model", and each baseline show for some of the cases, int64 [few, k]
+    few: Array  # which cases these are
 
 
 def finish(folder: Path, prepared: Prepared, model: TwoTower, chosen: Config, facts: dict[str, Any], progress: Progress) -> None:
@@ -63,7 +67,7 @@ def finish(folder: Path, prepared: Prepared, model: TwoTower, chosen: Config, fa
         measured = _measure(building / "model", prepared, item_vectors, chosen, progress)
         progress.stage("measuring parts of the rankings")
         metrics = _metrics(measured, prepared, chosen, facts)
-        _write_bundle(building, prepared, item_vectors, measured, metrics, chosen)
+        _write_bundle(building, prepared, measured, metrics, chosen)
     table = _rankings(measured, prepared, metrics["evaluation"])
     files.write_parquet(folder / "rankings.parquet", table.to_batches(), table.schema)
     files.write_json(folder / "metrics.json", metrics)
@@ -115,30 +119,37 @@ def _measure(folder: Path, prepared: Prepared, item_vectors: Array, chosen: Conf
     progress.stage(f"ranking {prepared.n_items:,} items for {int((prepared.parts == part).sum()):,} {PARTS[part]} pairs")
     asked = ask(part, None)
     modes = ["vectors"] if words is None else ["vectors", "words", "hybrid"]
+    few, lists = looked_at(asked.cases, prepared.n_items, options.seed), {}
+
+    def measured(scores: Scorer, name: str | None) -> Evaluated:
+        if name is not None:
+            lists[name] = top(scores, asked.cases, few, prepared.n_items)
+        return evaluate_scorer(scores, asked.cases, prepared.n_items, options)
+
     by_mode = {
-        mode: evaluate_scorer(scorer(asked, item_vectors, words, search | {"mode": mode}), asked.cases, prepared.n_items, options) for mode in modes
+        mode: measured(scorer(asked, item_vectors, words, search | {"mode": mode}), "model" if mode == search["mode"] else None) for mode in modes
     }
     baselines: dict[str, Evaluated] = {}
     for name in options.baselines:
-        if words is not None and name == INDEXED[search["words_of"]]:
-            baselines[name] = by_mode["words"]  # the very same words, ranked already
-            continue
-        baseline = BASELINES[name](prepared, asked.cases)
+        index = next((indexes[of] for of, searched in INDEXED.items() if searched == name and of in indexes), None)
+        baseline = BASELINES[name](prepared, asked.cases) if index is None else scorer(asked, item_vectors, index, search | {"mode": "words"})
         if baseline is not None:
-            baselines[name] = evaluate_scorer(baseline, asked.cases, prepared.n_items, options)
+            baselines[name] = measured(baseline, name)
     still = as_it_is(prepared, asked.cases.query_rows) if options.pretrained is None else None
     if still is not None:
-        baselines["pretrained"] = evaluate_scorer(dot_scorer(*still), asked.cases, prepared.n_items, options)
+        baselines["pretrained"] = measured(dot_scorer(*still), "pretrained")
     if options.pretrained is not None:
         progress.stage("encoding the catalogue with the pretrained encoder")
         encoder = untuned(options.pretrained, prepared, asked.cases)
         assert encoder is not None  # a config that asks for it has words on both sides
-        baselines["pretrained"] = evaluate_scorer(encoder, asked.cases, prepared.n_items, options)
-    return _Measured(PARTS[part], by_mode, baselines, asked, search, words)
+        baselines["pretrained"] = measured(encoder, "pretrained")
+    return _Measured(PARTS[part], by_mode, baselines, asked, search, item_vectors, words, lists, few)
 
 
 def _metrics(measured: _Measured, prepared: Prepared, chosen: Config, facts: dict[str, Any]) -> dict[str, Any]:
-    options = chosen.evaluate
+    options, known = chosen.evaluate, _facts(prepared, measured, chosen)
+    assert known.item_matches is not None
+    wanted = measured.asked.cases.take(measured.few).relevant.values
     keys = list_keys(measured.asked.cases, options.per)
     winner = measured.by_mode[measured.search["mode"]]
 
@@ -150,7 +161,8 @@ def _metrics(measured: _Measured, prepared: Prepared, chosen: Config, facts: dic
         "modes": {mode: _figures(evaluated) for mode, evaluated in measured.by_mode.items()},
         "baselines": {name: _figures(evaluated) for name, evaluated in measured.baselines.items()},
         "against": {name: {m: t._asdict() for m, t in against(name, e).tests.items()} for name, e in measured.baselines.items()},
-        "slices": slice_all(_facts(prepared, measured, chosen), winner, keys, options, measured.baselines),
+        "slices": slice_all(known, winner, keys, options, measured.baselines),
+        "lists": list_facts(measured.lists, "model", wanted, known.item_matches, measured.item_vectors, prepared.items.column(ID)),
         "search": measured.search,
         "evaluation": {
             "part": measured.part,
@@ -198,14 +210,14 @@ def _figures(evaluated: Evaluated) -> dict[str, dict[str, float]]:
     return {name: plain(figure) for name, figure in evaluated.figures.items()}
 
 
-def _write_bundle(folder: Path, prepared: Prepared, item_vectors: Array, measured: _Measured, metrics: dict[str, Any], chosen: Config) -> None:
+def _write_bundle(folder: Path, prepared: Prepared, measured: _Measured, metrics: dict[str, Any], chosen: Config) -> None:
     model = folder / "model"
     layout.write_encoder(model, prepared.encoder)
     files.write_text(model / "config.toml", configs.to_toml(chosen, locations=False))
     # The fingerprint is of what was learnt and measured: how long that took, and where the data lay, are the run's to tell.
     told = {name: part for name, part in metrics.items() if name != "data"}
     files.write_json(model / "metrics.json", told | {"training": {name: v for name, v in metrics["training"].items() if name != "training_seconds"}})
-    files.write_json(model / "golden.json", _golden(prepared, measured, item_vectors))
+    files.write_json(model / "golden.json", _golden(prepared, measured))
     files.write_text(model / "card.md", _card(metrics, chosen))
     fingerprint = layout.seal_model(
         model,
@@ -216,17 +228,17 @@ def _write_bundle(folder: Path, prepared: Prepared, item_vectors: Array, measure
         schema=asdict(configs.portable(chosen.schema)),
         **({"continues": metrics["training"]["from"]} if "from" in metrics["training"] else {}),
     )
-    layout.write_catalogue(folder, fingerprint, [layout.Segment(item_vectors, prepared.items, measured.words)])
+    layout.write_catalogue(folder, fingerprint, [layout.Segment(measured.item_vectors, prepared.items, measured.words)])
 
 
-def _golden(prepared: Prepared, measured: _Measured, item_vectors: Array) -> list[dict[str, Any]]:
+def _golden(prepared: Prepared, measured: _Measured) -> list[dict[str, Any]]:
     """A few queries with their best items by vectors: whoever loads the bundle can try whether it answers the same."""
     asked = measured.asked
     few = np.arange(min(GOLDEN * GOLDEN, len(asked.cases.query_rows)))
     histories = _history_ids(prepared, asked.cases.take(few), PARTS.index(measured.part))
     kept: list[dict[str, Any]] = []
     for n in few.tolist():
-        scores = item_vectors @ asked.vectors[n]
+        scores = measured.item_vectors @ asked.vectors[n]
         best = np.argsort(-scores, kind="stable")[:5]
         query = prepared.queries.slice(int(asked.cases.query_rows[n]), 1).to_pylist()[0] if prepared.queries.num_columns else {}
         query |= {name: ids[n] for name, ids in histories.items()}

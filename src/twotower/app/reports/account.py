@@ -6,16 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from twotower.app.reports.documents import Code, Document, Facts, Paragraph, Part, Picture, Section, Statement, Table
-from twotower.app.reports.results import NAMES, data_facts, verdict
+from twotower.app.reports.results import NAMES, data_facts, told_modes, verdict
 
 if TYPE_CHECKING:
-    from twotower.app.reporting import Account, Often, Told
+    from twotower.app.reporting import Account, Told
 
 
 def account(told: Account) -> Document:
     """The document of a run."""
     parts: list[Part] = [Section("How good it is", [_figures(told.metrics)]), *_slices(told.metrics), _training(told)]
-    parts += [_questions(told), *([_often(told.often)] if told.often else [])]
+    parts += [_questions(told), *_lists(told)]
     said, counts = data_facts(told.metrics["data"])
     parts.append(Section("The data", [Paragraph(said), *([Table(["", "what"], counts, numbers=(0,))] if counts else [])]))
     again = f"twotower train {told.folder}/config.toml -o runs/again"
@@ -37,7 +37,7 @@ def _figures(metrics: Mapping[str, Any]) -> Table:
     names, told = list(metrics["model"]), metrics["evaluation"]
     rows = [
         [f"{NAMES[mode]}{' (how it searches)' if mode == metrics['search']['mode'] else ''}", *(_cell(row[name]) for name in names)]
-        for mode, row in metrics["modes"].items()
+        for mode, row in told_modes(metrics).items()
     ]
     rows += [[NAMES.get(name, name), *(_cell(row[metric]) for metric in names)] for name, row in metrics["baselines"].items()]
     caption = (
@@ -118,17 +118,23 @@ def _asked(asked: Sequence[Told], select: str) -> Table:
     return Table(["asked", "wanted", select, *(["found"] if searched else [])], rows, numbers=(2,))
 
 
-def _often(often: Often) -> Section:
-    """How much of the catalogue is found, and what crowds out the rest."""
-    share = often.items / often.catalogue
-    expected = min(often.catalogue, often.asked * often.depth)
-    said = (
-        f"{often.asked:,} test questions, the first {often.depth} items of each: {often.items:,} of {often.catalogue:,} items are found at all "
-        f"({share:.0%} of the catalogue; at most {expected:,} could be)."
+def _lists(told: Account) -> list[Part]:
+    """What lists hold, whether right or not, and what crowds out the rest."""
+    found = told.metrics.get("lists")
+    if not found:
+        return []
+    rows = [
+        [NAMES.get(name, name), f"{row['coverage']:.1%}", f"{row['lift']:.2f}", f"{row['novelty']:.1f}", _number(row["likeness"])]
+        for name, row in found["of"].items()
+    ]
+    caption = (
+        f"The first {found['k']} items for {found['lists']:,} of the test questions. Coverage: the share of the catalogue that is in any of these "
+        "lists. Lift: how often an item of theirs matched in training, over how often those asked for did; above 1 what is shown is more popular "
+        "than what is chosen. Novelty: bits to name an item by its share of the matches. Likeness: the cosine of two items of a list, in the model's "
+        "space."
     )
-    parts: list[Part] = [Paragraph(said)]
-    if often.most:
-        parts.append(
-            Picture("bars", "Found most often, and for how many of these questions", [name for name, _ in often.most], [n for _, n in often.most])
-        )
-    return Section("What is found", parts)
+    parts: list[Part] = [Table(["", "coverage", "lift", "novelty", "likeness"], rows, caption, range(1, 5))]
+    if told.commonest:
+        names, counts = zip(*told.commonest, strict=True)
+        parts.append(Picture("bars", f"Found most often by the model, and in how many of {found['lists']:,} lists", names, counts))
+    return [Section("What people are shown", parts)]
