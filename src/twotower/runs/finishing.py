@@ -14,11 +14,9 @@ import pyarrow as pa
 from twotower import config as configs
 from twotower import files
 from twotower.bundle import layout
-from twotower.bundle.graphs import open_graph, run_graph
 from twotower.bundle.retriever import query_text
 from twotower.config import Config
 from twotower.data.columns import Array
-from twotower.data.histories import Histories
 from twotower.data.prepared import ID, Prepared
 from twotower.data.splits import PARTS, TEST, TRAIN, VALIDATION
 from twotower.data.values import to_text
@@ -29,8 +27,9 @@ from twotower.learning.lists import list_facts, looked_at, top
 from twotower.learning.pretrained import as_it_is
 from twotower.learning.slices import Facts, slice_all
 from twotower.learning.statistics import Interval
-from twotower.learning.views import before, blocks, encoded, reading
+from twotower.learning.views import before, reading
 from twotower.runs.comparing import Comparison, compare_values, ranking_table
+from twotower.runs.exported import encode_items, encode_queries
 from twotower.runs.measuring import Asked, choose_mode, scorer
 from twotower.runs.progress import Progress
 from twotower.search.lexical import Lexical
@@ -63,7 +62,7 @@ def finish(folder: Path, prepared: Prepared, model: TwoTower, chosen: Config, fa
     with files.new_folder(folder / "bundle") as building:
         write_model(building / "model", model, prepared.encoder, progress.stage)
         progress.stage(f"encoding {prepared.n_items:,} items")
-        item_vectors = _encode_items(building / "model", prepared, chosen)
+        item_vectors = encode_items(building / "model", prepared.columns["item"], chosen)
         measured = _measure(building / "model", prepared, item_vectors, chosen, progress)
         progress.stage("measuring parts of the rankings")
         metrics = _metrics(measured, prepared, chosen, facts)
@@ -86,19 +85,6 @@ def _rankings(measured: _Measured, prepared: Prepared, told: Mapping[str, Any]) 
     return ranking_table(prepared.queries.take(pa.array(rows)), keys, items, measured.by_mode[measured.search["mode"]], told)
 
 
-def _encode_items(folder: Path, prepared: Prepared, chosen: Config) -> Array:
-    """Vectors of the catalogue by the exported tower: what is measured is what ships."""
-    return run_graph(open_graph(folder, "item", chosen.machine.threads), prepared.columns["item"], chosen.model.dimensions)
-
-
-def _encode_queries(folder: Path, prepared: Prepared, asked: Cases, seen: Histories | None, item_vectors: Array, chosen: Config) -> Array:
-    """Vectors of cases by the exported tower, each with its history as it was then."""
-    graph = open_graph(folder, "query", chosen.machine.threads)
-    read = reading(prepared.encoder, prepared.columns["item"])
-    parts = blocks(prepared.encoder, prepared.columns["query"], asked, seen, read, item_vectors)
-    return encoded(asked, chosen.model.dimensions, parts, lambda columns: run_graph(graph, columns, chosen.model.dimensions))
-
-
 def _measure(folder: Path, prepared: Prepared, item_vectors: Array, chosen: Config, progress: Progress) -> _Measured:
     """Choose the search mode on validation pairs, then open the test pairs, once."""
     options = chosen.evaluate
@@ -110,7 +96,7 @@ def _measure(folder: Path, prepared: Prepared, item_vectors: Array, chosen: Conf
         found = cases(prepared.part(part), prepared.known(*left_out(options, part)), options.per, seen)
         found = found if most is None else sample(found, most, options.seed)
         texts = query_text(prepared.queries.take(pa.array(found.query_rows)), text_columns(prepared.encoder, "query"))
-        return Asked(found, _encode_queries(folder, prepared, found, seen, item_vectors, chosen), texts)
+        return Asked(found, encode_queries(folder, prepared, prepared.columns["query"], found, seen, item_vectors, chosen), texts)
 
     progress.stage("choosing how to search, on validation pairs")
     search = choose_mode(ask(VALIDATION, options.queries), item_vectors, indexes, chosen.search, options)

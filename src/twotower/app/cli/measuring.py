@@ -17,6 +17,7 @@ from twotower.errors import ConfigError
     epilog=examples(
         "twotower evaluate runs/first",
         "twotower evaluate runs/first --slices",
+        "twotower evaluate runs/first --features",
         "twotower evaluate runs/first --pairs newer_clicks.csv",
         "twotower evaluate runs/new --pairs newer_clicks.csv --against runs/old --fail-if-worse",
     )
@@ -27,6 +28,7 @@ def evaluate(
     against: Annotated[Path | None, typer.Option(help="Another run or bundle to compare with on the same pairs.")] = None,
     fail_if_worse: Annotated[bool, typer.Option("--fail-if-worse", help="Exit 3 if the paired test finds the first worse.")] = False,
     slices: Annotated[bool, typer.Option("--slices", help="Also where it does well and where not: rare items, new keys, short queries ...")] = False,
+    features: Annotated[bool, typer.Option("--features", help="Instead: what each feature of a run is worth, on its validation pairs.")] = False,
     json: Json = False,
 ) -> None:
     """Measure a model, alone or against another.
@@ -46,6 +48,11 @@ def evaluate(
 
     if fail_if_worse and against is None:
         raise ConfigError("--fail-if-worse compares: name the other model with --against")
+    if features:
+        if pairs is not None or against is not None or slices:
+            raise ConfigError("--features is of a run and its own validation pairs: ask without --pairs, --against and --slices")
+        _features(model, json)
+        return
     if slices and against is not None:
         raise ConfigError("--slices is of one model: ask without --against")
     if pairs is None:
@@ -72,6 +79,19 @@ def evaluate(
     if fail_if_worse and compared.worse(options.select):
         print(f"twotower: {model} is worse than {against} by {options.select}", file=sys.stderr)
         raise typer.Exit(exits.WORSE)
+
+
+def _features(model: Path, json: bool) -> None:
+    """Print what each feature of a run is worth."""
+    with loading():
+        from twotower.app import reports
+        from twotower.runs import open_run
+        from twotower.runs.progress import watching
+        from twotower.runs.worth import worth
+
+    with watching() as progress:
+        found = worth(open_run(model), progress.stage)
+    print_json(found) if json else show_parts(reports.features(found))
 
 
 @app.command(epilog=examples("twotower compare runs/new runs/old"))

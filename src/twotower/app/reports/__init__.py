@@ -7,7 +7,22 @@ function that makes a document, such as the one in `diagnosis`.
 
 from twotower.app.reports.documents import Document, plain_text
 from twotower.app.reports.rendering import render, suffix_of
-from twotower.app.reports.results import answer, comparison, data, dropped, estimate, facts, figures, found, plain, show, slices, strangers, verdict
+from twotower.app.reports.results import (
+    answer,
+    comparison,
+    data,
+    dropped,
+    estimate,
+    facts,
+    features,
+    figures,
+    found,
+    plain,
+    show,
+    slices,
+    strangers,
+    verdict,
+)
 
 __all__ = [
     "Document",
@@ -17,6 +32,7 @@ __all__ = [
     "dropped",
     "estimate",
     "facts",
+    "features",
     "figures",
     "found",
     "plain",

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from twotower.app.demonstration import Answered
     from twotower.runs.comparing import Comparison
     from twotower.runs.estimates import Estimate
+    from twotower.runs.worth import Told
 
 NAMES = {
     "model": "the model",
@@ -144,6 +145,21 @@ def _slices(found: Mapping[str, Any], select: str, intervals: bool) -> Table:
             said = {"worse": "WORSE", "unclear": ""}.get(row["verdict"], row["verdict"])
             table.add_row(Text("  " + row["name"]), f"{row['rankings']:,}", shown, *([_number(row["baseline"])] if against else []), said)
     return table
+
+
+def features(found: Told) -> RenderableType:
+    """What each feature is worth, the most first."""
+    table = _table("what a feature is worth", f"{found.metric} without it", "lost", "")
+    for part in sorted(found.features, key=lambda part: -part.lost):
+        lost = f"{part.lost:+.3f} [dim]{escape('[')}{part.low:+.3f}, {part.high:+.3f}][/dim]"
+        said = "" if part.sure else "nothing that is sure"
+        table.add_row(Text(f"{part.side}: {part.feature} ({part.type})"), _number(part.without), lost, said)
+    told = (
+        f"By vectors, on {found.rankings:,} validation rankings, where the model has {_number(found.whole)} {found.metric}. Without a feature: its "
+        "values are dealt out anew among those who ask, or among the items. Lost: with its 95% interval; what is sure, all features taken "
+        "together (Holm). What two features say alike neither of them is worth alone."
+    )
+    return Group("", table, "", _caption(told))
 
 
 def told_modes(metrics: Mapping[str, Any]) -> dict[str, Any]:
