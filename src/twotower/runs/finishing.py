@@ -26,9 +26,9 @@ from twotower.learning.evaluation import evaluate as evaluate_scorer
 from twotower.learning.lists import list_facts, looked_at, top
 from twotower.learning.pretrained import as_it_is
 from twotower.learning.slices import Facts, slice_all
-from twotower.learning.statistics import Interval
+from twotower.learning.statistics import Interval, PairedTest, holm
 from twotower.learning.views import before, reading
-from twotower.runs.comparing import Comparison, compare_values, ranking_table
+from twotower.runs.comparing import compare_values, ranking_table
 from twotower.runs.exported import encode_items, encode_queries
 from twotower.runs.measuring import Asked, choose_mode, scorer
 from twotower.runs.progress import Progress
@@ -139,14 +139,12 @@ def _metrics(measured: _Measured, prepared: Prepared, chosen: Config, facts: dic
     keys = list_keys(measured.asked.cases, options.per)
     winner = measured.by_mode[measured.search["mode"]]
 
-    def against(name: str, other: Evaluated) -> Comparison:
-        return compare_values(("model", name), winner.values, other.values, keys)
-
+    against = {name: compare_values(("model", name), winner.values, other.values, keys).tests for name, other in measured.baselines.items()}
     return {
         "model": _figures(winner),
         "modes": {mode: _figures(evaluated) for mode, evaluated in measured.by_mode.items()},
         "baselines": {name: _figures(evaluated) for name, evaluated in measured.baselines.items()},
-        "against": {name: {m: t._asdict() for m, t in against(name, e).tests.items()} for name, e in measured.baselines.items()},
+        "against": _corrected(against),
         "slices": slice_all(known, winner, keys, options, measured.baselines),
         "lists": list_facts(measured.lists, "model", wanted, known.item_matches, measured.item_vectors, prepared.items.column(ID)),
         "search": measured.search,
@@ -161,6 +159,16 @@ def _metrics(measured: _Measured, prepared: Prepared, chosen: Config, facts: dic
         "training": facts,
         "data": prepared.report,
     }
+
+
+def _corrected(against: Mapping[str, Mapping[str, PairedTest]]) -> dict[str, dict[str, Any]]:
+    """The tests of the model against each baseline, by metric, with the p-value that holds for all baselines together."""
+    told: dict[str, dict[str, Any]] = {name: {metric: test._asdict() for metric, test in tests.items()} for name, tests in against.items()}
+    for metric in next(iter(told.values()), {}):
+        raised = holm(np.array([float(tests[metric].p_value) for tests in against.values()]))
+        for name, p_value in zip(against, raised.tolist(), strict=True):
+            told[name][metric]["holm"] = p_value
+    return told
 
 
 def _facts(prepared: Prepared, measured: _Measured, chosen: Config) -> Facts:
