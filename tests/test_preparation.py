@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from twotower import files
+from twotower.config import from_values
 from twotower.data import keys, preparation, quantities
 from twotower.data.features import Category, Id, Text
 from twotower.data.hashes import hash_texts
@@ -484,3 +485,20 @@ def test_many_batches_equal_one(make, monkeypatch):
         monkeypatch.setattr(f"twotower.data.{module}.BATCH", 7)
     again = make().folder
     assert {path.relative_to(again): path.read_bytes() for path in again.rglob("*.npy")} == arrays
+
+
+@pytest.mark.parametrize(("history", "dropped"), [(True, 1), (False, 3)])
+def test_who_has_a_history_asks_also_where_all_else_is_missing(tmp_path, history, dropped):
+    asked = [("a", "phone"), ("a", None), ("b", "desk"), ("b", None), (None, "desk"), (None, None), *[("c", "desk")] * 12]
+    rows = [{"user": user, "device": device, "item": f"i{n}", "when": n} for n, (user, device) in enumerate(asked)]
+    features = [{"column": "device", "type": "category"}, *([{"type": "history"}] if history else [])]
+    chosen = from_values(
+        {
+            "pairs": {"time": "when"},
+            "query": {"key": "user", "features": features},
+            "item": {"id": "item", "features": [{"column": "item", "type": "id"}]},
+            "split": {"by": "random", "test": 0.2, "validation": 0.2},
+        }
+    )
+    report = prepare(open_source(rows, "pairs"), None, chosen.schema, chosen.split, tmp_path).report
+    assert report["pairs_without_query"] == dropped

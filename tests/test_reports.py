@@ -231,3 +231,23 @@ def test_check_prints_writes_and_says_no(tmp_path):
     assert refused.returncode == 2 and ".html or .md" in refused.stderr
     refused = typed(tmp_path, "check", "pairs.csv")
     assert refused.returncode == 2 and "twotower init pairs.csv" in refused.stderr
+
+
+def test_a_difference_that_luck_may_give_stands_in_parentheses():
+    from twotower.app.reports.results import distance, verdict
+
+    def test_of(difference, p_value, **more):
+        return {"mrr": {"difference": difference, "low": difference - 0.1, "high": difference + 0.1, "p_value": p_value, **more}}
+
+    metrics = {
+        "evaluation": {"select": "mrr"},
+        "search": {"mode": "vectors"},
+        "baselines": {"bm25": {"mrr": {"value": 0.5}}, "popularity": {"mrr": {"value": 0.1}}},
+        "against": {"bm25": test_of(0.084, 0.03, holm=0.06), "popularity": test_of(-0.5, 0.001, holm=0.002)},
+    }
+    assert distance(metrics, "bm25") == "(-.084)"
+    assert distance(metrics, "popularity") == "+.500"
+    assert verdict(metrics).tone == "note" and "not clearly different" in verdict(metrics).said
+    metrics["against"]["bm25"] = test_of(0.084, 0.03)  # of a run that tells no more
+    assert distance(metrics, "bm25") == "-.084"
+    assert verdict(metrics).tone == "good"

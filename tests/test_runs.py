@@ -86,6 +86,10 @@ def test_the_world_is_solved_and_the_baselines_are_where_they_should_be(world_ru
     assert metrics["modes"]["words"] == metrics["baselines"]["bm25_queries"]  # the same words
     better = metrics["against"]["popularity"]["mrr"]
     assert better["difference"] > 0.5 and better["p_value"] < 0.01
+    for metric in metrics["model"]:
+        tests = sorted((tests[metric] for tests in metrics["against"].values()), key=lambda test: test["p_value"])
+        raised = np.maximum.accumulate([min(1.0, (len(tests) - n) * test["p_value"]) for n, test in enumerate(tests)])
+        assert [test["holm"] for test in tests] == pytest.approx(raised)
 
 
 def test_the_history_has_a_line_an_epoch(world_folder):

@@ -113,6 +113,7 @@ ROWS: dict[str, Row] = {
     "ranks": Row("one process of two threads beside two processes of one"),
     "compiling": Row("what torch.compile would bring a step"),
     "histories": Row("how a history is read by default, on validation pairs", "", ("ml-100k",)),
+    "evaluation": Row("what measuring a model costs", "1.5x the bare product, 1 GB; statistics 5 s; a report 10 s, 3 MB"),
     "choices": Row("what each part of the recipe for texts is worth, on validation pairs"),
 }
 

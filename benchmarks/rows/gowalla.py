@@ -2,7 +2,9 @@
 
 The published test part is no random fifth of each user's places. It holds 30% of the pairs of the 52 places with 500 or more (by place from 2% to
 41%, a deviation of .095 where chance would give .015), and 21% of those of the others. This was looked at after the first recipe had been tested, to
-understand it; settings are chosen on a random tenth of the training pairs all the same, which cannot show such a shift.
+understand it; settings are chosen on a random tenth of the training pairs all the same, which cannot show such a shift. How much it changes: on
+that tenth (6,000 users, recall@20 / ndcg@20) GF-CF with the settings of its paper has .2056 / .1138 and the recipe here .2129 / .1165; on the test
+part GF-CF has .1866 / .1531 and the recipe .1703 / .1349. What is ahead on held-out training pairs is behind there.
 
 Peers: implicit's ALS with the settings that were the best of some on this set, its BPR, and LightFM's WARP, each as its documentation has it.
 """

@@ -87,11 +87,13 @@ def _answered(retriever: Retriever, table: pa.Table, asked: Array, k: int, mode:
     return _with(table, "scores", pa.ListArray.from_arrays(offsets, pa.array(scores[present])))
 
 
-def score_file(retriever: Retriever, pairs: str, output: Path | None, report: Callable[[int], None]) -> Wrote:
+def score_file(retriever: Retriever, pairs: str, output: Path | None, report: Callable[[int], None], prior: float | None = None) -> Wrote:
     """Score every pair of a file: its columns and `score`, null where the catalogue lacks the item or the query is empty.
 
-    Without an output, rows are printed as lines of JSON.
+    prior: the share of matches among them; with it, `probability` too. Without an output, rows are printed as lines of JSON.
     """
+    if prior is not None:
+        retriever.probability(np.empty(0), prior)  # refused before any work
     facts = retriever.bundle.model["schema"]
     item_column = facts["pairs"]["item"] or facts["item"]["id"]
     columns = [item_column] if item_column else retriever.encoder.columns("item")
@@ -106,7 +108,8 @@ def score_file(retriever: Retriever, pairs: str, output: Path | None, report: Ca
         if asked.any():
             known = table.filter(pa.array(asked))
             scores[asked] = retriever.score_known(known, known.column(item_column) if item_column else known.select(columns))
-        return _with(table, "score", pa.array(scores, from_pandas=True))
+        found = _with(table, "score", pa.array(scores, from_pandas=True))
+        return found if prior is None else _with(found, "probability", pa.array(retriever.probability(scores, prior), from_pandas=True))
 
     if output is not None:
         return queries_asked.wrote(_write(output, source, scored, report))

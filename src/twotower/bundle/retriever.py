@@ -26,6 +26,7 @@ from twotower.data.schema import Side
 from twotower.data.values import to_array, to_text
 from twotower.errors import BundleError, ConfigError, DataError, choices
 from twotower.files import read_json
+from twotower.search.calibration import probability
 from twotower.search.fusion import blend
 from twotower.search.index import INDEXES, Hits, best, no_hits
 from twotower.search.lexical import Lexical
@@ -196,6 +197,17 @@ class Retriever:
             table = self.query_table(queries).take(pa.array(found))
             scores[found] = self._similarities(self.embed_queries(table), np.arange(len(found)), rows[found])
         return scores
+
+    def probability(self, scores: Array, prior: float = 0.5) -> Array:
+        """The probability float64 [n] that pairs of these scores match, by a curve fitted to validation pairs.
+
+        prior: the share of matches among the pairs that were scored. The other pairs are taken to be drawn from the catalogue: where they were chosen
+        for being near, as by a search, fewer match than this says. Raises ConfigError where the bundle holds no calibration.
+        """
+        told = self.bundle.model.get("calibration")
+        if told is None:
+            raise ConfigError("this bundle holds no calibration: it was written before there was one, or had no validation pairs. Train again.")
+        return probability(scores, told["slope"], told["intercept"], prior)
 
     def similar(self, item_id: Any, k: int = 10) -> Found:
         """The k items [k] nearest to one of the catalogue, itself left out."""

@@ -26,12 +26,13 @@ from twotower.learning.evaluation import evaluate as evaluate_scorer
 from twotower.learning.lists import list_facts, looked_at, top
 from twotower.learning.pretrained import as_it_is
 from twotower.learning.slices import Facts, slice_all
-from twotower.learning.statistics import Interval
+from twotower.learning.statistics import Interval, PairedTest, holm
 from twotower.learning.views import before, reading
-from twotower.runs.comparing import Comparison, compare_values, ranking_table
+from twotower.runs.comparing import compare_values, ranking_table
 from twotower.runs.exported import encode_items, encode_queries
-from twotower.runs.measuring import Asked, choose_mode, scorer
+from twotower.runs.measuring import Asked, calibrated, choose_mode, scorer
 from twotower.runs.progress import Progress
+from twotower.search.calibration import Calibration
 from twotower.search.lexical import Lexical
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class _Measured(NamedTuple):
     words: Lexical | None  # that are searched
     lists: dict[str, Array]  # what the model, "model", and each baseline show for some of the cases, int64 [few, k]
     few: Array  # which cases these are
+    calibration: Calibration | None
 
 
 def finish(folder: Path, prepared: Prepared, model: TwoTower, chosen: Config, facts: dict[str, Any], progress: Progress) -> None:
@@ -99,7 +101,8 @@ def _measure(folder: Path, prepared: Prepared, item_vectors: Array, chosen: Conf
         return Asked(found, encode_queries(folder, prepared, prepared.columns["query"], found, seen, item_vectors, chosen), texts)
 
     progress.stage("choosing how to search, on validation pairs")
-    search = choose_mode(ask(VALIDATION, options.queries), item_vectors, indexes, chosen.search, options)
+    held = ask(VALIDATION, options.queries)
+    search = choose_mode(held, item_vectors, indexes, chosen.search, options)
     words = indexes.get(search["words_of"])
     part = TEST if (prepared.parts == TEST).any() else VALIDATION
     progress.stage(f"ranking {prepared.n_items:,} items for {int((prepared.parts == part).sum()):,} {PARTS[part]} pairs")
@@ -129,7 +132,8 @@ def _measure(folder: Path, prepared: Prepared, item_vectors: Array, chosen: Conf
         encoder = untuned(options.pretrained, prepared, asked.cases)
         assert encoder is not None  # a config that asks for it has words on both sides
         baselines["pretrained"] = measured(encoder, "pretrained")
-    return _Measured(PARTS[part], by_mode, baselines, asked, search, item_vectors, words, lists, few)
+    calibration = calibrated(held, asked if part == TEST else None, item_vectors, options.seed)
+    return _Measured(PARTS[part], by_mode, baselines, asked, search, item_vectors, words, lists, few, calibration)
 
 
 def _metrics(measured: _Measured, prepared: Prepared, chosen: Config, facts: dict[str, Any]) -> dict[str, Any]:
@@ -139,17 +143,16 @@ def _metrics(measured: _Measured, prepared: Prepared, chosen: Config, facts: dic
     keys = list_keys(measured.asked.cases, options.per)
     winner = measured.by_mode[measured.search["mode"]]
 
-    def against(name: str, other: Evaluated) -> Comparison:
-        return compare_values(("model", name), winner.values, other.values, keys)
-
+    against = {name: compare_values(("model", name), winner.values, other.values, keys).tests for name, other in measured.baselines.items()}
     return {
         "model": _figures(winner),
         "modes": {mode: _figures(evaluated) for mode, evaluated in measured.by_mode.items()},
         "baselines": {name: _figures(evaluated) for name, evaluated in measured.baselines.items()},
-        "against": {name: {m: t._asdict() for m, t in against(name, e).tests.items()} for name, e in measured.baselines.items()},
+        "against": _corrected(against),
         "slices": slice_all(known, winner, keys, options, measured.baselines),
         "lists": list_facts(measured.lists, "model", wanted, known.item_matches, measured.item_vectors, prepared.items.column(ID)),
         "search": measured.search,
+        "calibration": None if measured.calibration is None else measured.calibration._asdict(),
         "evaluation": {
             "part": measured.part,
             "per": options.per,
@@ -161,6 +164,16 @@ def _metrics(measured: _Measured, prepared: Prepared, chosen: Config, facts: dic
         "training": facts,
         "data": prepared.report,
     }
+
+
+def _corrected(against: Mapping[str, Mapping[str, PairedTest]]) -> dict[str, dict[str, Any]]:
+    """The tests of the model against each baseline, by metric, with the p-value that holds for all baselines together."""
+    told: dict[str, dict[str, Any]] = {name: {metric: test._asdict() for metric, test in tests.items()} for name, tests in against.items()}
+    for metric in next(iter(told.values()), {}):
+        raised = holm(np.array([float(tests[metric].p_value) for tests in against.values()]))
+        for name, p_value in zip(against, raised.tolist(), strict=True):
+            told[name][metric]["holm"] = p_value
+    return told
 
 
 def _facts(prepared: Prepared, measured: _Measured, chosen: Config) -> Facts:
@@ -210,6 +223,7 @@ def _write_bundle(folder: Path, prepared: Prepared, measured: _Measured, metrics
         dimensions=chosen.model.dimensions,
         similarity=chosen.model.similarity,
         search=measured.search,
+        calibration=metrics["calibration"],
         query_text=text_columns(prepared.encoder, "query"),
         schema=asdict(configs.portable(chosen.schema)),
         **({"continues": metrics["training"]["from"]} if "from" in metrics["training"] else {}),

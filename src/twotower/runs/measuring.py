@@ -26,9 +26,11 @@ from twotower.learning.evaluation import Cases, Evaluated, Scorer, cases, dot_sc
 from twotower.learning.evaluation import evaluate as evaluate_scorer
 from twotower.learning.options import EvaluateOptions
 from twotower.learning.slices import Facts, slice_all
+from twotower.search.calibration import Calibration, error, fit, probability
 from twotower.search.fusion import blend
 from twotower.search.lexical import Lexical
 
+AT_ONCE = 1 << 16  # pairs
 WORDS_WEIGHTS = (0.15, 0.3, 0.5, 1.0)
 
 
@@ -78,6 +80,44 @@ def choose_mode(asked: Asked, item_vectors: Array, indexes: Mapping[str, Lexical
     best = tried[0][1]
     fused = [way for _, way in tried if way["mode"] == "hybrid" and (best["mode"] == "vectors" or way["words_of"] == best["words_of"])]
     return {**(fused or [best])[0], "mode": best["mode"]}
+
+
+def calibrated(held: Asked, others: Asked | None, item_vectors: Array, seed: int) -> Calibration | None:
+    """The curve from similarity to probability, fitted to the matches of held cases and tried on others; None where there are none."""
+    scores, matches = _matched_and_drawn(held, item_vectors, seed)
+    if not matches.any() or matches.all():
+        return None
+    slope, intercept = fit(scores, matches)
+    off = None
+    if others is not None:
+        scores, tried = _matched_and_drawn(others, item_vectors, seed + 1)
+        off = error(probability(scores, slope, intercept, float(tried.mean())), tried) if tried.any() and not tried.all() else None
+    return Calibration(slope, intercept, int(matches.sum()), off)
+
+
+def _matched_and_drawn(asked: Asked, item_vectors: Array, seed: int) -> tuple[Array, Array]:
+    """Similarities [n] of matches and of as many pairs of a query and an item drawn from the catalogue, and which match, bool [n].
+
+    What is known to match is never among those drawn, as far as the cases say.
+    """
+    relevant = asked.cases.relevant
+    query, n = ragged_rows(relevant), len(item_vectors)
+    drawn = np.random.default_rng(seed).integers(0, n, len(query))
+    known = query * n + relevant.values
+    if asked.cases.excluded is not None:
+        known = np.concatenate([known, ragged_rows(asked.cases.excluded) * n + asked.cases.excluded.values])
+    new = ~np.isin(query * n + drawn, known)
+    rows, items = np.concatenate([query, query[new]]), np.concatenate([relevant.values, drawn[new]])
+    return _similarities(asked.vectors, rows, item_vectors, items), np.arange(len(rows)) < len(query)
+
+
+def _similarities(queries: Array, rows: Array, items: Array, columns: Array) -> Array:
+    """The similarity float32 [n] of each query row with the item row beside it, in blocks of bounded size."""
+    found = np.empty(len(rows), np.float32)
+    for start in range(0, len(rows), AT_ONCE):
+        part = slice(start, start + AT_ONCE)
+        found[part] = np.einsum("nd,nd->n", queries[rows[part]], np.asarray(items[columns[part]], np.float32))
+    return found
 
 
 # --- new pairs ----------------------------------------------------------------------------------------------------

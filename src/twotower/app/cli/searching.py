@@ -90,13 +90,23 @@ def _wrote(wrote: Wrote, what: str, output: Path | None) -> None:
         print(f"twotower: {wrote.strangers}", file=sys.stderr)
 
 
-@app.command(epilog=examples("twotower score runs/first --pairs some.csv", "twotower score runs/first --pairs some.csv -o scores.parquet"))
+@app.command(
+    epilog=examples(
+        "twotower score runs/first --pairs some.csv",
+        "twotower score runs/first --pairs some.csv -o scores.parquet",
+        "twotower score runs/first --pairs some.csv --probability --prior 0.1",
+    )
+)
 def score(
     model: BundlePath,
     pairs: Annotated[str, typer.Option(help="A file with the query's columns and the item's id.")],
     output: Annotated[Path | None, typer.Option("-o", "--output", help="The Parquet file to write; without it, lines of JSON are printed.")] = None,
+    likely: Annotated[bool, typer.Option("--probability", help="Also how likely each pair matches, by a curve fitted to validation pairs.")] = False,
+    prior: Annotated[float | None, typer.Option(help="The share of matches among these pairs, for --probability; by default 0.5.")] = None,
 ) -> None:
     """Score pairs: the raw similarity of each query with its item."""
+    if prior is not None and not likely:
+        raise ConfigError("--prior is for probabilities: add --probability")
     with loading():
         from twotower.app.bulk import score_file
         from twotower.bundle import load
@@ -104,7 +114,7 @@ def score(
 
         retriever = load(model)
     with counting("scoring") as report:
-        wrote = score_file(retriever, pairs, output, report)
+        wrote = score_file(retriever, pairs, output, report, (0.5 if prior is None else prior) if likely else None)
     _wrote(wrote, "scores", output)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from twotower.app.reports.documents import Code, Document, Facts, Paragraph, Part, Picture, Section, Statement, Table
-from twotower.app.reports.results import NAMES, data_facts, told_modes, verdict
+from twotower.app.reports.results import NAMES, data_facts, distance, told_modes, verdict
 
 if TYPE_CHECKING:
     from twotower.app.reporting import Account, Told
@@ -35,16 +35,20 @@ def _cell(figure: Mapping[str, float]) -> str:
 def _figures(metrics: Mapping[str, Any]) -> Table:
     """The model by each mode, and the baselines."""
     names, told = list(metrics["model"]), metrics["evaluation"]
-    rows = [
-        [f"{NAMES[mode]}{' (how it searches)' if mode == metrics['search']['mode'] else ''}", *(_cell(row[name]) for name in names)]
-        for mode, row in told_modes(metrics).items()
-    ]
-    rows += [[NAMES.get(name, name), *(_cell(row[metric]) for metric in names)] for name, row in metrics["baselines"].items()]
+    beside = ["to the model"] if metrics["against"] else []
+    rows = []
+    for mode, row in told_modes(metrics).items():
+        named = f"{NAMES[mode]}{' (how it searches)' if mode == metrics['search']['mode'] else ''}"
+        rows.append([named, *(_cell(row[name]) for name in names), *("" for _ in beside)])
+    for name, row in metrics["baselines"].items():
+        rows.append([NAMES.get(name, name), *(_cell(row[metric]) for metric in names), *([distance(metrics, name)] if beside else [])])
     caption = (
         f"{told['rankings']:,} {told['part']} rankings, each of all {told['catalogue']:,} items; {told['left_out']}. In brackets: 95% interval. "
         "How it searches was chosen on validation pairs."
     )
-    return Table(["", *names], rows, caption, range(1, len(names) + 1))
+    if beside:
+        caption += f" To the model: the difference in {told['select']}, paired; in parentheses where luck may give as much (Holm)."
+    return Table(["", *names, *beside], rows, caption, range(1, len(names) + 1 + len(beside)))
 
 
 def _slices(metrics: Mapping[str, Any]) -> list[Part]:

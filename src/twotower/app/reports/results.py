@@ -104,6 +104,8 @@ def figures(metrics: Mapping[str, Any]) -> RenderableType:
     caption = f"{told['rankings']:,} {of}, each of all {told['catalogue']:,} items; {told['left_out']}. In brackets: 95% interval."
     if len(metrics["modes"]) > 1:
         caption += " ➤: how it searches, chosen on validation pairs."
+    if metrics["against"]:
+        caption += f" To the model: the difference in {told['select']}, paired; in parentheses where luck may give as much (Holm)."
     # Intervals of every metric where there is room, else of the one that counts, else of none.
     ways = [_figures(metrics, intervals) for intervals in (list(metrics["model"]), [told["select"]], [])]
     return Group("", _Fitting(*ways), "", _caption(caption), "", escape(verdict(metrics).said))
@@ -111,13 +113,26 @@ def figures(metrics: Mapping[str, Any]) -> RenderableType:
 
 def _figures(metrics: Mapping[str, Any], intervals: Sequence[str]) -> Table:
     names = list(metrics["model"])
-    table = _table("", *names)
+    table = _table("", *names, *(["to the model"] if metrics["against"] else []))
     for mode, row in told_modes(metrics).items():
         chosen = mode == metrics["search"]["mode"]
         table.add_row(Text(("➤ " if chosen else "  ") + NAMES[mode]), *_cells(row, names, intervals), style="bold" if chosen else "")
     for name, row in metrics["baselines"].items():
-        table.add_row(Text("  " + NAMES.get(name, name)), *_cells(row, names, intervals))
+        beside = [distance(metrics, name)] if name in metrics["against"] else []
+        table.add_row(Text("  " + NAMES.get(name, name)), *_cells(row, names, intervals), *beside)
     return table
+
+
+def distance(metrics: Mapping[str, Any], baseline: str) -> str:
+    """How far a baseline is above or below the model by the selecting metric, in parentheses where that is not sure."""
+    test = metrics["against"][baseline][metrics["evaluation"]["select"]]
+    said = f"{-test['difference']:+.3f}".replace("0.", ".", 1)
+    return said if _sure(test) else f"({said})"
+
+
+def _sure(test: Mapping[str, Any]) -> bool:
+    """Whether a difference is more than luck gives, all baselines taken together where a run says so."""
+    return bool(test.get("holm", test["p_value"]) < 0.05)
 
 
 def slices(metrics: Mapping[str, Any]) -> RenderableType:
@@ -193,9 +208,9 @@ def verdict(metrics: Mapping[str, Any]) -> Verdict:
     best = max(against, key=lambda name: metrics["baselines"][name][select]["value"])
     test = against[best][select]
     gain = f"{test['difference']:+.3f} {select} [{test['low']:+.3f}, {test['high']:+.3f}]"
-    tone: Tone = "note" if test["p_value"] >= 0.05 else "good" if test["difference"] > 0 else "warning"
+    tone: Tone = "note" if not _sure(test) else "good" if test["difference"] > 0 else "warning"
     word = {"good": "better than", "warning": "WORSE than"}.get(tone, "not clearly different from")
-    said = f"The model is {word} its best baseline ({NAMES.get(best, best)}): {gain}, paired, p = {test['p_value']:.4f}."
+    said = f"The model is {word} its best baseline ({NAMES.get(best, best)}): {gain}, paired, p = {test.get('holm', test['p_value']):.4f}."
     if best == "pretrained" and tone != "good":
         said += " Training does not pay here: use the untuned encoder, or bring more pairs."
     return Verdict(tone, said)

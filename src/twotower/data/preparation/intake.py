@@ -234,9 +234,10 @@ class Intake:
         if self._queries is not None:
             ids = to_text(batch.column(self.schema.query_column))
             return np.asarray(ids.is_valid()), self._queries.find(ids)
-        if not values:
-            return np.asarray(to_text(batch.column(self.schema.history_by)).is_valid()), None
-        return present(values), None
+        there = present(values) if values else np.zeros(batch.num_rows, bool)
+        if self.schema.history_by is not None:  # who is known by what came before asks, also where all else is missing
+            there |= np.asarray(to_text(batch.column(self.schema.history_by)).is_valid())
+        return there, None
 
     def _listed(self, ids: pa.Array, usable: Array, listed: Array | None) -> tuple[Array, Array, Array | None]:
         """The catalogue's row of each item; pairs of others are counted, and dropped unless such items are kept."""

@@ -1,0 +1,85 @@
+"""The report of a run in a real browser: nothing is fetched, nothing fails, nothing sticks out, and both colour schemes can be read."""
+
+import shutil
+
+import pytest
+
+from twotower.app.reporting import account_of
+from twotower.app.reports import render
+from twotower.app.reports.account import account
+from twotower.files import write_text
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="no chromium is installed here; on Debian: apt-get install chromium")
+# The lightness of a colour as the eye weighs it, WCAG 2, and the contrast of the text of every element with the paper behind it.
+CONTRAST = """() => {
+  const parts = (colour) => colour.match(/[\\d.]+/g).map(Number);
+  const light = (colour) => {
+    const [r, g, b] = parts(colour).slice(0, 3).map((v) => (v /= 255) <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const behind = (node) => {
+    for (; node; node = node.parentElement) {
+      const colour = parts(getComputedStyle(node).backgroundColor);
+      if (colour.length < 4 || colour[3] > 0) return getComputedStyle(node).backgroundColor;
+    }
+    return "rgb(255, 255, 255)";
+  };
+  const found = [];
+  for (const node of document.querySelectorAll("main *:not(title, desc)")) {
+    if (![...node.childNodes].some((child) => child.nodeType === 3 && child.textContent.trim())) continue;
+    const style = getComputedStyle(node), text = light(node.closest("svg") ? style.fill : style.color), paper = light(behind(node));
+    found.push((Math.max(text, paper) + 0.05) / (Math.min(text, paper) + 0.05));
+  }
+  return Math.min(...found);
+}"""
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def report(world_run, tmp_path_factory):
+    place = tmp_path_factory.mktemp("page") / "report.html"
+    write_text(place, render(account(account_of(world_run.folder)), place))
+    return place
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1200])
+def test_the_report_opens_in_a_browser(browser, report, width, scheme):
+    page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    asked, said = [], []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.goto(report.as_uri())
+    assert asked == [report.as_uri()] and said == []
+    assert page.locator("h1").inner_text() == "What the run came to"
+    assert page.locator(".verdict").is_visible()
+    sections = ["How good it is", "Where it does well and where not", "How it was trained", "Test questions", "What people are shown"]
+    assert page.locator("h2").all_inner_texts()[:5] == sections
+    # A table may be wider than a phone, and then scrolls by itself; the page never does.
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    for picture in page.locator("svg").all():
+        box = picture.bounding_box()
+        assert box["width"] > 100 and box["height"] > 20
+        assert page.evaluate("(id) => document.getElementById(id).textContent", picture.get_attribute("aria-labelledby").split()[1])
+    assert page.evaluate(CONTRAST) >= 4.5
+    page.close()
+
+
+def test_the_report_prints(browser, report):
+    page = browser.new_page()
+    page.goto(report.as_uri())
+    page.emulate_media(media="print")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") in ("rgb(255, 255, 255)", "rgba(0, 0, 0, 0)")
+    assert len(page.pdf()) > 10_000
+    page.close()
