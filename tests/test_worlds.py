@@ -29,7 +29,7 @@ from twotower.learning import training
 from twotower.learning.evaluation import cases
 from twotower.learning.views import before, reading
 from twotower.model.towers import build
-from twotower.runs import finishing
+from twotower.runs.exported import encode_queries
 from twotower.runs.progress import Progress
 from twotower.runs.run import Stopped
 
@@ -184,7 +184,9 @@ def test_both_roads_of_a_history_give_one_vector(reader, rows):
     prepared = open_prepared(next(path for path in place.iterdir() if (path / "log").is_dir()))
     seen = before(prepared, TEST, reading(prepared.encoder, prepared.columns["item"]))
     asked = cases(prepared.part(TEST), None, "pair", seen)
-    sliced = finishing._encode_queries(reader.folder / "bundle" / "model", prepared, asked, seen, np.array(reader.retriever.vectors), chosen)
+    sliced = encode_queries(
+        reader.folder / "bundle" / "model", prepared, prepared.columns["query"], asked, seen, np.array(reader.retriever.vectors), chosen
+    )
     ids, targets = prepared.items.column("_id").to_pylist(), {}
     for row in rows:
         targets.setdefault(row["user"], []).append((row["at"], row["item"]))

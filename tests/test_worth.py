@@ -63,10 +63,13 @@ def test_a_history_is_worth_what_it_tells(tmp_path):
     assert history.without < told.whole / 2
 
 
-def test_worth_is_shown_and_what_has_none_to_tell_is_refused(moody, typed, tmp_path):
-    code, out, _ = typed("evaluate", moody.folder, "--features")
-    assert code == 0
-    assert "query: asked (text)" in out and "nothing that is sure" in out
+def test_worth_is_shown_and_what_has_none_to_tell_is_refused(moody, typed, tmp_path, monkeypatch):
+    for columns, unsure in ((200, "nothing that is sure"), (80, "unsure")):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        code, out, _ = typed("evaluate", moody.folder, "--features")
+        assert code == 0
+        assert "query: asked (text)" in out and unsure in out
+        assert max(map(len, out.splitlines()[:8])) <= columns
     code, out, _ = typed("evaluate", moody.folder, "--features", "--json")
     assert code == 0 and {part["feature"] for part in json.loads(out)["features"]} == {"asked", "mood", "title", "kind"}
     for more in (["--pairs", "x.csv"], ["--slices"]):

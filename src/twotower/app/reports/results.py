@@ -105,21 +105,25 @@ def figures(metrics: Mapping[str, Any]) -> RenderableType:
     if len(metrics["modes"]) > 1:
         caption += " ➤: how it searches, chosen on validation pairs."
     if metrics["against"]:
-        caption += f" To the model: the difference in {told['select']}, paired; in parentheses where luck may give as much (Holm)."
+        caption += (
+            f" To the model, where there is room: the difference in {told['select']}, paired; in parentheses where luck may give as much (Holm)."
+        )
     # Intervals of every metric where there is room, else of the one that counts, else of none.
-    ways = [_figures(metrics, intervals) for intervals in (list(metrics["model"]), [told["select"]], [])]
+    # Narrower still, the interval of that one is worth more than how far the baselines are.
+    ways = [_figures(metrics, intervals, beside) for intervals, beside in (([*metrics["model"]], True), ([told["select"]], True))]
+    ways += [_figures(metrics, intervals, False) for intervals in ([told["select"]], [])]
     return Group("", _Fitting(*ways), "", _caption(caption), "", escape(verdict(metrics).said))
 
 
-def _figures(metrics: Mapping[str, Any], intervals: Sequence[str]) -> Table:
+def _figures(metrics: Mapping[str, Any], intervals: Sequence[str], beside: bool) -> Table:
     names = list(metrics["model"])
-    table = _table("", *names, *(["to the model"] if metrics["against"] else []))
+    beside = beside and bool(metrics["against"])
+    table = _table("", *names, *(["to the model"] if beside else []))
     for mode, row in told_modes(metrics).items():
         chosen = mode == metrics["search"]["mode"]
         table.add_row(Text(("➤ " if chosen else "  ") + NAMES[mode]), *_cells(row, names, intervals), style="bold" if chosen else "")
     for name, row in metrics["baselines"].items():
-        beside = [distance(metrics, name)] if name in metrics["against"] else []
-        table.add_row(Text("  " + NAMES.get(name, name)), *_cells(row, names, intervals), *beside)
+        table.add_row(Text("  " + NAMES.get(name, name)), *_cells(row, names, intervals), *([distance(metrics, name)] if beside else []))
     return table
 
 
@@ -164,17 +168,21 @@ def _slices(found: Mapping[str, Any], select: str, intervals: bool) -> Table:
 
 def features(found: Told) -> RenderableType:
     """What each feature is worth, the most first."""
-    table = _table("what a feature is worth", f"{found.metric} without it", "lost", "")
-    for part in sorted(found.features, key=lambda part: -part.lost):
-        lost = f"{part.lost:+.3f} [dim]{escape('[')}{part.low:+.3f}, {part.high:+.3f}][/dim]"
-        said = "" if part.sure else "nothing that is sure"
-        table.add_row(Text(f"{part.side}: {part.feature} ({part.type})"), _number(part.without), lost, said)
     told = (
         f"By vectors, on {found.rankings:,} validation rankings, where the model has {_number(found.whole)} {found.metric}. Without a feature: its "
         "values are dealt out anew among those who ask, or among the items. Lost: with its 95% interval; what is sure, all features taken "
         "together (Holm). What two features say alike neither of them is worth alone."
     )
-    return Group("", table, "", _caption(told))
+    return Group("", _Fitting(_worths(found, True), _worths(found, False)), "", _caption(told))
+
+
+def _worths(found: Told, intervals: bool) -> Table:
+    table = _table("what a feature is worth", f"{found.metric} without it", "lost", "")
+    for part in sorted(found.features, key=lambda part: -part.lost):
+        lost = f"{part.lost:+.3f}" + (f" [dim]{escape('[')}{part.low:+.3f}, {part.high:+.3f}][/dim]" if intervals else "")
+        said = "" if part.sure else "nothing that is sure" if intervals else "unsure"
+        table.add_row(Text(f"{part.side}: {part.feature} ({part.type})"), _number(part.without), lost, said)
+    return table
 
 
 def told_modes(metrics: Mapping[str, Any]) -> dict[str, Any]:
