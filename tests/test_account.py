@@ -74,6 +74,16 @@ def test_queries_with_several_right_items_and_histories_are_told(typed, tmp_path
     assert (run.folder / "report.html").exists()
 
 
+def test_a_run_that_tells_no_slices_and_no_lists_is_reported_without(world_run, typed, tmp_path):
+    shutil.copytree(world_run.folder, tmp_path / "before")
+    metrics = {name: part for name, part in world_run.metrics.items() if name not in ("slices", "lists", "calibration")}
+    (tmp_path / "before/metrics.json").write_text(json.dumps(metrics))
+    code, _, err = typed("report", tmp_path / "before")
+    assert code == 0, err
+    page = (tmp_path / "before/report.html").read_text(encoding="utf-8")
+    assert "How good it is" in page and "What people are shown" not in page and "Where it does well" not in page
+
+
 def test_what_cannot_be_told_is_refused(world_run, typed, tmp_path):
     code, _, err = typed("report", world_run.folder, "-o", tmp_path / "run.pdf")
     assert code == 2 and ".html" in err and not (tmp_path / "run.pdf").exists()

@@ -60,20 +60,9 @@ Tt = Callable[..., Outcome]
 
 
 @pytest.fixture
-def tt(monkeypatch, capsys) -> Tt:
+def tt(typed) -> Tt:
     """Types a command, in this process."""
-
-    def typed(*arguments: object) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["twotower", *map(str, arguments)])
-        capsys.readouterr()
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = stop.code
-        return Outcome(code, *capsys.readouterr())
-
-    return typed
+    return lambda *arguments: Outcome(*typed(*arguments))
 
 
 @pytest.fixture
