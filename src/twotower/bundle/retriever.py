@@ -28,7 +28,7 @@ from twotower.errors import BundleError, ConfigError, DataError, choices
 from twotower.files import read_json
 from twotower.search.calibration import probability
 from twotower.search.fusion import blend
-from twotower.search.index import INDEXES, Hits, best, no_hits
+from twotower.search.index import INDEXES, Hits, best, no_hits, similarities
 from twotower.search.lexical import Lexical
 
 Mode = Literal["vectors", "words", "hybrid"]
@@ -143,8 +143,8 @@ class Retriever:
         block = max(1, SCORES_AT_ONCE // max(1, len(self)))
         for start in range(0, len(vectors), block):
             part = slice(start, start + block)
-            similarities = vectors[part] @ self.vectors.T
-            scores = blend(similarities, self.lexical.scores(texts[part]), float(self._search["words_weight"]))
+            near = vectors[part] @ self.vectors.T
+            scores = blend(near, self.lexical.scores(texts[part]), float(self._search["words_weight"]))
             for n, row in enumerate(scores, start):
                 if not row.any():
                     continue  # nothing in this query is known to either
@@ -158,19 +158,10 @@ class Retriever:
         query, _ = np.nonzero(present)
         rows = hits.rows[present]
         scores = np.full(hits.rows.shape, -np.inf, np.float32)
-        scores[present] = self._similarities(vectors, query, rows)
+        scores[present] = similarities(vectors, query, self.vectors, rows)
         ids = np.full(hits.rows.shape, None, object)
         ids[present] = self._ids.take(pa.array(rows)).to_pylist()
         return Found(ids, scores, hits.rows)
-
-    def _similarities(self, vectors: Array, query: Array, rows: Array) -> Array:
-        """The similarity float32 [n] of each of these queries with the catalogue row beside it, in blocks of bounded size."""
-        similarities = np.empty(len(rows), np.float32)
-        block = max(1, SCORES_AT_ONCE // self.bundle.dimensions)
-        for start in range(0, len(rows), block):
-            part = slice(start, start + block)
-            similarities[part] = np.einsum("nd,nd->n", vectors[query[part]], self.vectors[rows[part]])
-        return similarities
 
     def score(self, queries: Any, items: Any) -> Array:
         """The similarity float32 [n] of each query with the item beside it.
@@ -195,7 +186,7 @@ class Retriever:
         scores = np.full(len(rows), np.nan, np.float32)
         if len(found):
             table = self.query_table(queries).take(pa.array(found))
-            scores[found] = self._similarities(self.embed_queries(table), np.arange(len(found)), rows[found])
+            scores[found] = similarities(self.embed_queries(table), np.arange(len(found)), self.vectors, rows[found])
         return scores
 
     def probability(self, scores: Array, prior: float = 0.5) -> Array:

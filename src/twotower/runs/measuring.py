@@ -28,9 +28,9 @@ from twotower.learning.options import EvaluateOptions
 from twotower.learning.slices import Facts, slice_all
 from twotower.search.calibration import Calibration, error, fit, probability
 from twotower.search.fusion import blend
+from twotower.search.index import similarities
 from twotower.search.lexical import Lexical
 
-AT_ONCE = 1 << 16  # pairs
 WORDS_WEIGHTS = (0.15, 0.3, 0.5, 1.0)
 
 
@@ -108,16 +108,7 @@ def _matched_and_drawn(asked: Asked, item_vectors: Array, seed: int) -> tuple[Ar
         known = np.concatenate([known, ragged_rows(asked.cases.excluded) * n + asked.cases.excluded.values])
     new = ~np.isin(query * n + drawn, known)
     rows, items = np.concatenate([query, query[new]]), np.concatenate([relevant.values, drawn[new]])
-    return _similarities(asked.vectors, rows, item_vectors, items), np.arange(len(rows)) < len(query)
-
-
-def _similarities(queries: Array, rows: Array, items: Array, columns: Array) -> Array:
-    """The similarity float32 [n] of each query row with the item row beside it, in blocks of bounded size."""
-    found = np.empty(len(rows), np.float32)
-    for start in range(0, len(rows), AT_ONCE):
-        part = slice(start, start + AT_ONCE)
-        found[part] = np.einsum("nd,nd->n", queries[rows[part]], np.asarray(items[columns[part]], np.float32))
-    return found
+    return similarities(asked.vectors, rows, item_vectors, items), np.arange(len(rows)) < len(query)
 
 
 # --- new pairs ----------------------------------------------------------------------------------------------------

@@ -159,3 +159,13 @@ def _merge(hits: Hits, scores: Array, first: int) -> None:
 
 
 INDEXES: dict[str, Callable[[Array], Index]] = {"exact": Exact, "hnsw": Hnsw}
+
+
+def similarities(queries: Array, rows: Array, items: Array, columns: Array) -> Array:
+    """The inner product float32 [n] of each of these rows of queries [q, d] with the row of items beside it, in blocks of bounded size."""
+    found = np.empty(len(rows), np.float32)
+    block = max(1, (SCORE_BLOCK >> 1) // queries.shape[1])  # two rows of numbers each
+    for start in range(0, len(rows), block):
+        part = slice(start, start + block)
+        found[part] = np.einsum("nd,nd->n", queries[rows[part]], items[columns[part]])
+    return found
