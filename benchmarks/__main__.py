@@ -18,7 +18,7 @@ from benchmarks.rows import HERE, MARK, ROOT, ROWS, Asked, measure_of
 def show(_: argparse.Namespace) -> int:
     """Every row and its state."""
     for name, row in ROWS.items():
-        lacking = sets.lacking(row.data)
+        lacking = sets.lacking(row)
         state = f"skipped: there is no {lacking}" if lacking else results.state(name, row)
         print(f"{name:14} {row.about}{' (' + row.wanted + ')' if row.wanted else ''}: {state}")
     return 0
@@ -29,7 +29,7 @@ def run(given: argparse.Namespace) -> int:
     names = given.rows or [name for name, row in ROWS.items() if given.smoke or results.state(name, row) != "measured"]
     failed = []
     for name in names:
-        lacking = sets.lacking(ROWS[name].data)
+        lacking = sets.lacking(ROWS[name])
         if lacking:
             print(f"{name} is skipped: there is no {lacking}", flush=True)
             continue

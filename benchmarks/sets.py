@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +22,23 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from benchmarks.fingerprints import digest
-from benchmarks.rows import HERE, ROOT
+from benchmarks.rows import HERE, ROOT, Row
 
 RAW = Path(os.environ.get("TWOTOWER_DATA") or ROOT.parent / "shared" / "data")
 MADE = ROOT / ".bench" / "data"
 Tables = dict[str, pa.Table]
 
 
-def lacking(names: Iterable[str]) -> str:
-    """The first folder of raw data that is not there, or nothing."""
-    return next((str(RAW / name) for name in names if not (RAW / name).is_dir()), "")
+def lacking(row: Row) -> str:
+    """What a row needs and is not there: the first folder of raw data, or a CUDA device; or nothing."""
+    folder = next((str(RAW / name) for name in row.data if not (RAW / name).is_dir()), "")
+    return folder or ("CUDA device" if row.cuda and not _has_card() else "")
+
+
+def _has_card() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def made(name: str) -> Path:

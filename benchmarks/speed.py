@@ -33,6 +33,11 @@ def profile(recipe: str, settings: Sequence[str], warm: int, steps: int) -> dict
     return dict(told_by("benchmarks.speed", recipe, str(warm), str(steps), "profile", *settings))
 
 
+def card(recipe: str, settings: Sequence[str], warm: int, steps: int) -> dict[str, Any]:
+    """The share of a step in which a CUDA device works, and what takes most of that."""
+    return dict(told_by("benchmarks.speed", recipe, str(warm), str(steps), "card", *settings))
+
+
 def _here(recipe: str, warm: int, steps: int, way: str, settings: Sequence[str]) -> dict[str, Any]:
     """What that process does."""
     import torch
@@ -41,13 +46,15 @@ def _here(recipe: str, warm: int, steps: int, way: str, settings: Sequence[str])
     chosen = configs.read(HERE / "recipes" / f"{recipe}.toml", settings)
     prepared = quality.prepared_of(chosen, MADE / "prepared")
     data = training.data_of(prepared, chosen.train, chosen.evaluate)
-    state = training.start(build(prepared.encoder, chosen.model, 0), data, chosen.train)
+    state = training.start(build(prepared.encoder, chosen.model, 0).to("cuda" if torch.cuda.is_available() else "cpu"), data, chosen.train)
     taken = training.steps(state, data, chosen.train)
     with allocation.kept():
         for _ in islice(taken, warm):
             pass
         if way == "profile":
             return _profiled(taken, steps)
+        if way == "card":
+            return _card(taken, steps)
         begun, pairs = time.perf_counter(), 0
         for step in islice(taken, steps):
             pairs += step.pairs
@@ -66,6 +73,22 @@ def _profiled(taken: Iterator[training.Step], steps: int) -> dict[str, Any]:
     own = {event.key.removeprefix("aten::"): event.self_cpu_time_total / 1e6 / seconds for event in seen.key_averages()}
     rest = sorted((name for name in own if name not in PRODUCTS), key=lambda name: -own[name])[:6]
     return {"products": sum(own.get(name, 0.0) for name in PRODUCTS), "step": seconds / steps, "others": {name: own[name] for name in rest}}
+
+
+def _card(taken: Iterator[training.Step], steps: int) -> dict[str, Any]:
+    import torch
+    from torch.profiler import ProfilerActivity
+    from torch.profiler import profile as recording
+
+    torch.cuda.synchronize()
+    begun = time.perf_counter()
+    with recording(activities=[ProfilerActivity.CUDA]) as seen:
+        for _ in islice(taken, steps):
+            pass
+        torch.cuda.synchronize()
+        seconds = time.perf_counter() - begun
+    own = {event.key[:40]: event.self_device_time_total / 1e6 / seconds for event in seen.key_averages()}
+    return {"busy": sum(own.values()), "step": seconds / steps, "kernels": dict(sorted(own.items(), key=lambda kernel: -kernel[1])[:8])}
 
 
 if __name__ == "__main__":

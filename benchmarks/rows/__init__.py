@@ -42,6 +42,7 @@ class Row(NamedTuple):
     peers: tuple[str, ...] = ()  # of peers/*.py
     environments: tuple[str, ...] = ()  # of peers/*.txt, beside our own
     modules: tuple[str, ...] = ()  # that it runs in processes of their own
+    cuda: bool = False  # whether it needs a CUDA device
 
 
 ROWS: dict[str, Row] = {
@@ -112,6 +113,7 @@ ROWS: dict[str, Row] = {
     "again": Row("training again against a cold start, eight weeks of two logs", "a quarter of the time, no worse", ("ml-100k",)),
     "ranks": Row("one process of two threads beside two processes of one"),
     "compiling": Row("what torch.compile would bring a step"),
+    "gpu": Row("the same steps on a CUDA device", "", (), ("throughput", "fine_tuning"), ("tuning_speed",), cuda=True),
     "histories": Row("how a history is read by default, on validation pairs", "", ("ml-100k",)),
     "evaluation": Row("what measuring a model costs", "1.5x the bare product, 1 GB; statistics 5 s; a report 10 s, 3 MB"),
     "choices": Row("what each part of the recipe for texts is worth, on validation pairs"),

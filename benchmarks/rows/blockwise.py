@@ -46,9 +46,9 @@ def vectors(size: int) -> list[Tensor]:
 
 def plain(batch: Batch, queries: Tensor, items: Tensor, log_scale: Tensor) -> Tensor:
     """By one matrix."""
-    logits = queries @ items.T * log_scale.exp() - torch.as_tensor(batch.log_prob)
-    rows = torch.arange(len(queries))
-    hidden = torch.zeros(len(rows), len(rows), dtype=torch.bool)
+    logits = queries @ items.T * log_scale.exp() - torch.as_tensor(batch.log_prob, device=queries.device)
+    rows = torch.arange(len(queries), device=queries.device)
+    hidden = torch.zeros(len(rows), len(rows), dtype=torch.bool, device=queries.device)
     hidden[rows, (rows + 1) % len(rows)] = True
     return functional.cross_entropy(logits.masked_fill(hidden, -torch.inf), rows)
 

@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -52,7 +53,8 @@ def bundle(folder: Path) -> Path:
 
 def demo(folder: Path) -> Iterator[Figure]:
     """The demo from start to its last line, in a process of its own."""
-    words = command("demo", "--no-prompt", "--json", "--overwrite", "-o", str(folder / "demo"))
+    shutil.rmtree(folder / "demo", ignore_errors=True)
+    words = command("demo", "--no-prompt", "--json", "-o", str(folder / "demo"))
     begun = time.perf_counter()
     done = subprocess.run(words, check=True, stdout=subprocess.PIPE)
     seconds = time.perf_counter() - begun
