@@ -75,20 +75,20 @@ def ids(asked: Asked, top: dict[str, float]) -> Iterator[Figure]:
     for size in SIZES[:1] if asked.smoke else SIZES:
         for precision in PRECISIONS:
             settings = [f"train.batch_size={size}", f"train.precision='{precision}'", *asked.settings]
-            rate = speed.rate("throughput", settings, warm, steps)
-            seen = speed.card("throughput", settings, warm, min(steps, 20))
+            seen = speed.card("throughput", settings, warm, steps)
+            rate = seen["rate"]
             work = 3 * 2 * size * size * 64 * rate / size  # three products a step
             # Each logit is written by a product, read and replaced by its gradient, which two products read.
             moved = 5 * 4 * size * size * rate / size
             shares = f"{work / top[precision]:.0%} of the rate of products, {moved / top['bytes']:.0%} of that of copies"
             told = f"{rate:,.0f} pairs a second, {1000 * size / rate:.1f} ms a step; {shares}; {busy(seen)}"
-            yield Figure(f"id towers of 64, {size:,} pairs, {precision}", told, "", {"rate": rate, "products": work, "bytes": moved, "card": seen})
+            yield Figure(f"id towers of 64, {size:,} pairs, {precision}", told, "", seen | {"products": work, "bytes": moved})
 
 
 def busy(seen: dict[str, Any]) -> str:
     """How much of a step the card works, and on what."""
     most = ", ".join(f"{name} {share:.0%}" for name, share in list(seen["kernels"].items())[:3])
-    return f"the card works {seen['busy']:.0%} of the time ({most})"
+    return f"the card works {seen['busy']:.0%} of the time while it is watched ({most})"
 
 
 def tuning(asked: Asked, top: dict[str, float]) -> Iterator[Figure]:
@@ -107,8 +107,8 @@ def tuning(asked: Asked, top: dict[str, float]) -> Iterator[Figure]:
     for size in TUNED[:1] if asked.smoke else TUNED:
         for precision in PRECISIONS[1:]:
             settings = [*places, f"train.batch_size={size}", f"train.precision='{precision}'", *asked.settings]
-            rate = speed.rate("fine_tuning", settings, warm, steps)
-            seen = speed.card("fine_tuning", settings, warm, min(steps, 20))
+            seen = speed.card("fine_tuning", settings, warm, steps)
+            rate = seen["rate"]
             given = {"batch_size": size, "warm": warm, "steps": steps, "precision": precision, "window": WINDOW}
             given |= {"device": "cuda", "folder": str(folder)}
             facts = ask("tuning_speed", given, {"rows": log["rows"], "items": log["items"]}, **words).facts
@@ -116,7 +116,7 @@ def tuning(asked: Asked, top: dict[str, float]) -> Iterator[Figure]:
             work = 6 * weights * tokens * rate  # of its products by weights, padding left out
             told = f"{rate:,.0f} pairs a second, {rate / other:.2f}x the {other:,.0f} of sentence-transformers"
             told += f"; {work / top[precision]:.0%} of the rate of products; {busy(seen)}"
-            yield Figure(f"tuning an encoder of MiniLM's shape, {size} pairs, {precision}", told, "", {"rate": rate, "peer": other, "card": seen})
+            yield Figure(f"tuning an encoder of MiniLM's shape, {size} pairs, {precision}", told, "", seen | {"peer": other, "products": work})
 
 
 def tokens_of(prepared: Any, side: str) -> float:

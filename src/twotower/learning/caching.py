@@ -39,7 +39,7 @@ class Encoded:
         self.vectors.requires_grad_()
 
     def _part(self, number: int) -> Tensor:
-        torch.manual_seed((self._seed + number) % (1 << 63))
+        _seed((self._seed + number) % (1 << 63), self._model.device)
         start, end = self._spans[number]
         columns = self._columns if len(self._spans) == 1 else {name: part(column, start, end) for name, column in self._columns.items()}
         # A context of its own: within one, weights that were cast without gradients would be kept so for the second time.
@@ -54,6 +54,18 @@ class Encoded:
         for number, (start, end) in enumerate(self._spans):
             vectors = self._part(number) if self._kept is None else self._kept
             vectors.backward(gradient[start:end].to(vectors.dtype))  # type: ignore[no-untyped-call]
+
+
+def _seed(number: int, device: torch.device) -> None:
+    """Let what is drawn on a device, and on the processor, begin at a number.
+
+    As torch.manual_seed does, which also notes where in the program it was called for every kind of device that is not there: a third of the
+    time of a small step.
+    """
+    torch.default_generator.manual_seed(number)
+    if device.type == "cuda":
+        place = torch.cuda.current_device() if device.index is None else device.index
+        torch.cuda.default_generators[place].manual_seed(number)
 
 
 class Shared:

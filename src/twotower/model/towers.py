@@ -32,7 +32,7 @@ def unit(vectors: Tensor) -> Tensor:
     """
     if vectors.requires_grad:
         lengths = vectors.detach().norm(dim=-1, keepdim=True).clamp(min=1e-12)
-        vectors.register_hook(lambda gradient: gradient * (lengths / NEAR_ZERO).clamp(max=1.0))  # type: ignore[no-untyped-call]
+        vectors.register_hook(lambda gradient: gradient * (lengths / NEAR_ZERO).clamp(max=1.0).to(gradient.dtype))  # type: ignore[no-untyped-call]
     return functional.normalize(vectors, dim=-1)
 
 
