@@ -130,14 +130,21 @@ def embed_file(retriever: Retriever, rows: str, side: Side, output: Path, report
 
     def embedded(table: pa.Table) -> pa.Table:
         if side == "item":
-            return _with(table, "vector", pa.FixedSizeListArray.from_arrays(pa.array(retriever.embed_items(table).reshape(-1)), width))
+            return _with(table, "vector", _lists(retriever.embed_items(table), np.ones(table.num_rows, bool)))
         asked = queries_asked.of(table)
-        vectors = np.zeros((len(asked), width), np.float32)
-        if asked.any():
-            vectors[asked] = retriever.embed_queries(table.filter(pa.array(asked)))
-        return _with(table, "vector", pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), width, mask=pa.array(~asked)))
+        vectors = retriever.embed_queries(table.filter(pa.array(asked))) if asked.any() else np.empty((0, width), np.float32)
+        return _with(table, "vector", _lists(vectors, asked))
 
     return queries_asked.wrote(_write(output, source, embedded, report))
+
+
+def _lists(vectors: Array, there: Array) -> pa.Array:
+    """Vectors [m, d] as a column of n lists, null but for the m rows that are there [n].
+
+    Not lists of a fixed size: many readers of Parquet, older pyarrow among them, fail on a null in such a column.
+    """
+    offsets = np.append(0, np.cumsum(there, dtype=np.int32)) * np.int32(vectors.shape[1])
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(vectors.reshape(-1)), mask=pa.array(~there))
 
 
 # --- streams ------------------------------------------------------------------------------------------------------

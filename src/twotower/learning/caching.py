@@ -8,6 +8,7 @@ What a tower draws, as dropout does, is drawn anew from the seed of the part, an
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -18,6 +19,16 @@ from twotower.learning.distributed import Team
 from twotower.learning.options import TrainOptions
 from twotower.model.layers import Bag, Input, Prefixes
 from twotower.model.towers import TwoTower
+
+
+def together(model: TwoTower, options: TrainOptions) -> AbstractContextManager[object]:
+    """A context in which both sides are encoded, so that weights which they share are cast to half precision once.
+
+    Not in parts: the first time they are cast without gradients, and must not be kept so for the second.
+    """
+    if options.precision != "bfloat16" or options.chunk_size:
+        return nullcontext()
+    return torch.autocast(model.device.type, torch.bfloat16)
 
 
 class Encoded:

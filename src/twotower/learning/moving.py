@@ -143,7 +143,7 @@ def move(state: TrainState, gathered: Gathered, weight: Tensor, options: TrainOp
     rows = gathered.rows()
     dense = [p.grad for parameters in state.optimizer.param_groups for p in parameters["params"] if p.grad is not None]
     scale = 1 / weight.clamp(min=1e-12)
-    norm = torch.stack([torch.linalg.vector_norm(one) for one in (*dense, *(part.gradient for part in rows.values()))]).norm() * scale
+    norm = torch.nn.utils.get_total_norm([*dense, *(part.gradient for part in rows.values())]) * scale
     if not torch.isfinite(norm):
         raise DataError(f"a gradient is {norm.item()} at step {state.step + 1}; nothing was changed by this step. {ADVICE}")
     if options.clip_norm:

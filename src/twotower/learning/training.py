@@ -27,7 +27,7 @@ from twotower.data.scores import pair_scores
 from twotower.data.splits import TRAIN, VALIDATION
 from twotower.errors import DataError
 from twotower.learning import allocation
-from twotower.learning.caching import Encoded, Shared, part
+from twotower.learning.caching import Encoded, Shared, part, together
 from twotower.learning.checkpoints import HISTORY, TrainState, resume, save
 from twotower.learning.distributed import ALONE, Team, shares
 from twotower.learning.evaluation import Cases, cases, dot_scorer, left_out, measure, rank, sample
@@ -256,11 +256,12 @@ def _differentiate(
         query[ready.history.name] = _of_share(ready.history.input(model.device), views, team)
     looked_up = model.gather(query, item)
     try:
-        items = _shared(Encoded(model, "item", item, rows.stop - rows.start, options, ready.seed + rows.start), ready.item_shares, team)
-        if ready.history is not None and ready.history.by_vector:
-            query[ready.history.name] = _of_share(ready.history.input(model.device, items.vectors), views, team)
-        own = Encoded(model, "query", query, views.stop - views.start, options, ready.seed + ready.items + views.start)
-        queries = _shared(own, ready.view_shares, team) if options.symmetric else own
+        with together(model, options):
+            items = _shared(Encoded(model, "item", item, rows.stop - rows.start, options, ready.seed + rows.start), ready.item_shares, team)
+            if ready.history is not None and ready.history.by_vector:
+                query[ready.history.name] = _of_share(ready.history.input(model.device, items.vectors), views, team)
+            own = Encoded(model, "query", query, views.stop - views.start, options, ready.seed + ready.items + views.start)
+            queries = _shared(own, ready.view_shares, team) if options.symmetric else own
         known = items.vectors if remembered is None else torch.cat([items.vectors, remembered.vectors])
         candidates = known if ready.candidates is None else known[ready.candidates.to(model.device)]
         share = Share(team.rank, team.count, views.start, views.stop)
