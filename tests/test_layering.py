@@ -142,6 +142,10 @@ FLOORS = [
         "runs.settings",
         "runs.run",
         "runs.worth",
+        "runs.spaces",
+        "runs.trials",
+        "runs.study",
+        "runs.tuning",
         "runs",
     ],
     [
@@ -156,6 +160,7 @@ FLOORS = [
         "app.reports",
         "app.reports.diagnosis",
         "app.reports.account",
+        "app.reports.tuned",
         "app.questions",
         "app.bulk",
         "app.starting",

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from twotower.bundle import Found, Retriever, load
     from twotower.config import Config
     from twotower.errors import BundleError, ConfigError, DataError, MissingExtra, OutputError, TwotowerError
-    from twotower.runs import Run, compare, estimate, evaluate, open_run, train
+    from twotower.runs import Run, Tuned, compare, estimate, evaluate, open_run, train, tune
 
 __version__ = "0.1.0"
 
@@ -30,6 +30,7 @@ _HOMES = {
     "OutputError": "errors",
     "Retriever": "bundle",
     "Run": "runs",
+    "Tuned": "runs",
     "TwotowerError": "errors",
     "compare": "runs",
     "estimate": "runs",
@@ -37,6 +38,7 @@ _HOMES = {
     "load": "bundle",
     "open_run": "runs",
     "train": "runs",
+    "tune": "runs",
 }
 
 __all__ = [
@@ -49,6 +51,7 @@ __all__ = [
     "OutputError",
     "Retriever",
     "Run",
+    "Tuned",
     "TwotowerError",
     "compare",
     "estimate",
@@ -56,6 +59,7 @@ __all__ = [
     "load",
     "open_run",
     "train",
+    "tune",
 ]
 
 

@@ -13,7 +13,7 @@ from twotower.data.schema import SIDES, ItemSide, PairColumns, QuerySide, Schema
 from twotower.data.sources.databases import SqlOptions
 from twotower.data.splits import SplitOptions
 from twotower.errors import ConfigError
-from twotower.learning.options import EvaluateOptions, TrainOptions
+from twotower.learning.options import EvaluateOptions, TrainOptions, TuneOptions
 from twotower.model.options import CONTENT, RAW, READERS_OF_LOSSES, ModelOptions
 
 Place = str | tuple[str, ...] | SqlOptions  # a path or a glob, several of them, or a query
@@ -66,6 +66,7 @@ class Config:
     train: TrainOptions = TrainOptions()
     evaluate: EvaluateOptions = EvaluateOptions()
     search: SearchOptions = SearchOptions()
+    tune: TuneOptions = TuneOptions()
     machine: MachineOptions = MachineOptions()
 
     @property
@@ -83,6 +84,7 @@ class Config:
         self.model.check()
         self.train.check()
         self.evaluate.check()
+        self.tune.check()
         self._check_loss()
         self._check_warm_start()
         worded = {side: any(feature.worded for feature in self.schema.features(side)) for side in SIDES}

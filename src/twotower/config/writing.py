@@ -40,10 +40,11 @@ def to_toml(config: Config, *, locations: bool = True) -> str:
     values = to_values(config)
     if not locations:
         values.pop("data")
+        values.pop("tune")
         values["evaluate"].pop("pretrained", None)
         for name in ("mine_teacher", "mine_teacher_margin"):
             values["train"].pop(name, None)
-    order = ["version", "data", "pairs", "query", "item", "split", "model", "train", "evaluate", "search", "machine"]
+    order = ["version", "data", "pairs", "query", "item", "split", "model", "train", "evaluate", "search", "tune", "machine"]
     lines = [f"version = {values.pop('version')}"]
     for block in sorted(values, key=order.index):
         if values[block]:

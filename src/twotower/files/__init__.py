@@ -17,7 +17,7 @@ from twotower.files.arrays import (
     write_tensors,
 )
 from twotower.files.folders import claim_folder, empty_folder, held, make_folder, new_folder, remove_folder, rename_folder
-from twotower.files.single import append_line, json_text, read_json, read_lines, replacing, sha256_of, write_bytes, write_json, write_text
+from twotower.files.single import append_line, json_text, mend_lines, read_json, read_lines, replacing, sha256_of, write_bytes, write_json, write_text
 
 __all__ = [
     "ArrayWriter",
@@ -27,6 +27,7 @@ __all__ = [
     "held",
     "json_text",
     "make_folder",
+    "mend_lines",
     "new_folder",
     "read_array",
     "read_json",

@@ -108,6 +108,13 @@ def append_line(path: Path, value: Any) -> None:
         raise unwritable(path, error) from error
 
 
+def mend_lines(path: Path) -> None:
+    """Cut off what a writer that was killed left of a last line."""
+    if path.exists():
+        with open(path, "r+b") as file:
+            _cut_torn(file)
+
+
 def _cut_torn(file: IO[bytes]) -> None:
     """Cut off what stands behind the last line break, reading from the end."""
     end = file.seek(0, os.SEEK_END)

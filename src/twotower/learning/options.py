@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar, Literal
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 
@@ -159,3 +161,38 @@ class EvaluateOptions:
             raise ConfigError('[evaluate] metrics names none. Name at least one: metrics = ["hit@10", "mrr"]')
         for name in (*self.metrics, self.select):
             parse(name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneOptions:
+    """How settings are searched for.
+
+    budget: of time, like "30m" or "2h30m", for everything: the search, the finalists, and the two runs at the end. trials: how many
+    settings are tried, at most. finalists: how many of the best are trained again beside yours; each with so many other seeds, by which
+    alone the winner is chosen. space: which settings are searched for and where, by name: a list of values, or { low, high }, with
+    log = true where steps are factors; without it, what suits the data.
+    """
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    budget: str = "30m"
+    trials: Annotated[int, Ge(2)] | None = None
+    finalists: Annotated[int, Ge(1)] = 2
+    seeds: Annotated[int, Ge(1)] = 2
+    space: Mapping[str, Any] = field(default_factory=dict)
+
+    def check(self) -> None:
+        """Raise ConfigError for a budget that is no span of time."""
+        seconds_of(self.budget)
+
+
+SPANS = {"h": 3600, "m": 60, "s": 1}
+
+
+def seconds_of(budget: str) -> float:
+    """The seconds that a text like "1h30m" names. Raises ConfigError for any other."""
+    found = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?", budget.strip())
+    seconds = sum(float(number) * span for number, span in zip(found.groups(), SPANS.values(), strict=True) if number) if found else 0.0
+    if seconds <= 0:
+        raise ConfigError(f'the budget "{budget}" is no span of time. Write it like 30m, 2h or 1h30m.')
+    return seconds

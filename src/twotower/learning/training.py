@@ -46,7 +46,7 @@ from twotower.model.optimizers import dense_optimizer
 from twotower.model.probabilities import Meetings, Span, meetings
 from twotower.model.towers import TwoTower, Vectors, distinct, restore
 
-__all__ = ["Data", "Step", "TrainState", "Validation", "data_of", "fit", "resume", "save", "start", "steps", "validate"]
+__all__ = ["Data", "Step", "TrainState", "Validation", "data_of", "fit", "held_out", "resume", "save", "start", "steps", "validate"]
 
 SHARE_OF_VALIDATION = 0.1  # of the work of training, as far as the two bounds below allow
 FEWEST_QUERIES = 500  # ranked in a validation: with fewer, luck would pick the epoch
@@ -92,10 +92,18 @@ class Validation(NamedTuple):
     fault: str = ""  # a sentence, where the towers tell nothing apart
 
 
-def data_of(prepared: Prepared, train: TrainOptions, options: EvaluateOptions, taught: Taught | None = None, team: Team = ALONE) -> Data:
+def data_of(
+    prepared: Prepared,
+    train: TrainOptions,
+    options: EvaluateOptions,
+    taught: Taught | None = None,
+    team: Team = ALONE,
+    queries: int | None = None,
+) -> Data:
     """The loop's view of a prepared folder.
 
-    taught: the vectors of a teacher, of all query rows and all items. team: the processes that share the work.
+    taught: the vectors of a teacher, of all query rows and all items. team: the processes that share the work. queries: how many a
+    validation ranks, by default as many as its share of the time allows.
     """
     read = reading(prepared.encoder, prepared.columns["item"])
     whole = prepared.part(TRAIN)
@@ -104,7 +112,7 @@ def data_of(prepared: Prepared, train: TrainOptions, options: EvaluateOptions, t
         log = log._replace(weights=log.weights * log.labels)  # a better match weighs more
     seen = before(prepared, VALIDATION, read)
     asked = cases(prepared.part(VALIDATION), prepared.known(*left_out(options, VALIDATION)), options.per, seen)
-    queries, every = plan(len(log.query_rows), prepared.n_items, min(len(asked.query_rows), options.queries), train.epochs)
+    planned, every = plan(len(log.query_rows), prepared.n_items, min(len(asked.query_rows), options.queries), train.epochs)
     groups = None
     if seen is not None and read is not None and read.feature.pool == "transformer":
         assert log.history_keys is not None
@@ -129,7 +137,7 @@ def data_of(prepared: Prepared, train: TrainOptions, options: EvaluateOptions, t
             taught,
         ),
         prepared.encoder,
-        sample(asked, queries, options.seed),
+        sample(asked, planned if queries is None else queries, options.seed),
         seen,
         prepared.n_items,
         every,
@@ -305,19 +313,25 @@ def validate(model: TwoTower, data: Data, options: EvaluateOptions) -> tuple[dic
 
     Each rank encodes its share of the catalogue and of the cases, and ranks the whole catalogue for these.
     """
-    team, material, columns = data.team, data.material, data.material.columns
-    rows, bounds = shares(data.n_items, team.count), shares(len(data.validation.query_rows), team.count)
-    own, mine = team.own(rows), team.own(bounds)
-    items = team.gather(model.encode("item", columns["item"], span=own), rows).numpy()
-    asked = data.validation if team.count == 1 else data.validation.take(np.arange(mine.start, mine.stop))
-    parts = blocks(data.encoder, columns["query"], asked, data.before_validation, material.reading, items)
-    queries = encoded(asked, model.dimensions, parts, lambda columns: model.encode("query", columns).numpy())
+    team, bounds = data.team, shares(len(data.validation.query_rows), data.team.count)
+    asked, queries, items = held_out(model, data)
     ranked = rank(dot_scorer(queries, items), asked.relevant, asked.excluded, per=options.per, n_items=data.n_items)
     found = measure(ranked, (*options.metrics, options.select))
     rankings = np.asarray(data.validation.relevant.offsets)[bounds] if options.per == "pair" else bounds
     values = team.gather(torch.as_tensor(np.stack(list(found.values()), axis=1)), rankings).numpy()
     means = team.agreed([float(np.ascontiguousarray(one).mean()) for one in values.T])
     return dict(zip(found, means, strict=True)), collapse(team.gather(torch.as_tensor(queries), bounds).numpy(), items)
+
+
+def held_out(model: TwoTower, data: Data) -> tuple[Cases, Array, Array]:
+    """(this rank's share of the validation cases, their vectors [q, d], those of the whole catalogue [n, d])."""
+    team, columns = data.team, data.material.columns
+    rows, bounds = shares(data.n_items, team.count), shares(len(data.validation.query_rows), team.count)
+    own, mine = team.own(rows), team.own(bounds)
+    items = team.gather(model.encode("item", columns["item"], span=own), rows).numpy()
+    asked = data.validation if team.count == 1 else data.validation.take(np.arange(mine.start, mine.stop))
+    parts = blocks(data.encoder, columns["query"], asked, data.before_validation, data.material.reading, items)
+    return asked, encoded(asked, model.dimensions, parts, lambda columns: model.encode("query", columns).numpy()), items
 
 
 @allocation.kept()

@@ -20,7 +20,7 @@ from twotower.data.columns import Array
 from twotower.data.prepared import ID, Prepared
 from twotower.data.splits import PARTS, TEST, TRAIN, VALIDATION
 from twotower.data.values import to_text
-from twotower.learning.baselines import BASELINES, INDEXED, lexical, text_columns, untuned
+from twotower.learning.baselines import BASELINES, INDEXED, text_columns, untuned
 from twotower.learning.evaluation import Cases, Evaluated, Scorer, cases, dot_scorer, left_out, list_keys, sample
 from twotower.learning.evaluation import evaluate as evaluate_scorer
 from twotower.learning.lists import list_facts, looked_at, top
@@ -30,7 +30,7 @@ from twotower.learning.statistics import Interval, PairedTest, holm
 from twotower.learning.views import before, reading
 from twotower.runs.comparing import compare_values, ranking_table
 from twotower.runs.exported import encode_items, encode_queries
-from twotower.runs.measuring import Asked, calibrated, choose_mode, scorer
+from twotower.runs.measuring import Asked, calibrated, choose_mode, indexes_of, scorer
 from twotower.runs.progress import Progress
 from twotower.search.calibration import Calibration
 from twotower.search.lexical import Lexical
@@ -90,8 +90,7 @@ def _rankings(measured: _Measured, prepared: Prepared, told: Mapping[str, Any]) 
 def _measure(folder: Path, prepared: Prepared, item_vectors: Array, chosen: Config, progress: Progress) -> _Measured:
     """Choose the search mode on validation pairs, then open the test pairs, once."""
     options = chosen.evaluate
-    wanted = [of for of in INDEXED if chosen.search.words_of in ("auto", of)]
-    indexes = {of: index for of in wanted if (index := lexical(prepared, with_queries=of == "both")) is not None}
+    indexes = indexes_of(prepared, chosen.search)
 
     def ask(part: int, most: int | None) -> Asked:
         seen = before(prepared, part, reading(prepared.encoder, prepared.columns["item"]))

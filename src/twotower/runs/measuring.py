@@ -17,11 +17,12 @@ from twotower.config import from_values
 from twotower.data.batches import draft
 from twotower.data.columns import Array, Ragged, group, ragged_rows
 from twotower.data.keys import digests_of, keys_of, values_of
-from twotower.data.prepared import ID, Log
+from twotower.data.prepared import ID, Log, Prepared
 from twotower.data.quantities import numbers
 from twotower.data.sources import Source, open_source
 from twotower.data.values import to_text
 from twotower.errors import ConfigError, DataError, choices
+from twotower.learning.baselines import INDEXED, lexical
 from twotower.learning.evaluation import Cases, Evaluated, Scorer, cases, dot_scorer, list_keys, measure, rank
 from twotower.learning.evaluation import evaluate as evaluate_scorer
 from twotower.learning.options import EvaluateOptions
@@ -80,6 +81,12 @@ def choose_mode(asked: Asked, item_vectors: Array, indexes: Mapping[str, Lexical
     best = tried[0][1]
     fused = [way for _, way in tried if way["mode"] == "hybrid" and (best["mode"] == "vectors" or way["words_of"] == best["words_of"])]
     return {**(fused or [best])[0], "mode": best["mode"]}
+
+
+def indexes_of(prepared: Prepared, options: SearchOptions) -> dict[str, Lexical]:
+    """The indexes of words that may be searched, by whose they hold; none where there are no words."""
+    wanted = [of for of in INDEXED if options.words_of in ("auto", of)]
+    return {of: index for of in wanted if (index := lexical(prepared, with_queries=of == "both")) is not None}
 
 
 def calibrated(held: Asked, others: Asked | None, item_vectors: Array, seed: int) -> Calibration | None:

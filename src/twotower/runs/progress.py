@@ -26,6 +26,7 @@ class Progress(NamedTuple):
 
     stage: Callable[[str], None] = lambda _: None
     training: Callable[[Step | Validation | Mining], None] = lambda _: None
+    note: Callable[[str], None] = lambda _: None  # a line that stays
 
 
 @contextmanager
@@ -64,7 +65,7 @@ def _with_end(stage: Callable[[str], None], training: Callable[[Step | Validatio
             say(early)
         stage(text)
 
-    return Progress(next_stage, noted)
+    return Progress(next_stage, noted, say)
 
 
 class _Ending:

@@ -10,7 +10,7 @@ from twotower import config as configs
 from twotower.config import Config
 from twotower.errors import BundleError, ConfigError
 
-FREE = {"data", "machine", "search"}  # blocks that may change when a run is resumed: they decide nothing in training
+FREE = {"data", "machine", "search", "tune"}  # blocks that may change when a run is resumed: they decide nothing in training
 
 
 def same_config(folder: Path, chosen: Config) -> None:

@@ -177,15 +177,15 @@ def estimate(
     told = progress or Progress()
     before = fitting(last, chosen)
     cache = (Path(output).parent if output is not None else Path("runs")) / "prepared"
-    prepared = _prepared(sources, chosen, cache, told, before)
+    prepared = prepared_of(sources, chosen, cache, told, before)
     if before is not None:
         chosen = replace(chosen, train=chosen.train.continued())
-    model, data_read, state = _begun(prepared, chosen, bodies, told)
+    model, data_read, state = begun_of(prepared, chosen, bodies, told)
     told.stage("trying some steps")
     return probe(prepared, model, data_read, state, chosen.train)
 
 
-def _prepared(sources: Sources, chosen: Config, cache: Path, progress: Progress, last: Last | Kept | None = None) -> Prepared:
+def prepared_of(sources: Sources, chosen: Config, cache: Path, progress: Progress, last: Last | Kept | None = None) -> Prepared:
     machine = chosen.machine
     return prepare(
         sources.pairs,
@@ -211,10 +211,15 @@ def _stop_on_faults(sources: Sources, prepared: Prepared, chosen: Config, progre
         raise DataError(found.message())
 
 
-def _begun(
-    prepared: Prepared, chosen: Config, bodies: Mapping[Side, Custom] | None, progress: Progress, team: Team = ALONE
+def begun_of(
+    prepared: Prepared,
+    chosen: Config,
+    bodies: Mapping[Side, Custom] | None,
+    progress: Progress,
+    team: Team = ALONE,
+    queries: int | None = None,
 ) -> tuple[TwoTower, Data, TrainState]:
-    """The model, what the loop reads, and the state before the first step."""
+    """The model, what the loop reads, and the state before the first step. queries: of a validation, where not so many as suit."""
     import torch
 
     from twotower.learning import training
@@ -230,7 +235,7 @@ def _begun(
     team.connect()
     teacher = chosen.train.teacher
     taught = None if teacher is None else taught_by(teacher, prepared, chosen.item.id, threads, progress)
-    data = training.data_of(prepared, chosen.train, chosen.evaluate, taught, team)
+    data = training.data_of(prepared, chosen.train, chosen.evaluate, taught, team, queries)
     if chosen.train.mine_teacher is not None:
         data = data._replace(judge=judge(chosen.train.mine_teacher, prepared))
     model = build(prepared.encoder, chosen.model, chosen.train.seed, bodies).to(_device(chosen))
@@ -250,7 +255,7 @@ def _train(
     from twotower.learning import training
 
     kept = kept_in(folder, last) if resume else last and Kept(last.fingerprint, last.encoder)
-    prepared = _prepared(sources, chosen, folder.parent / "prepared", progress, kept)
+    prepared = prepared_of(sources, chosen, folder.parent / "prepared", progress, kept)
     begun = files.read_json(folder / "prepared.json") if resume else {}
     teacher = require_teacher(chosen.train.teacher)
     if resume and begun.get("teacher") != teacher:
@@ -260,7 +265,7 @@ def _train(
     _stop_on_faults(sources, prepared, chosen, progress)
     running = replace(chosen, train=chosen.train.continued()) if kept else chosen
     team.tell("prepared", files.json_text([prepared.folder.name, configs.to_toml(chosen), kept is not None]))
-    model, data, state = _begun(prepared, running, bodies, progress, team)
+    model, data, state = begun_of(prepared, running, bodies, progress, team)
     if last is not None and not resume:
         progress.stage(described(continue_from(state, prepared, last, chosen, bodies), last, running.train))
     # Only now, so that data which are refused cost no earlier run and leave no new one.
@@ -286,7 +291,7 @@ def _along(team: Team, folder: Path, resume: bool, bodies: Mapping[Side, Custom]
     chosen = configs.from_values(tomllib.loads(text))
     running = replace(chosen, train=chosen.train.continued()) if continued else chosen
     prepared = open_prepared(folder.parent / "prepared" / name)
-    _, data, state = _begun(prepared, running, bodies, Progress(), team)
+    _, data, state = begun_of(prepared, running, bodies, Progress(), team)
     team.hear("begun")
     _fit(state, data, prepared, running, folder, resume or continued, Progress(), known=continued)
     del data, state  # what follows may take hours, and their memory

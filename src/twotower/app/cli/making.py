@@ -1,4 +1,4 @@
-"""Verbs that make a model: demo, init, check, train."""
+"""Verbs that make a model: demo, init, check, train, tune."""
 
 from __future__ import annotations
 
@@ -190,6 +190,57 @@ def train(
         return
     show_parts(reports.data(run.metrics["data"]), reports.figures(run.metrics))
     show_parts(f"\nThe run is in {run.folder}, its bundle in {run.folder / 'bundle'}.")
+
+
+@app.command(
+    epilog=examples(
+        "twotower tune twotower.toml --budget 30m",
+        "twotower tune twotower.toml --trials 20 -o runs/tuned",
+        "twotower tune twotower.toml -o runs/tuned --resume",
+        "twotower report runs/tuned",
+    )
+)
+def tune(
+    config: Annotated[Path, typer.Argument(help="A config; `twotower init` writes one.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The folder of the study.")] = Path("runs/tuned"),
+    budget: Annotated[str | None, typer.Option(help="How long it may take in all, like 30m or 2h; by default 30m, or what [tune] says.")] = None,
+    trials: Annotated[int | None, typer.Option(min=2, help="How many settings are tried, at most.")] = None,
+    settings: Set = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    json: Json = False,
+) -> None:
+    """Search for better settings, on validation pairs.
+
+    Your config is trial one. The best few and your config are then trained with other seeds, and only what is surely better takes its place; the
+    test pairs are opened once, at the end. Ctrl-C keeps what was tried, --resume goes on. The same command with --resume in another terminal
+    helps with trials. Searched are settings that suit your data, or those that [tune] space of the config names.
+    """
+    with loading():
+        from twotower.app.reports.terminal import terminal
+        from twotower.app.reports.tuned import tuned
+        from twotower.runs import tune as tune_config
+        from twotower.runs.progress import watching
+        from twotower.runs.run import Stopped
+
+    if resume and overwrite:
+        raise ConfigError("--resume continues a study and --overwrite replaces it: choose one")
+    _check_is_config(config, "tune")
+    said = [*(settings or [])] + [f"tune.budget='{budget}'"] * (budget is not None) + [f"tune.trials={trials}"] * (trials is not None)
+    again = ["twotower", "tune", str(config), "-o", str(output), *(word for setting in settings or [] for word in ("--set", setting))]
+    try:
+        with watching() as progress:
+            found = tune_config(config=config, settings=said, output=output, resume=resume, overwrite=overwrite, progress=progress)
+    except Stopped as stopped:
+        raise Stopped(f"{str(stopped).partition('. ')[0]}. Go on with:\n  {shlex.join(again)} --resume") from None
+    except KeyboardInterrupt:
+        exits.fail(f"stopped. Go on with:\n  {shlex.join(again)} --resume", exits.STOPPED)
+    if not (output / "tuning.json").exists():
+        show_parts(f"helped with trials; whoever began the study in {output} finishes it")
+    elif json:
+        print_json(found.result)
+    else:
+        show_parts(terminal(tuned(found.result, str(output))))
 
 
 def _check_is_config(path: Path, verb: str) -> None:

@@ -109,12 +109,19 @@ def compare(
     print_json(compared) if json else show_parts(reports.comparison(compared))
 
 
-@app.command(epilog=examples("twotower report runs/first", "twotower report runs/first -o first.html", "twotower report runs/first -o first.md"))
+@app.command(
+    epilog=examples(
+        "twotower report runs/first",
+        "twotower report runs/first -o first.html",
+        "twotower report runs/first -o first.md",
+        "twotower report runs/tuned",
+    )
+)
 def report(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run.", show_default=False)],
+    run: Annotated[Path, typer.Argument(metavar="RUN|STUDY", help="A finished run, or a finished study of `tune`.", show_default=False)],
     output: Annotated[Path | None, typer.Option("-o", "--output", help="The page: report.html or report.md; by default in the run folder.")] = None,
 ) -> None:
-    """Write what a run came to as one page, HTML or Markdown.
+    """Write what a run, or a study of `tune`, came to as one page.
 
     Figures beside baselines, slices, curves, the best and the worst test questions, what is found, the config. The page needs nothing else.
     """
@@ -122,13 +129,15 @@ def report(
         from twotower.app.reporting import account_of
         from twotower.app.reports import render, suffix_of
         from twotower.app.reports.account import account
-        from twotower.files import write_text
+        from twotower.app.reports.tuned import tuned
+        from twotower.files import read_json, write_text
         from twotower.runs.progress import watching
 
     place = output or run / "report.html"
     suffix_of(place)  # said before any work
     with watching() as progress:
-        document = account(account_of(run, progress.stage))
+        study = run / "tuning.json"
+        document = tuned(read_json(study), str(run)) if study.exists() else account(account_of(run, progress.stage))
         write_text(place, render(document, place))
     print(f"{document.verdict}\nwrote {place}", file=sys.stderr)
 

@@ -1,0 +1,292 @@
+"""A study: settings tried one after another by one or several processes, kept in a journal that outlives them.
+
+Trial one is the config as it is, trial two what the doctor advises. Trials that are behind the median of the others at the same epoch are
+stopped (Optuna, Akiba et al. 2019; TPE, Bergstra et al. 2011).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import twotower.runs.spaces as spaces
+from twotower import files
+from twotower.config import Config
+from twotower.data.doctor import Asked, examine
+from twotower.data.prepared import Prepared
+from twotower.errors import BundleError, ConfigError, DataError
+from twotower.learning.options import seconds_of
+from twotower.runs.estimates import probe
+from twotower.runs.progress import Progress
+from twotower.runs.run import Stopped, begun_of
+from twotower.runs.signals import interrupts
+from twotower.runs.spaces import Space
+from twotower.runs.trials import Shop, prepared_for, tried
+
+if TYPE_CHECKING:
+    import optuna
+
+STUDY = "twotower"
+CHEAP = 0.2  # of a training: what preparing the data may take for features to be searched too
+RUN = 1.3  # trainings that a run at the end takes, with its export and evaluation
+FEW = 3  # of the best trials, whose time says what the end will take
+BEFORE_PRUNING = 3  # trials, and as many of them at an epoch
+
+
+class Study:
+    """One process at work on the study of a folder."""
+
+    def __init__(self, folder: Path, chosen: Config, shop: Shop, until: float) -> None:
+        self.folder, self.chosen, self.shop, self.until = folder, chosen, shop, until
+        self.space: Space = {}
+        self.seconds = math.inf  # of one training, as far as is known
+        self.asked: Callable[[], bool] = lambda: False
+
+    def open(self) -> dict[str, Any]:
+        """Prepare the data, see what a training takes, and settle what is searched for: the content of `study.json`."""
+        shop, chosen, begun = self.shop, self.chosen, time.perf_counter()
+        shop.progress.stage("preparing the data")
+        prepared = prepared_for(shop, chosen)
+        preparing = time.perf_counter() - begun
+        queries = self._probe(prepared)
+        if (1 + RUN) * self.seconds > self.until - time.monotonic():
+            raise ConfigError(
+                f"one training takes about {spoken(self.seconds)}, and in a budget of {chosen.tune.budget} not even your config could be measured. "
+                f"Give --budget {short(8 * self.seconds)} or more, or fewer [train] epochs."
+            )
+        shop.progress.stage("examining the data")
+        asked = Asked(chosen.train.batch_size, chosen.train.correction, chosen.model.temperature)
+        found = examine(shop.sources.pairs, shop.sources.items, chosen.schema, chosen.split, prepared, asked, fast=True)
+        if found.stops:
+            raise DataError(found.message())
+        advised = {s.option: s.value for s in found.settings if s.changes and s.option.partition(".")[0] in ("train", "model")}
+        cheap = preparing < CHEAP * self.seconds
+        self.space = spaces.declared(chosen.tune.space, chosen) or spaces.ready(chosen, prepared, cheap=cheap, advised=advised)
+        if not self.space:
+            raise ConfigError("there is nothing to search for with this config. Say what, in [tune] space.")
+        self.shop = shop._replace(queries=queries)
+        return {"space": spaces.stored(self.space), "queries": queries, "advised": advised}
+
+    def reopen(self) -> None:
+        """The same of a study that is there. Raises BundleError where there is none."""
+        self.join()
+        self.shop.progress.stage("preparing the data")
+        self._probe(prepared_for(self.shop, self.chosen))
+
+    def join(self) -> None:
+        """What is searched for, as whoever began the study settled it. Raises BundleError where there is none."""
+        if not (self.folder / "study.json").exists():
+            raise BundleError(f"{self.folder} holds no study to go on with. Begin one, without --resume.")
+        told = files.read_json(self.folder / "study.json")
+        self.space, self.shop = spaces.restored(told["space"]), self.shop._replace(queries=told["queries"])
+
+    def _probe(self, prepared: Prepared) -> int:
+        """See what a training takes; returns how many queries its validations rank."""
+        self.shop.progress.stage("trying some steps")
+        model, data, state = begun_of(prepared, self.chosen, self.shop.bodies, Progress())
+        took = probe(prepared, model, data, state, self.chosen.train)
+        self.seconds = took.epochs * took.epoch_seconds + took.catalogue_seconds
+        return len(data.validation.query_rows)
+
+    def storage(self, seed: int) -> optuna.Study:
+        """What is known of all trials; seed: of what this process draws."""
+        import optuna
+        from optuna.storages import JournalStorage
+        from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        place = str(self.folder / "study.journal")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # several of its samplers' options are said to be experimental
+            return optuna.create_study(
+                storage=JournalStorage(JournalFileBackend(place, lock_obj=JournalFileOpenLock(place))),
+                sampler=optuna.samplers.TPESampler(
+                    n_startup_trials=6, multivariate=True, group=True, constant_liar=True, seed=(self.chosen.train.seed + seed) % (1 << 31)
+                ),
+                pruner=optuna.pruners.MedianPruner(n_startup_trials=BEFORE_PRUNING, n_min_trials=BEFORE_PRUNING),
+                study_name=STUDY,
+                direction="maximize",
+                load_if_exists=True,
+            )
+
+    def begin(self, study: optuna.Study) -> None:
+        """Give up the trials of processes that are no more, count the time that was spent, and put the first settings in line."""
+        import optuna
+
+        for trial in study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.RUNNING]):
+            host, _, process = str(trial.user_attrs.get("process", "")).rpartition(" ")
+            if host in ("", platform.node()) and not _is_alive(process):
+                study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+        self.until -= _spent(study)
+        if study.trials:
+            return
+        own = spaces.own_values(self.chosen, self.space)
+        advised = {name: value for name, value in files.read_json(self.folder / "study.json")["advised"].items() if name in self.space}
+        for number, settings in enumerate((own, own | advised)):
+            if not number or settings != own:
+                study.enqueue_trial({name: spaces.label(value) for name, value in settings.items()})
+
+    def ending(self, most: float) -> tuple[int, int]:
+        """(finalists, seeds) for which there is time in so many seconds, the two runs at the end included; at least one of each."""
+        for finalists in range(self.chosen.tune.finalists, 0, -1):
+            for seeds in range(self.chosen.tune.seeds, 0, -1):
+                if self.takes(finalists, seeds) <= most:
+                    return finalists, seeds
+        return 1, 1
+
+    def takes(self, finalists: int, seeds: int) -> float:
+        """The seconds of so many of them."""
+        return ((1 + finalists) * seeds + 2 * RUN) * self.seconds
+
+    def reserve(self) -> float:
+        """The seconds that what follows the search will take: at most half of the budget, where that is enough."""
+        return self.takes(*self.ending(seconds_of(self.chosen.tune.budget) / 2))
+
+    def help(self) -> None:
+        """Trials alone, until whoever leads has enough of them."""
+        with interrupts() as event:
+            self.asked = event.is_set
+            self.join()
+            self.shop.progress.stage(f"helping with trials in {self.folder}")
+            self.search(self.storage(os.getpid()))
+        self.check_asked()
+
+    def search(self, study: optuna.Study) -> None:
+        """Trials, as long as there is time for one more and for what follows."""
+        import optuna
+
+        while not self.asked() and not study.user_attrs.get("closed"):
+            done = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
+            whole = [trial for trial in done if trial.state == optuna.trial.TrialState.COMPLETE]
+            if whole:
+                # What follows trains the best, and these may be slower than most.
+                best = sorted(whole, key=lambda trial: -float(trial.value or 0))[:FEW]
+                self.seconds = max(float(np.mean([trial.user_attrs["seconds"] for trial in some])) for some in (whole, best))
+            first = not whole
+            if not first and time.monotonic() + self.reserve() + self.seconds / 2 > self.until:
+                return
+            if self.chosen.tune.trials is not None and len(study.get_trials(deepcopy=False)) - self._waiting(study) >= self.chosen.tune.trials:
+                return
+            self._one(study, study.ask())
+
+    def _waiting(self, study: optuna.Study) -> int:
+        import optuna
+
+        return len(study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.WAITING]))
+
+    def _one(self, study: optuna.Study, trial: optuna.Trial) -> None:
+        """One trial, told of when it is over."""
+        import optuna
+
+        picked = spaces.suggested(trial, self.space, self.chosen)
+        trial.set_user_attr("process", f"{platform.node()} {os.getpid()}")
+        named = described(picked, spaces.own_values(self.chosen, self.space))
+        left = max(0.0, self.until - time.monotonic())
+        self.shop.progress.stage(f"trial {trial.number + 1}, {spoken(left)} left")
+        behind = False
+
+        def look(epoch: int, value: float) -> None:
+            nonlocal behind
+            trial.report(value, epoch)
+            behind = behind or trial.should_prune()
+
+        def stop() -> bool:
+            late = trial.number > 0 and time.monotonic() + self.reserve() > self.until
+            return behind or late or self.asked()
+
+        def tell(said: str, *told: Any, **state: Any) -> None:
+            trial.set_user_attr("said", said)
+            study.tell(trial, *told, **state)
+            value = f"{told[0]:.4f}" if told else "-"
+            self.shop.progress.note(f"trial {trial.number + 1}  {self.chosen.evaluate.select} {value}  {said}  {named}")
+
+        try:
+            found = tried(self.shop, spaces.changed(self.chosen, picked), stop=stop, look=look)
+        except (ConfigError, DataError) as error:
+            if trial.number == 0:
+                raise
+            tell(str(error).splitlines()[0], state=optuna.trial.TrialState.FAIL)
+            return
+        trial.set_user_attr("seconds", found.seconds)
+        trial.set_user_attr("epoch", found.epoch)
+        if found.finished:
+            tell(f"{found.seconds:.0f} s", found.value)
+        elif self.asked() or not behind:
+            tell("broken off", state=optuna.trial.TrialState.FAIL)
+        else:
+            tell(f"behind after {found.seconds:.0f} s", state=optuna.trial.TrialState.PRUNED)
+
+    def config_of(self, trial: optuna.trial.FrozenTrial) -> Config:
+        """The config that a trial tried."""
+        return spaces.changed(self.chosen, self.picked(trial))
+
+    def picked(self, trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
+        """The settings that a trial tried."""
+        found: dict[str, Any] = {}
+        for name, value in trial.params.items():
+            within = self.space[name]
+            found[name] = next(each for each in within.values if spaces.label(each) == value) if isinstance(within, spaces.Choices) else value
+        return found
+
+    def check_asked(self) -> None:
+        """Raise Stopped where this process was asked to stop."""
+        if self.asked():
+            raise self.stopped()
+
+    def stopped(self) -> Stopped:
+        """What is said then."""
+        return Stopped(f"stopped; the trials that were finished are kept in {self.folder}. Go on with --resume and the same config.")
+
+
+def _spent(study: optuna.Study) -> float:
+    """The seconds in which any process was at a trial that is over."""
+    spans = sorted((t.datetime_start, t.datetime_complete) for t in study.get_trials(deepcopy=False) if t.datetime_start and t.datetime_complete)
+    total, reached = 0.0, None
+    for begun, ended in spans:
+        begun = begun if reached is None else max(begun, reached)
+        total += max(0.0, (ended - begun).total_seconds())
+        reached = ended if reached is None else max(reached, ended)
+    return total
+
+
+def described(picked: Mapping[str, Any], own: Mapping[str, Any]) -> str:
+    """The settings that differ from the config's own, in a line."""
+    named = [f"{name.rpartition('.')[2] if name.count('.') == 1 else name}={said(value)}" for name, value in picked.items() if value != own.get(name)]
+    return " ".join(named) or "your config"
+
+
+def said(value: Any) -> str:
+    """A value in few digits."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def spoken(seconds: float) -> str:
+    """A span of time in words."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def short(seconds: float) -> str:
+    """A span of time as a budget is written, rounded up."""
+    if seconds < 60:
+        return f"{math.ceil(seconds)}s"
+    return f"{math.ceil(seconds / 60)}m"
+
+
+def _is_alive(process: str) -> bool:
+    try:
+        os.kill(int(process), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,99 @@
+"""One setting tried: trained on the data that all trials share, measured on the same validation queries, without export."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import pyarrow as pa
+
+from twotower.bundle.retriever import query_text
+from twotower.config import Config
+from twotower.data.columns import Array
+from twotower.data.preparation.intake import Sources
+from twotower.data.prepared import Prepared
+from twotower.data.schema import Side
+from twotower.learning.baselines import text_columns
+from twotower.learning.evaluation import Cases, list_keys, measure, rank
+from twotower.runs.measuring import Asked, choose_mode, indexes_of, scorer
+from twotower.runs.progress import Progress
+from twotower.runs.run import begun_of, prepared_of
+
+if TYPE_CHECKING:
+    from twotower.learning.mining import Mining
+    from twotower.learning.training import Step, Validation
+    from twotower.model.bodies import Custom
+
+
+class Shop(NamedTuple):
+    """What all trials share."""
+
+    sources: Sources
+    cache: Path  # where data are prepared, once for all trials that read them alike
+    bodies: Mapping[Side, Custom] | None
+    queries: int | None  # that a validation ranks: the same ones in every trial
+    progress: Progress
+
+
+class Tried(NamedTuple):
+    """What a trial came to."""
+
+    value: float  # the selecting metric of its best epoch
+    epoch: int  # which that was
+    seconds: float
+    finished: bool  # not asked to stop before its end
+    values: Array | None = None  # of each validation ranking, where it was asked for
+    keys: Array | None = None  # whose each is
+
+
+def prepared_for(shop: Shop, chosen: Config) -> Prepared:
+    """The data as a config reads them."""
+    return prepared_of(shop.sources, chosen, shop.cache, shop.progress._replace(stage=lambda _: None))
+
+
+def tried(
+    shop: Shop,
+    chosen: Config,
+    *,
+    stop: Callable[[], bool],
+    look: Callable[[int, float], None] = lambda epoch, value: None,
+    each: bool = False,
+) -> Tried:
+    """Train a config and measure it, by vectors.
+
+    look: told the number and the value of every epoch that was validated. each: also measure it as it would be searched, by words too where
+    that is better, with the value of every validation ranking. Raises ConfigError and DataError where the config cannot be trained.
+    """
+    from twotower.learning import training, warming
+
+    begun = time.perf_counter()
+    prepared = prepared_for(shop, chosen)
+    queries = chosen.evaluate.queries if each else shop.queries
+    model, data, state = begun_of(prepared, chosen, shop.bodies, Progress(), queries=queries)
+
+    def report(event: Step | Validation | Mining) -> None:
+        if isinstance(event, training.Validation):
+            look(event.epoch, event.metrics[event.select])
+        elif isinstance(event, training.Step):
+            shop.progress.training(event)
+
+    finished = warming.warm(state, data, prepared, chosen.train, stop=stop)
+    finished = finished and training.fit(state, data, chosen.train, chosen.evaluate, stop=stop, report=report)
+    found = Tried(state.best, state.best_epoch, time.perf_counter() - begun, finished)
+    if not (each and finished):
+        return found
+    evaluated = _as_searched(prepared, chosen, *training.held_out(model, data))
+    return found._replace(values=evaluated, keys=list_keys(data.validation, chosen.evaluate.per))
+
+
+def _as_searched(prepared: Prepared, chosen: Config, held: Cases, queries: Array, items: Array) -> Array:
+    """The selecting metric of every ranking [rankings], under the mode that validation would choose."""
+    indexes = indexes_of(prepared, chosen.search)
+    texts = query_text(prepared.queries.take(pa.array(held.query_rows)), text_columns(prepared.encoder, "query"))
+    asked, options = Asked(held, queries, texts), chosen.evaluate
+    search = choose_mode(asked, items, indexes, chosen.search, options)
+    scores = scorer(asked, items, indexes.get(search["words_of"]), search)
+    ranks = rank(scores, held.relevant, held.excluded, per=options.per, n_items=len(items))
+    return measure(ranks, (options.select,))[options.select]
