@@ -167,8 +167,8 @@ class EvaluateOptions:
 class TuneOptions:
     """How settings are searched for.
 
-    budget: of time, like "30m" or "2h30m", for everything: the search, the finalists, and the two runs at the end. trials: how many
-    settings are tried, at most. finalists: how many of the best are trained again beside yours; each with so many other seeds, by which
+    budget: of time, like "30m" or "2h30m", once the data are prepared: for the search, the finalists, and the two runs at the end. trials:
+    how many settings are tried, at most. finalists: how many of the best are trained again beside yours; each with so many other seeds, by which
     alone the winner is chosen. space: which settings are searched for and where, by name: a list of values, or { low, high }, with
     log = true where steps are factors; without it, what suits the data.
     """

@@ -44,8 +44,10 @@ BEFORE_PRUNING = 3  # trials, and as many of them at an epoch
 class Study:
     """One process at work on the study of a folder."""
 
-    def __init__(self, folder: Path, chosen: Config, shop: Shop, until: float) -> None:
-        self.folder, self.chosen, self.shop, self.until = folder, chosen, shop, until
+    def __init__(self, folder: Path, chosen: Config, shop: Shop) -> None:
+        self.folder, self.chosen, self.shop = folder, chosen, shop
+        self.budget = seconds_of(chosen.tune.budget)
+        self.until = time.monotonic() + self.budget  # begins anew once the data are prepared, which is done but once
         self.space: Space = {}
         self.seconds = math.inf  # of one training, as far as is known
         self.asked: Callable[[], bool] = lambda: False
@@ -57,7 +59,7 @@ class Study:
         prepared = prepared_for(shop, chosen)
         preparing = time.perf_counter() - begun
         queries = self._probe(prepared)
-        if (1 + RUN) * self.seconds > self.until - time.monotonic():
+        if (1 + RUN) * self.seconds > self.budget:
             raise ConfigError(
                 f"one training takes about {spoken(self.seconds)}, and in a budget of {chosen.tune.budget} not even your config could be measured. "
                 f"Give --budget {short(8 * self.seconds)} or more, or fewer [train] epochs."
@@ -90,6 +92,7 @@ class Study:
 
     def _probe(self, prepared: Prepared) -> int:
         """See what a training takes; returns how many queries its validations rank."""
+        self.until = time.monotonic() + self.budget
         self.shop.progress.stage("trying some steps")
         model, data, state = begun_of(prepared, self.chosen, self.shop.bodies, Progress())
         took = probe(prepared, model, data, state, self.chosen.train)
@@ -148,7 +151,7 @@ class Study:
 
     def reserve(self) -> float:
         """The seconds that what follows the search will take: at most half of the budget, where that is enough."""
-        return self.takes(*self.ending(seconds_of(self.chosen.tune.budget) / 2))
+        return self.takes(*self.ending(self.budget / 2))
 
     def help(self) -> None:
         """Trials alone, until whoever leads has enough of them."""

@@ -29,7 +29,6 @@ from twotower.data.columns import Array
 from twotower.data.schema import Side
 from twotower.errors import BundleError, ConfigError, MissingExtra, OutputError
 from twotower.learning import distributed
-from twotower.learning.options import seconds_of
 from twotower.learning.statistics import holm, paired_test
 from twotower.runs.comparing import compare
 from twotower.runs.progress import Progress, watching
@@ -96,7 +95,6 @@ def tune(
     if distributed.several():
         raise ConfigError("torchrun shares one model, and tuning tries many. Start it without; to share the work, start it again with --resume.")
     given = {"pairs": pairs, "items": items, "queries": queries, "validation": validation, "test": test}
-    begun = time.monotonic()
     chosen, sources, _ = settle(given, config, settings)
     check_bodies(chosen, bodies)
     spaces.declared(chosen.tune.space, chosen)
@@ -110,12 +108,12 @@ def tune(
                     _still_open(folder)
                 else:
                     files.claim_folder(folder, overwrite=overwrite, ours=OURS | {CACHE}, room=200 << 20)
-                return _lead(Study(folder, chosen, shop, begun + seconds_of(chosen.tune.budget)), given, resume)
+                return _lead(Study(folder, chosen, shop), given, resume)
         except OutputError:
             if not resume or not (folder / "study.json").exists():
                 raise
         same_config(folder, chosen)
-        Study(folder, chosen, shop, begun + seconds_of(chosen.tune.budget)).help()
+        Study(folder, chosen, shop).help()
         return Tuned(folder)
 
 
