@@ -115,7 +115,7 @@ ROWS: dict[str, Row] = {
     "compiling": Row("what torch.compile would bring a step"),
     "gpu": Row("the same steps on a CUDA device", "", (), ("throughput", "fine_tuning"), ("tuning_speed",), cuda=True),
     "histories": Row("how a history is read by default, on validation pairs", "", ("ml-100k",)),
-    "tuning": Row("what tuning brings to the default in ten minutes", "better on two sets, never worse", ("banking77", "scifact")),
+    "tuning": Row("what tuning brings to the default in five minutes", "better on two sets, never worse", ("banking77", "scifact")),
     "evaluation": Row("what measuring a model costs", "1.5x the bare product, 1 GB; statistics 5 s; a report 10 s, 3 MB"),
     "choices": Row("what each part of the recipe for texts is worth, on validation pairs"),
 }

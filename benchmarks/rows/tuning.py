@@ -1,4 +1,4 @@
-"""What `tune` brings to what a user gets without a config, in ten minutes on two cores: better on the test pairs, or left as it was.
+"""What `tune` brings to what a user gets without a config, in five minutes on two cores: better on the test pairs, or left as it was.
 
 Sets on which no default was chosen, and the sample goodbooks with the config that ships with it.
 """
@@ -18,7 +18,7 @@ from twotower.data.samples import load_sample
 from twotower.data.sources import open_source
 from twotower.runs.settings import infer_config
 
-BUDGET = "10m"
+BUDGET = "5m"
 TINY = ("train.epochs=1", "model.dimensions=16")
 
 

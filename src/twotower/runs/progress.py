@@ -46,6 +46,16 @@ def watching() -> Iterator[Progress]:
         yield progress
 
 
+@contextmanager
+def telling(progress: Progress | None) -> Iterator[Progress]:
+    """Who was asked to be told, or else stderr."""
+    if progress is not None:
+        yield progress
+        return
+    with watching() as told:
+        yield told
+
+
 def _say(text: str) -> None:
     with suppress(OSError):  # a pipe that nobody reads any more is no reason to stop training
         print(text, file=sys.stderr, flush=True)

@@ -23,8 +23,9 @@ from twotower.runs.run import begun_of, prepared_of
 
 if TYPE_CHECKING:
     from twotower.learning.mining import Mining
-    from twotower.learning.training import Step, Validation
+    from twotower.learning.training import Data, Step, Validation
     from twotower.model.bodies import Custom
+    from twotower.model.towers import TwoTower
 
 
 class Shop(NamedTuple):
@@ -66,11 +67,31 @@ def tried(
     look: told the number and the value of every epoch that was validated. each: also measure it as it would be searched, by words too where
     that is better, with the value of every validation ranking. Raises ConfigError and DataError where the config cannot be trained.
     """
-    from twotower.learning import training, warming
-
     begun = time.perf_counter()
     prepared = prepared_for(shop, chosen)
     queries = chosen.evaluate.queries if each else shop.queries
+    model, data, found = fitted(shop, prepared, chosen, queries, stop, look)
+    found = found._replace(seconds=time.perf_counter() - begun)
+    if not (each and found.finished):
+        return found
+    from twotower.learning import training
+
+    evaluated = _as_searched(prepared, chosen, *training.held_out(model, data))
+    return found._replace(values=evaluated, keys=list_keys(data.validation, chosen.evaluate.per))
+
+
+def fitted(
+    shop: Shop,
+    prepared: Prepared,
+    chosen: Config,
+    queries: int | None,
+    stop: Callable[[], bool],
+    look: Callable[[int, float], None] = lambda epoch, value: None,
+) -> tuple[TwoTower, Data, Tried]:
+    """A model trained on prepared data, with what it reads and what it came to. queries: that a validation ranks."""
+    from twotower.learning import training, warming
+
+    begun = time.perf_counter()
     model, data, state = begun_of(prepared, chosen, shop.bodies, Progress(), queries=queries)
 
     def report(event: Step | Validation | Mining) -> None:
@@ -81,11 +102,7 @@ def tried(
 
     finished = warming.warm(state, data, prepared, chosen.train, stop=stop)
     finished = finished and training.fit(state, data, chosen.train, chosen.evaluate, stop=stop, report=report)
-    found = Tried(state.best, state.best_epoch, time.perf_counter() - begun, finished)
-    if not (each and finished):
-        return found
-    evaluated = _as_searched(prepared, chosen, *training.held_out(model, data))
-    return found._replace(values=evaluated, keys=list_keys(data.validation, chosen.evaluate.per))
+    return model, data, Tried(state.best, state.best_epoch, time.perf_counter() - begun, finished)
 
 
 def _as_searched(prepared: Prepared, chosen: Config, held: Cases, queries: Array, items: Array) -> Array:

@@ -11,8 +11,7 @@ from __future__ import annotations
 import os
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.util import find_spec
@@ -31,7 +30,7 @@ from twotower.errors import BundleError, ConfigError, MissingExtra, OutputError
 from twotower.learning import distributed
 from twotower.learning.statistics import holm, paired_test
 from twotower.runs.comparing import compare
-from twotower.runs.progress import Progress, watching
+from twotower.runs.progress import Progress, telling
 from twotower.runs.resumption import same_config
 from twotower.runs.run import Run, Stopped, open_run, train
 from twotower.runs.settings import check_bodies, settle
@@ -99,7 +98,7 @@ def tune(
     check_bodies(chosen, bodies)
     spaces.declared(chosen.tune.space, chosen)
     folder = Path(output)
-    with _told(progress) as told:
+    with telling(progress) as told:
         shop = Shop(sources, folder / CACHE, bodies, None, told)
         try:
             with files.held(folder):
@@ -115,15 +114,6 @@ def tune(
         same_config(folder, chosen)
         Study(folder, chosen, shop).help()
         return Tuned(folder)
-
-
-@contextmanager
-def _told(progress: Progress | None) -> Iterator[Progress]:
-    if progress is not None:
-        yield progress
-        return
-    with watching() as told:
-        yield told
 
 
 def _still_open(folder: Path) -> None:

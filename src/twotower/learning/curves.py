@@ -1,0 +1,104 @@
+"""How a metric grows with the data: a saturating power law, and what it says of sizes that were not tried.
+
+value(n) = ceiling - lack x (n / N)^-rate, N the largest size that was tried (Hestness et al. 2017; Rosenfeld et al. 2020). Every rate and every
+ceiling on a grid is weighed by how well it fits, so that what the points leave open - mostly where the ceiling is - stays open in what is
+forecast.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from twotower.data.columns import Array
+
+RATES = np.geomspace(0.02, 1.5, 48)
+CEILINGS = 64
+FEWEST_SIZES = 4  # with fewer a curve of three unknowns fits anything
+FLOOR = 0.002  # the least that two trainings are taken to differ by, as a standard deviation
+MOST_OFF = 3.0  # mean squared distance of the points from the best curve, in that of two trainings, past which it is no such curve
+DRAWS = 20_000
+
+
+class Curve(NamedTuple):
+    """What may be: rates, ceilings and lacks, drawn by how well they fit."""
+
+    largest: float  # size
+    rates: Array  # float64 [draws]
+    ceilings: Array  # float64 [draws]
+    lacks: Array  # float64 [draws]
+    noise: float  # standard deviation of one training
+    off: float  # the mean squared distance of sizes from the best curve, over that of luck
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether the points lie on such a curve, as far as luck lets them."""
+        return self.off <= MOST_OFF
+
+
+class Forecast(NamedTuple):
+    """A value with the interval that holds it nine times in ten."""
+
+    value: float
+    low: float
+    high: float
+
+
+def fit(sizes: Array, values: Array, generator: np.random.Generator) -> Curve:
+    """The curve of trainings: sizes [m] of their data and what each came to [m], several of a size. Raises ValueError for too few sizes."""
+    sizes, values = np.asarray(sizes, np.float64), np.asarray(values, np.float64)
+    unique, group = np.unique(sizes, return_inverse=True)
+    if len(unique) < FEWEST_SIZES:
+        raise ValueError(f"a curve needs {FEWEST_SIZES} sizes, and there are {len(unique)}")
+    counts = np.bincount(group)
+    means = np.bincount(group, values) / counts
+    within = float(((values - means[group]) ** 2).sum())
+    freedom = len(values) - len(unique)
+    # Small samples of two or three seeds can agree by chance: they are shrunk to what is usual.
+    noise = np.sqrt((within + 2 * FLOOR**2) / (freedom + 2))
+    weights = counts / noise**2  # of each mean
+
+    largest = unique[-1]
+    top = max(float(means.max()), 0.0)
+    ceilings = top + (1 - top) * np.linspace(0.0, 1.0, CEILINGS) ** 2
+    shrunk = (unique[None, :] / largest) ** -RATES[:, None]  # [rates, sizes]
+    square = (weights * shrunk**2).sum(1)  # [rates]
+    lacking = ceilings[:, None] - means[None, :]  # [ceilings, sizes]
+    lacks = np.maximum((weights * lacking) @ shrunk.T / square, 0.0)  # [ceilings, rates]
+    residual = lacking[:, None, :] - lacks[:, :, None] * shrunk[None, :, :]
+    distance = (weights * residual**2).sum(2)  # [ceilings, rates]
+    off = float(distance.min()) / max(1, len(unique) - 3)
+    # Where no such curve fits as well as luck alone allows, all of them are doubted alike.
+    likely = -0.5 * (distance - distance.min()) / max(1.0, off)
+    # Even in the logarithm of the rate, and, of the ceiling, in its square root above the best that was seen.
+    density = np.exp(likely - likely.max())
+    drawn = generator.choice(density.size, DRAWS, p=(density / density.sum()).ravel())
+    ceiling, rate = np.unravel_index(drawn, density.shape)
+    spread = np.sqrt(max(1.0, off) / square[rate])
+    return Curve(
+        largest, RATES[rate], ceilings[ceiling], np.maximum(lacks[ceiling, rate] + spread * generator.standard_normal(DRAWS), 0.0), noise, off
+    )
+
+
+def forecast(curve: Curve, size: float, generator: np.random.Generator) -> Forecast:
+    """What a training on so much data would come to."""
+    values = _values(curve, size) + curve.noise * generator.standard_normal(len(curve.rates))
+    low, middle, high = np.quantile(np.clip(values, 0, 1), (0.05, 0.5, 0.95))
+    return Forecast(float(middle), float(low), float(high))
+
+
+def needed(curve: Curve, target: float) -> Forecast | None:
+    """The size at which the curve reaches a target; None where it is out of reach in more than half of what may be.
+
+    Where it is out of reach in more than one case in twenty, the largest size is infinite.
+    """
+    beyond = curve.ceilings - target
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        sizes = np.where(beyond > 0, curve.largest * (curve.lacks / beyond) ** (1 / curve.rates), np.inf)
+    low, middle, high = np.quantile(sizes, (0.05, 0.5, 0.95), method="higher")
+    return None if not np.isfinite(middle) else Forecast(float(middle), float(low), float(high))
+
+
+def _values(curve: Curve, size: float) -> Array:
+    return curve.ceilings - curve.lacks * (size / curve.largest) ** -curve.rates

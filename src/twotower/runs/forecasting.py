@@ -1,0 +1,414 @@
+"""Whether more data would help: trainings on nested subsets, the curve that they lie on, and what else would help.
+
+forecast/   config.toml  trainings.jsonl  values/  forecast.json  prepared/
+
+Everything is measured on validation pairs, by vectors; the test pairs stay closed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from twotower import config as configs
+from twotower import files
+from twotower.config import Config
+from twotower.data import pretrained
+from twotower.data.columns import Array
+from twotower.data.features import Pretrained
+from twotower.data.prepared import Prepared
+from twotower.data.schema import SIDES
+from twotower.data.splits import TRAIN, VALIDATION
+from twotower.errors import ConfigError, DataError
+from twotower.learning import curves, distributed
+from twotower.learning.evaluation import dot_scorer, list_keys, measure, rank
+from twotower.learning.options import seconds_of
+from twotower.learning.slices import FEW
+from twotower.learning.statistics import paired_test
+from twotower.learning.subsets import AXES, Subset, enough
+from twotower.runs.estimates import probe
+from twotower.runs.progress import Progress, telling
+from twotower.runs.resumption import same_config
+from twotower.runs.run import Stopped, begun_of
+from twotower.runs.settings import settle
+from twotower.runs.signals import interrupts
+from twotower.runs.spaces import changed
+from twotower.runs.trials import Shop, fitted, prepared_for
+
+OURS = {"config.toml", "trainings.jsonl", "values", "forecast.json", "report.html"}
+CACHE = "prepared"
+SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
+TIMES = (2, 5, 10)  # the data
+SEEDS = 3
+MOST_PAIRS_ALONE = 1.5  # pairs a query, up to which thinning them out says nothing
+OVERHEAD = 1.5  # seconds of a training beside its steps
+
+
+class Work(NamedTuple):
+    """One training to do."""
+
+    axis: str
+    share: float
+    seed: int
+    remedy: str = ""  # by name, or none
+
+
+class Done(NamedTuple):
+    """What it came to."""
+
+    work: Work
+    size: int  # of what its axis counts
+    value: float
+    seconds: float
+    key: str  # names its values
+
+
+@dataclass(frozen=True)
+class Forecasted:
+    """A finished forecast."""
+
+    folder: Path
+
+    @cached_property
+    def result(self) -> dict[str, Any]:
+        """The content of `forecast.json`."""
+        return dict(files.read_json(self.folder / "forecast.json"))
+
+    def __repr__(self) -> str:
+        return f"<Forecasted {self.folder}: {len(self.result['trainings'])} trainings>"
+
+
+def forecast(
+    pairs: Any = None,
+    items: Any = None,
+    *,
+    queries: Any = None,
+    validation: Any = None,
+    test: Any = None,
+    config: Config | Mapping[str, Any] | str | Path | None = None,
+    settings: Sequence[str] = (),
+    budget: str = "20m",
+    target: float | None = None,
+    output: str | Path = "runs/forecast",
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Forecasted:
+    """What more data would bring, and what else would.
+
+    Data, config and settings are those of `train`. budget: of time, once the data are prepared. target: a value of the selecting metric to
+    reach. Raises ConfigError for a budget without room for one curve, DataError for data whose smallest part says nothing; Stopped where it
+    was asked to stop.
+    """
+    if distributed.several():
+        raise ConfigError("a forecast trains many small models, one after another: start it without torchrun")
+    limit = seconds_of(budget)
+    if target is not None and not 0 < target < 1:
+        raise ConfigError(f"a target is a value of the selecting metric, between 0 and 1, and it is {target}")
+    given = {"pairs": pairs, "items": items, "queries": queries, "validation": validation, "test": test}
+    chosen, sources, _ = settle(given, config, settings)
+    if chosen.model.body == "custom":
+        raise ConfigError('a forecast knows no modules of your own: set another [model] body than "custom"')
+    folder = Path(output)
+    with telling(progress) as told, files.held(folder):
+        if resume:
+            same_config(folder, chosen)
+        else:
+            files.claim_folder(folder, overwrite=overwrite, ours=OURS | {CACHE}, room=100 << 20)
+        with interrupts() as event:
+            bench = _Bench(folder, chosen, Shop(sources, folder / CACHE, None, None, told), event.is_set)
+            works = bench.open(limit, fresh=not resume)
+            for work in works:
+                bench.do(work)
+            files.write_json(folder / "forecast.json", bench.told(target, budget))
+    return Forecasted(folder)
+
+
+class _Bench:
+    """Where trainings are done, each once."""
+
+    def __init__(self, folder: Path, chosen: Config, shop: Shop, asked: Any) -> None:
+        self.folder, self.chosen, self.shop, self.asked = folder, chosen, shop, asked
+        self.done: list[Done] = []
+
+    def open(self, limit: float, fresh: bool) -> list[Work]:
+        """Prepare the data, plan what fits into the time, and say so."""
+        existed = self.shop.cache.exists()
+        try:
+            works = self._plan(limit)
+        except Exception:
+            if fresh and not existed:
+                files.remove_folder(self.shop.cache)
+            raise
+        if fresh:
+            files.empty_folder(self.folder, OURS)
+            files.write_text(self.folder / "config.toml", configs.to_toml(self.chosen))
+            files.make_folder(self.folder / "values")
+        for line in files.read_lines(self.folder / "trainings.jsonl"):
+            self.done.append(Done(Work(*line["work"]), *(line[name] for name in Done._fields[1:])))
+        return works
+
+    def _plan(self, limit: float) -> list[Work]:
+        progress, begun = self.shop.progress, time.monotonic()
+        progress.stage("preparing the data")
+        self.prepared = prepared_for(self.shop, self.chosen)
+        progress.stage("trying some steps")
+        model, data, state = begun_of(self.prepared, self.chosen, None, Progress())
+        took = probe(self.prepared, model, data, state, self.chosen.train)
+        self.shop = self.shop._replace(queries=len(data.validation.query_rows))
+        whole = took.epochs * took.epoch_seconds + took.catalogue_seconds
+        self.shares = _shares(self.prepared)
+        self.remedies = dict(_remedies(self.chosen))
+        found: list[Work] = []
+        spent = 0.0
+        for work in _wanted(self.shares, list(self.remedies), _pairs_a_query(self.prepared)):
+            takes = OVERHEAD + whole * work.share * _heavier(work.remedy)
+            if spent + takes > limit and len(found) < len(self.shares):
+                needed = sum(OVERHEAD + whole * share for share in self.shares)
+                raise ConfigError(
+                    f"one curve takes {len(self.shares)} trainings, about {_minutes(needed)}, and the budget is {_minutes(limit)}. "
+                    f"Give --budget {max(1, round(2 * needed / 60 + 0.5))}m or more."
+                )
+            if spent + takes <= limit:
+                found.append(work)
+                spent += takes
+        progress.note(f"{len(found)} trainings, about {_minutes(spent)}; the data took {_minutes(time.monotonic() - begun)}")
+        return found
+
+    def do(self, work: Work) -> None:
+        """Train, measure and keep, unless that was done."""
+        if any(done.work == work for done in self.done):
+            return
+        progress = self.shop.progress
+        named = work.remedy or f"{work.share:.3g} of the {work.axis}"
+        progress.stage(f"{named}, seed {work.seed + 1}")
+        chosen = self.chosen if not work.remedy else changed_by(self.chosen, self.remedies[work.remedy])
+        chosen = replace(chosen, train=replace(chosen.train, seed=self.chosen.train.seed + work.seed))
+        prepared = self.prepared if not work.remedy else prepared_for(self.shop, chosen)
+        subset = AXES[work.axis](prepared, work.share, self.shares[0], work.seed if work.share < 1 else 0)
+        key = _key(subset, work)
+        same = next((done for done in self.done if done.key == key), None)
+        if same is None:
+            model, data, found = fitted(self.shop, subset.prepared, chosen, self.shop.queries, self.asked)
+            if not found.finished:
+                raise Stopped(f"stopped; the trainings that were finished are kept in {self.folder}. Go on with --resume and the same config.")
+            values, keys, items = _values(model, data, chosen)
+            files.write_tensors(self.folder / "values" / f"{key}.safetensors", {"values": values, "keys": keys, "items": items})
+            same = Done(work, subset.size, float(values.mean()), found.seconds, key)
+        done = same._replace(work=work, size=subset.size)
+        self.done.append(done)
+        files.append_line(self.folder / "trainings.jsonl", done._asdict())
+        progress.note(f"{named}, seed {work.seed + 1}  {self.chosen.evaluate.select} {done.value:.4f}  {done.seconds:.0f} s")
+
+    # --- what it says ---------------------------------------------------------------------------------------------
+
+    def told(self, target: float | None, budget: str) -> dict[str, Any]:
+        """All that there is to say, in numbers."""
+        generator = np.random.default_rng(self.chosen.evaluate.seed)
+        whole = [done for done in self.done if done.work.axis == "queries" and done.work.share == 1 and not done.work.remedy]
+        training = self.prepared.parts == TRAIN
+        axes = {axis: curve for axis in AXES if (curve := self._axis(axis, target, generator)) is not None}
+        return {
+            "metric": self.chosen.evaluate.select,
+            "budget": budget,
+            "target": target,
+            "now": {
+                "value": float(np.mean([done.value for done in whole])),
+                "pairs": int(training.sum()),
+                "queries": whole[0].size,
+                "items": self.prepared.n_items,
+                "rankings": len(self._kept(whole[0])["values"]),
+                "seeds": len(whole),
+            },
+            "axes": axes,
+            "remedies": [self._remedy(name, whole, generator) for name in self.remedies if any(done.work.remedy == name for done in self.done)],
+            "slices": self._slices(whole, generator),
+            "trainings": [done._asdict() | {"work": done.work._asdict()} for done in self.done],
+        }
+
+    def _axis(self, axis: str, target: float | None, generator: np.random.Generator) -> dict[str, Any] | None:
+        points = [done for done in self.done if done.work.axis == axis and not done.work.remedy]
+        sizes = np.array([done.size for done in points], np.float64)
+        if len(np.unique(sizes)) < curves.FEWEST_SIZES:
+            return None
+        values = np.array([done.value for done in points])
+        told: dict[str, Any] = {"points": [{"size": done.size, "seed": done.work.seed, "value": done.value} for done in points]}
+        if axis == "items":
+            # A larger catalogue makes it harder: what falls with the logarithm is told as it is, and nothing beyond.
+            return told | {"shape": "falling" if values[sizes == sizes.max()].mean() < values[sizes == sizes.min()].mean() else "rising"}
+        curve = curves.fit(sizes, values, generator)
+        while not curve.is_sound and len(np.unique(sizes)) > curves.FEWEST_SIZES:
+            # Where next to nothing is learnt yet, growth is no power law: the smallest size says least of what is to come.
+            values, sizes = values[sizes > sizes.min()], sizes[sizes > sizes.min()]
+            curve = curves.fit(sizes, values, generator)
+        told["from"] = float(sizes.min())
+        now, largest = curves.forecast(curve, curve.largest, generator), curve.largest
+        told |= {"shape": "power law", "off": curve.off, "sound": curve.is_sound, "noise": curve.noise, "largest": largest, "here": now._asdict()}
+        if not curve.is_sound:
+            return told
+        told["at"] = {str(times): curves.forecast(curve, times * largest, generator)._asdict() for times in TIMES}
+        told["ceiling"] = dict(zip(("low", "value", "high"), np.quantile(curve.ceilings, (0.05, 0.5, 0.95)).tolist(), strict=True))
+        if target is not None:
+            reached = curves.needed(curve, target)
+            told["needed"] = None if reached is None else {name: value if np.isfinite(value) else None for name, value in reached._asdict().items()}
+        return told
+
+    def _kept(self, done: Done) -> dict[str, Array]:
+        return files.read_tensors(self.folder / "values" / f"{done.key}.safetensors")
+
+    def _remedy(self, name: str, whole: Sequence[Done], generator: np.random.Generator) -> dict[str, Any]:
+        """How much better a change makes it with all the data, paired by ranking."""
+        tried = [done for done in self.done if done.work.remedy == name]
+        seeds = {done.work.seed for done in tried}
+        beside = [done for done in whole if done.work.seed in seeds]
+        with_it, without = (np.mean([self._kept(done)["values"] for done in some], axis=0) for some in (tried, beside))
+        test = paired_test(with_it, without, groups=self._kept(whole[0])["keys"], generator=generator)
+        told = {part: float(value) for part, value in test._asdict().items()}
+        return {"name": name, "settings": self.remedies[name], "seeds": len(seeds), "value": float(with_it.mean()), **told}
+
+    def _slices(self, whole: Sequence[Done], generator: np.random.Generator) -> list[dict[str, Any]]:
+        """What the second half of the data brought, by how often the item matched and what is known of who asks: what grows most is starved."""
+        half = [done for done in self.done if done.work.axis == "queries" and done.work.share == SHARES[-2] and not done.work.remedy]
+        if not half or self.chosen.evaluate.per != "pair":
+            return []
+        kept = self._kept(whole[0])
+        now, before = (np.mean([self._kept(done)["values"] for done in some], axis=0) for some in (whole, half))
+        matches = np.bincount(np.asarray(self.prepared.log.item_rows)[self.prepared.parts == TRAIN], minlength=self.prepared.n_items)
+        told = [{"name": "all", "rankings": len(now), "value": float(now.mean()), **_grown(now, before, kept["keys"], generator)}]
+        head = _head(matches)
+        cuts = (
+            ("items never in training", matches == 0),
+            ("tail: items that share half of the matches with many", ~head & (matches > 0)),
+            ("head: the few items with the other half", head),
+        )
+        for name, chosen in cuts:
+            which = chosen[kept["items"]]
+            if len(np.unique(kept["keys"][which])) >= FEW:
+                row = {"name": name, "rankings": int(which.sum()), "value": float(now[which].mean())}
+                told.append(row | _grown(now[which], before[which], kept["keys"][which], generator))
+        return told
+
+
+def _grown(now: Array, before: Array, keys: Array, generator: np.random.Generator) -> dict[str, float]:
+    test = paired_test(now, before, groups=keys, generator=generator)
+    return {"grown": float(test.difference), "low": float(test.low), "high": float(test.high)}
+
+
+def _head(matches: Array) -> Array:
+    """Which items are among the fewest that hold half of the matches."""
+    ordered = np.argsort(-matches, kind="stable")
+    head = np.zeros(len(matches), bool)
+    head[ordered[: int(np.searchsorted(np.cumsum(matches[ordered]), matches.sum() / 2)) + 1]] = True
+    return head
+
+
+def _values(model: Any, data: Any, chosen: Config) -> tuple[Array, Array, Array]:
+    """The selecting metric of each validation ranking, whose it is, and the item asked for (of several the first)."""
+    from twotower.learning import training
+
+    held, queries, items = training.held_out(model, data)
+    options = chosen.evaluate
+    scores = dot_scorer(queries, items)
+    values = measure(rank(scores, held.relevant, held.excluded, per=options.per, n_items=len(items)), (options.select,))[options.select]
+    wanted = held.relevant.values if options.per == "pair" else held.relevant.values[held.relevant.offsets[:-1]]
+    return np.ascontiguousarray(values), np.ascontiguousarray(list_keys(held, options.per)), np.ascontiguousarray(wanted)
+
+
+def _key(subset: Subset, work: Work) -> str:
+    """Names what is trained: on which pairs of which catalogue, with which seed and change."""
+    digest = hashlib.sha256(subset.prepared.parts.tobytes())
+    digest.update(f"{subset.prepared.n_items} {work.seed} {work.remedy} {subset.prepared.folder.name}".encode())
+    return digest.hexdigest()[:16]
+
+
+# --- what is trained ----------------------------------------------------------------------------------------------
+
+
+def _wanted(shares: Sequence[float], remedies: Sequence[str], pairs_a_query: float) -> Iterator[Work]:
+    """What is worth training, the most telling first."""
+    yield from (Work("queries", share, 0) for share in shares)
+    yield from (Work("queries", share, 1) for share in shares)
+    yield from (Work("queries", 1.0, 0, remedy) for remedy in remedies)
+    yield from (Work("queries", share, 2) for share in shares)
+    if pairs_a_query > MOST_PAIRS_ALONE:
+        yield from (Work("pairs", share, seed) for seed in range(2) for share in shares[-4:])
+    yield from (Work("queries", 1.0, 1, remedy) for remedy in remedies)
+    yield from (Work("items", share, 0) for share in shares[-4:])
+
+
+def _shares(prepared: Prepared) -> tuple[float, ...]:
+    """The parts of the data that are large enough. Raises DataError where there are too few of them for a curve."""
+    for start in range(len(SHARES) - curves.FEWEST_SIZES + 1):
+        shares = SHARES[start:]
+        if enough(AXES["queries"](prepared, shares[0], shares[0], 0)):
+            return shares
+    training, held = (int((prepared.parts == part).sum()) for part in (TRAIN, VALIDATION))
+    raise DataError(
+        f"an eighth of these data is too little to train and measure on: there are {training:,} training pairs and {held:,} validation pairs in all. "
+        "A forecast needs some hundreds of each; `twotower forecast --like` says what other sets came to."
+    )
+
+
+def _pairs_a_query(prepared: Prepared) -> float:
+    keys = np.asarray(prepared.log.query_keys)[prepared.parts == TRAIN]
+    return len(keys) / max(1, len(np.unique(keys)))
+
+
+def _remedies(chosen: Config) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What else might help, of all that the config allows: names and the settings that they change."""
+    ways: dict[str, dict[str, Any]] = {
+        "vectors twice as wide": {"model.dimensions": 2 * chosen.model.dimensions},
+        "twice the epochs": {"train.epochs": 2 * chosen.train.epochs},
+    }
+    dropout = _dropout(chosen)
+    ways |= {"dropout": dropout} if dropout else {}
+    if chosen.train.warm_start == "none":
+        ways |= {f"a warm start from the {start}": {"train.warm_start": start} for start in ("catalogue", "factors")}
+    worded = all(any(feature.worded for feature in chosen.schema.features(side)) for side in SIDES)
+    encoded = any(isinstance(feature, Pretrained) for side in SIDES for feature in chosen.schema.features(side))
+    if worded and not encoded and pretrained.shipped() is not None:
+        ways["a pretrained encoder beside the words"] = {"pretrained": pretrained.SHIPPED}
+    for name, settings in ways.items():
+        try:
+            changed_by(chosen, settings)
+        except ConfigError:
+            continue
+        yield name, settings
+
+
+def _dropout(chosen: Config) -> dict[str, Any]:
+    """Dropout of a fifth of words and of item ids, where there is none."""
+    found: dict[str, Any] = {}
+    for side in SIDES:
+        for feature in chosen.schema.features(side):
+            if feature.type == "text" or (feature.type == "id" and side == "item"):
+                found |= {f"{side}.features.{feature.column}.dropout": 0.2} if not getattr(feature, "dropout", 1) else {}
+    return found
+
+
+def changed_by(chosen: Config, settings: Mapping[str, Any]) -> Config:
+    """A config with the settings of a remedy. Raises ConfigError where it does not take them."""
+    if "pretrained" not in settings:
+        return changed(chosen, settings)
+    values = configs.to_values(chosen)
+    for side in SIDES:
+        columns = dict.fromkeys(feature.column for feature in chosen.schema.features(side) if feature.worded)
+        more = [{"column": column, "type": "pretrained", "folder": settings["pretrained"]} for column in columns]
+        values[side]["features"] = [*values[side]["features"], *more]
+    return configs.from_values(values)
+
+
+def _heavier(remedy: str) -> float:
+    """How much longer a training takes with a remedy, about."""
+    return {"vectors twice as wide": 1.5, "twice the epochs": 2.0, "a pretrained encoder beside the words": 2.0}.get(remedy, 1.0)
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
