@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from twotower.bundle import Found, Retriever, load
     from twotower.config import Config
     from twotower.errors import BundleError, ConfigError, DataError, MissingExtra, OutputError, TwotowerError
-    from twotower.runs import Run, Tuned, compare, estimate, evaluate, open_run, train, tune
+    from twotower.runs import Forecasted, Run, Tuned, compare, estimate, evaluate, forecast, open_run, train, tune
 
 __version__ = "0.1.0"
 
@@ -25,6 +25,7 @@ _HOMES = {
     "Config": "config",
     "ConfigError": "errors",
     "DataError": "errors",
+    "Forecasted": "runs",
     "Found": "bundle",
     "MissingExtra": "errors",
     "OutputError": "errors",
@@ -35,6 +36,7 @@ _HOMES = {
     "compare": "runs",
     "estimate": "runs",
     "evaluate": "runs",
+    "forecast": "runs",
     "load": "bundle",
     "open_run": "runs",
     "train": "runs",
@@ -46,6 +48,7 @@ __all__ = [
     "Config",
     "ConfigError",
     "DataError",
+    "Forecasted",
     "Found",
     "MissingExtra",
     "OutputError",
@@ -56,6 +59,7 @@ __all__ = [
     "compare",
     "estimate",
     "evaluate",
+    "forecast",
     "load",
     "open_run",
     "train",

@@ -1,4 +1,4 @@
-"""Verbs that make a model: demo, init, check, train, tune."""
+"""Verbs that make a model, and say how to make a better one: demo, init, check, train, tune, forecast."""
 
 from __future__ import annotations
 
@@ -241,6 +241,64 @@ def tune(
         print_json(found.result)
     else:
         show_parts(terminal(tuned(found.result, str(output))))
+
+
+@app.command(
+    epilog=examples(
+        "twotower forecast twotower.toml --budget 20m",
+        "twotower forecast twotower.toml --target 0.6 -o runs/forecast",
+        "twotower forecast twotower.toml -o runs/forecast --resume",
+        "twotower report runs/forecast",
+    )
+)
+def forecast(
+    config: Annotated[Path, typer.Argument(help="A config; `twotower init` writes one.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The folder of the forecast.")] = Path("runs/forecast"),
+    budget: Annotated[str, typer.Option(help="How long it may take, like 20m or 2h.")] = "20m",
+    target: Annotated[float | None, typer.Option(help="A value of the selecting metric: how much data would it take?")] = None,
+    settings: Set = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    json: Json = False,
+) -> None:
+    """Say whether more data would help, and what else would.
+
+    Trains on parts of your data, fits the curve that they lie on, and says what 2, 5 and 10 times as much would bring, with intervals: more
+    queries, or more pairs of each. Beside it stands what a wider model, dropout, a warm start or a pretrained encoder bring now. All of it on
+    validation pairs, by vectors.
+    """
+    with loading():
+        from twotower.app.reports.forecasted import forecasted
+        from twotower.app.reports.terminal import terminal
+        from twotower.runs import forecast as forecast_config
+        from twotower.runs.progress import watching
+        from twotower.runs.run import Stopped
+
+    if resume and overwrite:
+        raise ConfigError("--resume continues a forecast and --overwrite replaces it: choose one")
+    _check_is_config(config, "forecast")
+    again = ["twotower", "forecast", str(config), "-o", str(output), "--budget", budget]
+    again += [word for setting in settings or [] for word in ("--set", setting)]
+    try:
+        with watching() as progress:
+            found = forecast_config(
+                config=config,
+                settings=settings or [],
+                budget=budget,
+                target=target,
+                output=output,
+                resume=resume,
+                overwrite=overwrite,
+                progress=progress,
+            )
+    except Stopped as stopped:
+        raise Stopped(f"{str(stopped).partition('. ')[0]}. Go on with:\n  {shlex.join(again)} --resume") from None
+    except KeyboardInterrupt:
+        exits.fail(f"stopped. Go on with:\n  {shlex.join(again)} --resume", exits.STOPPED)
+    if json:
+        print_json(found.result)
+    else:
+        show_parts(terminal(forecasted(found.result, str(output))))
 
 
 def _check_is_config(path: Path, verb: str) -> None:

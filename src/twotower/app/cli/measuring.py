@@ -118,10 +118,10 @@ def compare(
     )
 )
 def report(
-    run: Annotated[Path, typer.Argument(metavar="RUN|STUDY", help="A finished run, or a finished study of `tune`.", show_default=False)],
+    run: Annotated[Path, typer.Argument(metavar="RUN|STUDY|FORECAST", help="A finished run, study of `tune` or forecast.", show_default=False)],
     output: Annotated[Path | None, typer.Option("-o", "--output", help="The page: report.html or report.md; by default in the run folder.")] = None,
 ) -> None:
-    """Write what a run, or a study of `tune`, came to as one page.
+    """Write what a run, a study or a forecast came to as one page.
 
     Figures beside baselines, slices, curves, the best and the worst test questions, what is found, the config. The page needs nothing else.
     """
@@ -129,6 +129,7 @@ def report(
         from twotower.app.reporting import account_of
         from twotower.app.reports import render, suffix_of
         from twotower.app.reports.account import account
+        from twotower.app.reports.forecasted import forecasted
         from twotower.app.reports.tuned import tuned
         from twotower.files import read_json, write_text
         from twotower.runs.progress import watching
@@ -136,8 +137,9 @@ def report(
     place = output or run / "report.html"
     suffix_of(place)  # said before any work
     with watching() as progress:
-        study = run / "tuning.json"
-        document = tuned(read_json(study), str(run)) if study.exists() else account(account_of(run, progress.stage))
+        others = {"tuning.json": tuned, "forecast.json": forecasted}
+        found = next((name for name in others if (run / name).exists()), None)
+        document = account(account_of(run, progress.stage)) if found is None else others[found](read_json(run / found), str(run))
         write_text(place, render(document, place))
     print(f"{document.verdict}\nwrote {place}", file=sys.stderr)
 
