@@ -122,7 +122,7 @@ class Tried(NamedTuple):
     sound: bool
 
 
-def tried(name: str, done: list[dict[str, Any]], inflated: float = 1.0) -> Iterator[Tried]:
+def tried(name: str, done: list[dict[str, Any]]) -> Iterator[Tried]:
     """All forecasts of a set."""
     shares = sorted({one["share"] for one in done})
     for times in TIMES:
@@ -137,9 +137,6 @@ def tried(name: str, done: list[dict[str, Any]], inflated: float = 1.0) -> Itera
                 sizes, values = (np.array([one[what] for one in own], np.float64) for what in ("size", "value"))
                 generator = np.random.default_rng(group)
                 curve = curves.fit(sizes, values, generator)
-                while not curve.is_sound and len(np.unique(sizes)) > curves.FEWEST_SIZES:
-                    values, sizes = values[sizes > sizes.min()], sizes[sizes > sizes.min()]
-                    curve = curves.fit(sizes, values, generator)
                 found = curves.forecast(curve, size, generator)
                 last = float(values[sizes == sizes.max()].mean())
                 slope, start = np.polyfit(np.log(sizes), values, 1)

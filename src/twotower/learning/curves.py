@@ -24,7 +24,8 @@ DRAWS = 20_000
 class Curve(NamedTuple):
     """What may be: rates, ceilings and lacks, drawn by how well they fit."""
 
-    largest: float  # size
+    smallest: float  # size that it was drawn through
+    largest: float
     rates: Array  # float64 [draws]
     ceilings: Array  # float64 [draws]
     lacks: Array  # float64 [draws]
@@ -46,8 +47,20 @@ class Forecast(NamedTuple):
 
 
 def fit(sizes: Array, values: Array, generator: np.random.Generator) -> Curve:
-    """The curve of trainings: sizes [m] of their data and what each came to [m], several of a size. Raises ValueError for too few sizes."""
+    """The curve of trainings: sizes [m] of their data and what each came to [m], several of a size. Raises ValueError for too few sizes.
+
+    Where next to nothing is learnt yet, growth is no power law; so while the points lie on none, the smallest size is left out, which says least
+    of what is to come.
+    """
     sizes, values = np.asarray(sizes, np.float64), np.asarray(values, np.float64)
+    curve = _fit(sizes, values, generator)
+    if curve.is_sound or len(np.unique(sizes)) == FEWEST_SIZES:
+        return curve
+    later = sizes > sizes.min()
+    return fit(sizes[later], values[later], generator)
+
+
+def _fit(sizes: Array, values: Array, generator: np.random.Generator) -> Curve:
     unique, group = np.unique(sizes, return_inverse=True)
     if len(unique) < FEWEST_SIZES:
         raise ValueError(f"a curve needs {FEWEST_SIZES} sizes, and there are {len(unique)}")
@@ -76,9 +89,8 @@ def fit(sizes: Array, values: Array, generator: np.random.Generator) -> Curve:
     drawn = generator.choice(density.size, DRAWS, p=(density / density.sum()).ravel())
     ceiling, rate = np.unravel_index(drawn, density.shape)
     spread = np.sqrt(max(1.0, off) / square[rate])
-    return Curve(
-        largest, RATES[rate], ceilings[ceiling], np.maximum(lacks[ceiling, rate] + spread * generator.standard_normal(DRAWS), 0.0), noise, off
-    )
+    drawn_lacks = np.maximum(lacks[ceiling, rate] + spread * generator.standard_normal(DRAWS), 0.0)
+    return Curve(float(unique[0]), float(largest), RATES[rate], ceilings[ceiling], drawn_lacks, float(noise), off)
 
 
 def forecast(curve: Curve, size: float, generator: np.random.Generator) -> Forecast:

@@ -244,13 +244,9 @@ class _Bench:
             # A larger catalogue makes it harder: what falls with the logarithm is told as it is, and nothing beyond.
             return told | {"shape": "falling" if values[sizes == sizes.max()].mean() < values[sizes == sizes.min()].mean() else "rising"}
         curve = curves.fit(sizes, values, generator)
-        while not curve.is_sound and len(np.unique(sizes)) > curves.FEWEST_SIZES:
-            # Where next to nothing is learnt yet, growth is no power law: the smallest size says least of what is to come.
-            values, sizes = values[sizes > sizes.min()], sizes[sizes > sizes.min()]
-            curve = curves.fit(sizes, values, generator)
-        told["from"] = float(sizes.min())
         now, largest = curves.forecast(curve, curve.largest, generator), curve.largest
-        told |= {"shape": "power law", "off": curve.off, "sound": curve.is_sound, "noise": curve.noise, "largest": largest, "here": now._asdict()}
+        told |= {"shape": "power law", "off": curve.off, "sound": curve.is_sound, "noise": curve.noise, "here": now._asdict()}
+        told |= {"smallest": curve.smallest, "largest": largest}
         if not curve.is_sound:
             return told
         told["at"] = {str(times): curves.forecast(curve, times * largest, generator)._asdict() for times in TIMES}
