@@ -40,7 +40,7 @@ def measure(asked: Asked) -> Iterator[Figure]:
         tune = [f"tune.budget='{'30s' if asked.smoke else BUDGET}'", *(["tune.trials=2", *TINY] if asked.smoke else [])]
         told = tt.tune(**given(name), settings=[f"machine.threads={THREADS}", *tune, *asked.settings], output=asked.folder / name, overwrite=True)
         result, metric = told.result, told.result["metric"]
-        states = {state: sum(trial["state"] == state for trial in result["trials"]) for state in ("finished", "behind", "failed")}
+        states = {state: sum(trial["state"] == state for trial in result["trials"]) for state in ("finished", "behind", "broken off", "failed")}
         tried = ", ".join(f"{count} {state}" for state, count in states.items() if count)
         figures = result["figures"].get("yours") or result["figures"]["best"]
         yield Figure(f"{name}, by default", quality.told(figures), "", dict(figures))

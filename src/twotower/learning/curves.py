@@ -1,20 +1,22 @@
-"""How a metric grows with the data: a saturating power law, and what it says of sizes that were not tried.
+"""How a metric grows with the data, and what that says of sizes that were not tried.
 
-value(n) = ceiling - lack x (n / N)^-rate, N the largest size that was tried (Hestness et al. 2017; Rosenfeld et al. 2020). Every rate and every
-ceiling on a grid is weighed by how well it fits, so that what the points leave open - mostly where the ceiling is - stays open in what is
-forecast.
+value(n) = ceiling - lack x (1 + bend) / (1 + bend x (n / N)^rate), N the largest size that was tried. With a large bend it nears the ceiling by
+a power law (Hestness et al. 2017; Rosenfeld et al. 2020); with a small one it still grows as a power of n itself, as where most items
+have no pair yet. Every rate, bend and ceiling on a grid is weighed by how well it fits, so that what the points leave open - mostly where the
+ceiling is - stays open in what is forecast.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from twotower.data.columns import Array
 
-RATES = np.geomspace(0.02, 1.5, 48)
-CEILINGS = 64
+RATES = np.geomspace(0.1, 1.6, 60)
+BENDS = np.geomspace(0.03, 300, 41)
+CEILINGS = 120
 FEWEST_SIZES = 4  # with fewer a curve of three unknowns fits anything
 FLOOR = 0.002  # the least that two trainings are taken to differ by, as a standard deviation
 MOST_OFF = 3.0  # mean squared distance of the points from the best curve, in that of two trainings, past which it is no such curve
@@ -22,13 +24,14 @@ DRAWS = 20_000
 
 
 class Curve(NamedTuple):
-    """What may be: rates, ceilings and lacks, drawn by how well they fit."""
+    """What may be: rates, bends, ceilings and lacks, drawn by how well they fit."""
 
     smallest: float  # size that it was drawn through
     largest: float
     rates: Array  # float64 [draws]
+    bends: Array  # float64 [draws]
     ceilings: Array  # float64 [draws]
-    lacks: Array  # float64 [draws]
+    lacks: Array  # float64 [draws], at the largest size
     noise: float  # standard deviation of one training
     off: float  # the mean squared distance of sizes from the best curve, over that of luck
 
@@ -72,25 +75,28 @@ def _fit(sizes: Array, values: Array, generator: np.random.Generator) -> Curve:
     noise = np.sqrt((within + 2 * FLOOR**2) / (freedom + 2))
     weights = counts / noise**2  # of each mean
 
-    largest = unique[-1]
+    largest = float(unique[-1])
+    rates, bends = (each.ravel() for each in np.meshgrid(RATES, BENDS, indexing="ij"))  # [shapes]
     top = max(float(means.max()), 0.0)
     ceilings = top + (1 - top) * np.linspace(0.0, 1.0, CEILINGS) ** 2
-    shrunk = (unique[None, :] / largest) ** -RATES[:, None]  # [rates, sizes]
-    square = (weights * shrunk**2).sum(1)  # [rates]
+    left = _left(unique[None, :] / largest, rates[:, None], bends[:, None])  # [shapes, sizes]
+    square = (weights * left**2).sum(1)
     lacking = ceilings[:, None] - means[None, :]  # [ceilings, sizes]
-    lacks = np.maximum((weights * lacking) @ shrunk.T / square, 0.0)  # [ceilings, rates]
-    residual = lacking[:, None, :] - lacks[:, :, None] * shrunk[None, :, :]
-    distance = (weights * residual**2).sum(2)  # [ceilings, rates]
+    lacks = np.maximum((weights * lacking) @ left.T / square, 0.0)  # [ceilings, shapes]
+    residual = lacking[:, None, :] - lacks[:, :, None] * left[None, :, :]
+    distance = (weights * residual**2).sum(2)
     off = float(distance.min()) / max(1, len(unique) - 3)
     # Where no such curve fits as well as luck alone allows, all of them are doubted alike.
-    likely = -0.5 * (distance - distance.min()) / max(1.0, off)
-    # Even in the logarithm of the rate, and, of the ceiling, in its square root above the best that was seen.
-    density = np.exp(likely - likely.max())
-    drawn = generator.choice(density.size, DRAWS, p=(density / density.sum()).ravel())
-    ceiling, rate = np.unravel_index(drawn, density.shape)
-    spread = np.sqrt(max(1.0, off) / square[rate])
-    drawn_lacks = np.maximum(lacks[ceiling, rate] + spread * generator.standard_normal(DRAWS), 0.0)
-    return Curve(float(unique[0]), float(largest), RATES[rate], ceilings[ceiling], drawn_lacks, float(noise), off)
+    density = np.exp(-0.5 * (distance - distance.min()) / max(1.0, off))
+    ceiling, shape = np.unravel_index(generator.choice(density.size, DRAWS, p=(density / density.sum()).ravel()), density.shape)
+    spread = np.sqrt(max(1.0, off) / square[shape])
+    drawn = np.maximum(lacks[ceiling, shape] + spread * generator.standard_normal(DRAWS), 0.0)
+    return Curve(float(unique[0]), largest, rates[shape], bends[shape], ceilings[ceiling], drawn, float(noise), off)
+
+
+def _left(times: Any, rate: Array, bend: Array) -> Array:
+    """What is left of the lack at so many times the largest size, of that at it."""
+    return np.asarray((1 + bend) / (1 + bend * times**rate))
 
 
 def forecast(curve: Curve, size: float, generator: np.random.Generator) -> Forecast:
@@ -105,12 +111,13 @@ def needed(curve: Curve, target: float) -> Forecast | None:
 
     Where it is out of reach in more than one case in twenty, the largest size is infinite.
     """
-    beyond = curve.ceilings - target
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        sizes = np.where(beyond > 0, curve.largest * (curve.lacks / beyond) ** (1 / curve.rates), np.inf)
+        left = np.where(curve.lacks > 0, (curve.ceilings - target) / curve.lacks, np.where(curve.ceilings > target, np.inf, -1.0))
+        grown = np.maximum((1 + curve.bends) / left - 1, 0.0) / curve.bends  # (n / N)^rate
+        sizes = np.where(left <= 0, np.inf, curve.largest * grown ** (1 / curve.rates))
     low, middle, high = np.quantile(sizes, (0.05, 0.5, 0.95), method="higher")
     return None if not np.isfinite(middle) else Forecast(float(middle), float(low), float(high))
 
 
 def _values(curve: Curve, size: float) -> Array:
-    return curve.ceilings - curve.lacks * (size / curve.largest) ** -curve.rates
+    return np.asarray(curve.ceilings - curve.lacks * _left(size / curve.largest, curve.rates, curve.bends))

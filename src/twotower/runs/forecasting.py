@@ -152,7 +152,7 @@ class _Bench:
             files.write_text(self.folder / "config.toml", configs.to_toml(self.chosen))
             files.make_folder(self.folder / "values")
         for line in files.read_lines(self.folder / "trainings.jsonl"):
-            self.done.append(Done(Work(*line["work"]), *(line[name] for name in Done._fields[1:])))
+            self.done.append(Done(Work(**line["work"]), *(line[name] for name in Done._fields[1:])))
         return works
 
     def _plan(self, limit: float) -> list[Work]:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 STUDY = "twotower"
 CHEAP = 0.2  # of a training: what preparing the data may take for features to be searched too
 RUN = 1.3  # trainings that a run at the end takes, with its export and evaluation
+BROKEN_OFF = "broken off"  # for want of time
 FEW = 3  # of the best trials, whose time says what the end will take
 BEFORE_PRUNING = 3  # trials, and as many of them at an epoch
 
@@ -223,7 +224,7 @@ class Study:
         if found.finished:
             tell(f"{found.seconds:.0f} s", found.value)
         elif self.asked() or not behind:
-            tell("broken off", state=optuna.trial.TrialState.FAIL)
+            tell(BROKEN_OFF, state=optuna.trial.TrialState.FAIL)
         else:
             tell(f"behind after {found.seconds:.0f} s", state=optuna.trial.TrialState.PRUNED)
 

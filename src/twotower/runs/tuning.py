@@ -35,7 +35,7 @@ from twotower.runs.resumption import same_config
 from twotower.runs.run import Run, Stopped, open_run, train
 from twotower.runs.settings import check_bodies, settle
 from twotower.runs.signals import interrupts
-from twotower.runs.study import RUN, Study
+from twotower.runs.study import BROKEN_OFF, RUN, Study
 from twotower.runs.trials import Shop, Tried, tried
 
 if TYPE_CHECKING:
@@ -250,14 +250,14 @@ def _run(study: Study, name: str, config: Config, given: Mapping[str, Any]) -> N
 def _row(study: Study, trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
     """What there is to say of a trial."""
     seen = list(trial.intermediate_values.values())
-    state = trial.state.name.lower()
+    state, said = trial.state.name.lower(), trial.user_attrs.get("said", "")
     return {
         "trial": trial.number,
-        "state": {"complete": "finished", "pruned": "behind", "fail": "failed"}.get(state, state),
+        "state": BROKEN_OFF if said == BROKEN_OFF else {"complete": "finished", "pruned": "behind", "fail": "failed"}.get(state, state),
         "value": trial.value if state == "complete" else max(seen, default=None),
         "epoch": trial.user_attrs.get("epoch"),
         "seconds": trial.user_attrs.get("seconds"),
-        "said": trial.user_attrs.get("said", ""),
+        "said": said,
         "settings": study.picked(trial),
     }
 

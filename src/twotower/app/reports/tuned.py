@@ -86,7 +86,7 @@ def _importances(result: Mapping[str, Any]) -> list[Part]:
 def _trials(result: Mapping[str, Any]) -> Section:
     """The best of them, and how the best rose."""
     trials, metric = result["trials"], result["metric"]
-    states = {state: sum(trial["state"] == state for trial in trials) for state in ("finished", "behind", "failed")}
+    states = {state: sum(trial["state"] == state for trial in trials) for state in ("finished", "behind", "broken off", "failed")}
     counted = [(f"trials {name}", f"{count:,}") for name, count in states.items() if count]
     best, rise = 0.0, []
     for trial in trials:
@@ -101,7 +101,7 @@ def _trials(result: Mapping[str, Any]) -> Section:
     rows = [[str(t["trial"] + 1), f"{t['value']:.4f}", str(t["epoch"]), f"{t['seconds']:.0f}", _differing(t, result["yours"])] for t in ranked]
     caption = f"The best {len(ranked)} that were finished, by vectors, one seed: the best of many looks better than it is."
     parts.append(Table(["trial", metric, "epoch", "seconds", "what differs from your config"], rows, caption, (0, 1, 2, 3)))
-    failed = {trial["said"] for trial in trials if trial["state"] == "failed" and trial["said"] not in ("", "broken off")}
+    failed = {trial["said"] for trial in trials if trial["state"] == "failed" and trial["said"]}
     if failed:
         parts.append(Paragraph(f"Failed: {'; '.join(sorted(failed)[:3])}"))
     return Section("What was tried", parts)
