@@ -73,12 +73,17 @@ def test_what_is_no_such_curve_is_said():
 
 
 def test_growth_that_still_gathers_speed_is_one_too():
-    """As where most items have no pair yet: a power of the size, by doubling more each time."""
+    """As where most items have no pair yet: with each doubling it gains more than with the one before."""
     generator = np.random.default_rng(6)
-    values = 0.55 * (SIZES / 1000) ** 0.3
-    curve = fit(SIZES, values + 0.004 * generator.standard_normal(15), generator)
+
+    def grown(size):
+        return 0.9 / (1 + 1.6 * (size / 1000) ** -0.6)
+
+    gains = np.diff(grown(np.unique(SIZES)))
+    assert (np.diff(gains) > 0).all()
+    curve = fit(SIZES, grown(SIZES) + 0.003 * generator.standard_normal(15), generator)
     found = forecast(curve, 2000, generator)
-    assert curve.is_sound and found.low < 0.55 * 2**0.3 < found.high and found.value > 0.62
+    assert curve.is_sound and found.low < grown(2000) < found.high and found.value == pytest.approx(grown(2000), abs=0.01)
 
 
 def test_a_size_at_which_nothing_is_learnt_is_left_out():
