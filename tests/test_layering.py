@@ -108,6 +108,7 @@ FLOORS = [
         "learning.evaluation",
         "learning.slices",
         "learning.curves",
+        "learning.growth",
         "learning.subsets",
         "learning.lists",
         "learning.views",

@@ -18,7 +18,9 @@ RATES = np.geomspace(0.1, 1.6, 60)
 BENDS = np.geomspace(0.03, 300, 41)
 CEILINGS = 120
 FEWEST_SIZES = 4  # with fewer a curve of three unknowns fits anything
-FLOOR = 0.002  # the least that two trainings are taken to differ by, as a standard deviation
+# These two, and how ceilings lie, were chosen on tldr and banking77 (benchmarks/rows/forecast.py), where curves look flatter than they turn out.
+FLOOR = 0.005  # that two trainings are taken to differ by, as a standard deviation, before any is seen
+DOUBT = 2.0  # how much farther, squared, than seeds differ any curve is taken to miss the truth, at least
 MOST_OFF = 3.0  # mean squared distance of the points from the best curve, in that of two trainings, past which it is no such curve
 DRAWS = 20_000
 
@@ -78,7 +80,7 @@ def _fit(sizes: Array, values: Array, generator: np.random.Generator) -> Curve:
     largest = float(unique[-1])
     rates, bends = (each.ravel() for each in np.meshgrid(RATES, BENDS, indexing="ij"))  # [shapes]
     top = max(float(means.max()), 0.0)
-    ceilings = top + (1 - top) * np.linspace(0.0, 1.0, CEILINGS) ** 2
+    ceilings = top + (1 - top) * np.sqrt(np.linspace(0.0, 1.0, CEILINGS))
     left = _left(unique[None, :] / largest, rates[:, None], bends[:, None])  # [shapes, sizes]
     square = (weights * left**2).sum(1)
     lacking = ceilings[:, None] - means[None, :]  # [ceilings, sizes]
@@ -87,9 +89,9 @@ def _fit(sizes: Array, values: Array, generator: np.random.Generator) -> Curve:
     distance = (weights * residual**2).sum(2)
     off = float(distance.min()) / max(1, len(unique) - 3)
     # Where no such curve fits as well as luck alone allows, all of them are doubted alike.
-    density = np.exp(-0.5 * (distance - distance.min()) / max(1.0, off))
+    density = np.exp(-0.5 * (distance - distance.min()) / max(DOUBT, off))
     ceiling, shape = np.unravel_index(generator.choice(density.size, DRAWS, p=(density / density.sum()).ravel()), density.shape)
-    spread = np.sqrt(max(1.0, off) / square[shape])
+    spread = np.sqrt(max(DOUBT, off) / square[shape])
     drawn = np.maximum(lacks[ceiling, shape] + spread * generator.standard_normal(DRAWS), 0.0)
     return Curve(float(unique[0]), largest, rates[shape], bends[shape], ceilings[ceiling], drawn, float(noise), off)
 

@@ -248,14 +248,17 @@ def tune(
         "twotower forecast twotower.toml --budget 20m",
         "twotower forecast twotower.toml --target 0.6 -o runs/forecast",
         "twotower forecast twotower.toml -o runs/forecast --resume",
+        "twotower forecast --like text --items 50000",
         "twotower report runs/forecast",
     )
 )
 def forecast(
-    config: Annotated[Path, typer.Argument(help="A config; `twotower init` writes one.")],
+    config: Annotated[Path | None, typer.Argument(help="A config; `twotower init` writes one.", show_default=False)] = None,
     output: Annotated[Path, typer.Option("-o", "--output", help="The folder of the forecast.")] = Path("runs/forecast"),
     budget: Annotated[str, typer.Option(help="How long it may take, like 20m or 2h.")] = "20m",
     target: Annotated[float | None, typer.Option(help="A value of the selecting metric: how much data would it take?")] = None,
+    like: Annotated[str | None, typer.Option(help="Instead, before there are data: what logs of a kind needed, text or interactions.")] = None,
+    items: Annotated[int | None, typer.Option(help="With --like: how many items there will be.")] = None,
     settings: Set = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
@@ -268,12 +271,21 @@ def forecast(
     validation pairs, by vectors.
     """
     with loading():
-        from twotower.app.reports.forecasted import forecasted
+        from twotower.app.reports.forecasted import forecasted, likened
         from twotower.app.reports.terminal import terminal
+        from twotower.learning.growth import like as known
         from twotower.runs import forecast as forecast_config
         from twotower.runs.progress import watching
         from twotower.runs.run import Stopped
 
+    if like is not None:
+        if config is not None or items is None:
+            raise ConfigError("--like is for before there are data: twotower forecast --like text --items 50000")
+        found_like = known(like, items)
+        print_json(found_like) if json else show_parts(terminal(likened(found_like, like, items)))
+        return
+    if config is None or items is not None:
+        raise ConfigError("forecast takes a config, or --like and --items: twotower forecast twotower.toml, or --like text --items 50000")
     if resume and overwrite:
         raise ConfigError("--resume continues a forecast and --overwrite replaces it: choose one")
     _check_is_config(config, "forecast")

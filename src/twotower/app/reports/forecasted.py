@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from twotower.app.reports.documents import Document, Facts, Paragraph, Part, Picture, Section, Statement, Table, Tone
+from twotower.learning.growth import Like
 
 NEAR = 4.0  # times the data, past which a curve is stretched far
 COUNTED = {"queries": "queries", "pairs": "training pairs, thinned out for everybody", "items": "items"}
@@ -143,3 +144,38 @@ def _points(result: Mapping[str, Any]) -> list[Part]:
 
 def _mean(values: list[float]) -> float:
     return sum(values) / len(values)
+
+
+def likened(found: Like, kind: str, items: int) -> Document:
+    """What is known before there are any data."""
+
+    def told(ends: tuple[float, float, float]) -> str:
+        return f"{_round(ends[1])} [{_round(ends[0])}, {_round(ends[2])}]"
+
+    rows = [
+        [
+            one.name,
+            f"{one.items:,}",
+            f"{one.points[-1][0]:,}",
+            f"{one.metric} {one.points[-1][1]:.2f}",
+            f"{one.pairs_for(0.5) / one.items:.2g}",
+            f"{one.pairs_for(0.9) / one.items:.2g}",
+            one.about,
+        ]
+        for one in found.sets
+    ]
+    columns = ["set", "items", "training pairs", "came to", "pairs an item for half of it", "for nine tenths", "of what"]
+    caption = "The default from nothing but the log. An order of magnitude: how alike your queries are decides more than their number."
+    parts: list[Part] = [
+        Facts([("half of what much data would give", f"{told(found.half)} pairs"), ("nine tenths of it", f"{told(found.most)} pairs")]),
+        Table(columns, rows, caption, range(1, 6)),
+        Paragraph("With some hundreds of your own pairs, ask them instead: twotower forecast CONFIG."),
+    ]
+    verdict = f"For {items:,} items, {kind}: collect some {_round(found.half[1])} pairs to begin with, {_round(found.most[1])} to be near the end."
+    return Document("Before there are any data", verdict, "note", parts, f"twotower forecast --like {kind} --items {items}")
+
+
+def _round(count: float) -> str:
+    """To one digit: no more is known."""
+    digits = max(0, len(str(round(count))) - 1)
+    return f"{round(count, -digits):,.0f}"
