@@ -1,12 +1,16 @@
-"""The report of a run in a real browser: nothing is fetched, nothing fails, nothing sticks out, and both colour schemes can be read."""
+"""Reports in a real browser: nothing is fetched, nothing fails, nothing sticks out, and both colour schemes can be read."""
 
 import shutil
 
 import pytest
 
+import twotower as tt
+from conftest import WORLD_CONFIG, planted_world
 from twotower.app.reporting import account_of
 from twotower.app.reports import render
 from twotower.app.reports.account import account
+from twotower.app.reports.forecasted import forecasted
+from twotower.app.reports.tuned import tuned
 from twotower.files import write_text
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -45,16 +49,32 @@ def browser():
         opened.close()
 
 
+RUN = (
+    "What the run came to",
+    ["How good it is", "Where it does well and where not", "How it was trained", "Test questions", "What people are shown"],
+)
+STUDY = ("What tuning came to", ["What was decided", "What to go on with", "What mattered", "What was tried"])
+FORECAST = ("Whether more data would help", ["More data", "What pays most now", "Who is starved", "What was measured"])
+
+
 @pytest.fixture(scope="module")
-def report(world_run, tmp_path_factory):
-    place = tmp_path_factory.mktemp("page") / "report.html"
-    write_text(place, render(account(account_of(world_run.folder)), place))
-    return place
+def reports(world, world_run, tmp_path_factory):
+    """A page of each kind, by its title."""
+    folder, config = tmp_path_factory.mktemp("pages"), WORLD_CONFIG | {"train": WORLD_CONFIG["train"] | {"epochs": 2}}
+    study = tt.tune(*world, config=config, settings=["tune.budget='5m'", "tune.trials=8"], output=folder / "study")
+    forecast = tt.forecast(*planted_world(queries=900), config=config, budget="60s", output=folder / "forecast")
+    documents = [account(account_of(world_run.folder)), tuned(study.result, "runs/tuned"), forecasted(forecast.result, "runs/forecast")]
+    places = {document.title: folder / f"{number}.html" for number, document in enumerate(documents)}
+    for document in documents:
+        write_text(places[document.title], render(document, places[document.title]))
+    return places
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 1200])
-def test_the_report_opens_in_a_browser(browser, report, width, scheme):
+@pytest.mark.parametrize(("title", "sections"), [RUN, STUDY, FORECAST], ids=["run", "study", "forecast"])
+def test_a_report_opens_in_a_browser(browser, reports, title, sections, width, scheme):
+    report = reports[title]
     page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
     asked, said = [], []
     page.on("request", lambda request: asked.append(request.url))
@@ -62,10 +82,9 @@ def test_the_report_opens_in_a_browser(browser, report, width, scheme):
     page.on("pageerror", lambda error: said.append(str(error)))
     page.goto(report.as_uri())
     assert asked == [report.as_uri()] and said == []
-    assert page.locator("h1").inner_text() == "What the run came to"
+    assert page.locator("h1").inner_text() == title
     assert page.locator(".verdict").is_visible()
-    sections = ["How good it is", "Where it does well and where not", "How it was trained", "Test questions", "What people are shown"]
-    assert page.locator("h2").all_inner_texts()[:5] == sections
+    assert page.locator("h2").all_inner_texts()[: len(sections)] == sections
     # A table may be wider than a phone, and then scrolls by itself; the page never does.
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     for picture in page.locator("svg").all():
@@ -76,7 +95,8 @@ def test_the_report_opens_in_a_browser(browser, report, width, scheme):
     page.close()
 
 
-def test_the_report_prints(browser, report):
+def test_the_report_prints(browser, reports):
+    report = reports[RUN[0]]
     page = browser.new_page()
     page.goto(report.as_uri())
     page.emulate_media(media="print")

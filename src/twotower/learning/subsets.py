@@ -16,7 +16,7 @@ from twotower.data.columns import Array, take_rows
 from twotower.data.prepared import Prepared
 from twotower.data.splits import TEST, TRAIN, VALIDATION
 
-FEWEST = 20  # training pairs, and validation pairs, without which nothing is learnt or told
+FEWEST = {TRAIN: 20, VALIDATION: 60}  # pairs, without which nothing is learnt, or told
 
 
 class Subset(NamedTuple):
@@ -78,7 +78,7 @@ AXES: dict[str, Callable[[Prepared, float, float, int], Subset]] = {"queries": b
 
 def enough(subset: Subset) -> bool:
     """Whether anything can be learnt from it, and told."""
-    return all(int((subset.prepared.parts == part).sum()) >= FEWEST for part in (TRAIN, VALIDATION))
+    return all(int((subset.prepared.parts == part).sum()) >= fewest for part, fewest in FEWEST.items())
 
 
 def _with(prepared: Prepared, kept: Array, held: Array) -> Prepared:
