@@ -68,6 +68,7 @@ class Picture(NamedTuple):
     y_label: str = ""
     share: bool = False  # whether y is shown as a percentage
     diagonal: bool = False  # whether a line from corner to corner says what would be even
+    band: Sequence[tuple[float, float]] = ()  # of a line: where each y lies between, nine times in ten
 
     def said(self, value: float) -> str:
         """A y as text."""

@@ -30,7 +30,8 @@ def in_words(picture: Picture) -> str:
     at = list(range(0, len(picture.y), step))
     if at and at[-1] != len(picture.y) - 1:
         at.append(len(picture.y) - 1)
-    return "; ".join(f"{_label(picture.x[i], picture)}: {picture.said(picture.y[i])}" for i in at)
+    between = {i: f" [{picture.said(low)}, {picture.said(high)}]" for i, (low, high) in enumerate(picture.band) if low < high}
+    return "; ".join(f"{_label(picture.x[i], picture)}: {picture.said(picture.y[i])}{between.get(i, '')}" for i in at)
 
 
 def _label(x: float | str, picture: Picture) -> str:
@@ -60,7 +61,7 @@ def _bars(picture: Picture) -> tuple[int, int, str]:
 def _plane(picture: Picture) -> tuple[int, int, str]:
     """Axes, a grid, and a line or the boxes of a histogram."""
     xs = _places(picture)
-    top = 1.0 if picture.diagonal else _rounded(max([*picture.y, 1e-12]), picture.share)
+    top = 1.0 if picture.diagonal else _rounded(max([*picture.y, *(high for _, high in picture.band), 1e-12]), picture.share)
     inner_w, inner_h = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
     across = [LEFT + inner_w * x for x in xs]
     up = [TOP + inner_h * (1 - y / top) for y in picture.y]
@@ -75,7 +76,13 @@ def _plane(picture: Picture) -> tuple[int, int, str]:
             parts.append(f'<line class="even" x1="{LEFT}" y1="{TOP + inner_h}" x2="{LEFT + inner_w}" y2="{TOP}"/>')
         points = " ".join(f"{x:.1f},{y:.1f}" for x, y in zip(across, up, strict=True))
         floor = TOP + inner_h
-        parts.append(f'<polygon class="under" points="{across[0]:.1f},{floor} {points} {across[-1]:.1f},{floor}"/>')
+        around = f"{across[0]:.1f},{floor} {points} {across[-1]:.1f},{floor}"
+        if picture.band:
+            ends = [
+                [f"{x:.1f},{TOP + inner_h * (1 - y / top):.1f}" for x, y in zip(across, end, strict=True)] for end in zip(*picture.band, strict=True)
+            ]
+            around = " ".join([*ends[0], *reversed(ends[1])])
+        parts.append(f'<polygon class="under" points="{around}"/>')
         parts.append(f'<polyline class="curve" points="{points}"/>')
         if len(points) < 400:
             parts += [f'<circle class="fill" cx="{x:.1f}" cy="{y:.1f}" r="3"/>' for x, y in zip(across, up, strict=True)]

@@ -134,11 +134,12 @@ def _points(result: Mapping[str, Any]) -> list[Part]:
     for axis, curve in result["axes"].items():
         sizes = sorted({point["size"] for point in curve["points"]})
         means = [_mean([point["value"] for point in curve["points"] if point["size"] == size]) for size in sizes]
-        more = [(float(times) * curve["largest"], found["value"]) for times, found in curve["at"].items()] if curve.get("sound") else []
-        xs, ys = [*sizes, *(x for x, _ in more)], [*means, *(y for _, y in more)]
+        more = [(float(times) * curve["largest"], found) for times, found in curve["at"].items()] if curve.get("sound") else []
+        xs, ys = [*sizes, *(x for x, _ in more)], [*means, *(found["value"] for _, found in more)]
+        band = [*((mean, mean) for mean in means), *((found["low"], found["high"]) for _, found in more)] if more else ()
         beyond = f"; beyond {sizes[-1]:,} forecast" if more else ""
         title = f"{result['metric']} by {COUNTED[axis]}{beyond}"
-        parts.append(Picture("line", title, [f"{x:,.0f}" for x in xs], ys, COUNTED[axis], result["metric"]))
+        parts.append(Picture("line", title, [f"{x:,.0f}" for x in xs], ys, COUNTED[axis], result["metric"], band=band))
     return [Section("What was measured", parts)]
 
 

@@ -21,8 +21,11 @@ def tuned(result: Mapping[str, Any], folder: str) -> Document:
 def _verdict(result: Mapping[str, Any]) -> tuple[Tone, str]:
     metric, test = result["metric"], result["test"]
     if not result["winner"]:
-        tried = f"None of {len(result['trials'])} trials is surely better than your config on validation queries; keep it."
-        return "note", tried
+        others = sum(trial["state"] in ("finished", "behind") for trial in result["trials"][1:])
+        if not others:
+            return "warning", f"In a budget of {result['budget']} nothing but your config was tried to the end: give it several times as much."
+        named = f"None of {others} other settings" if others > 1 else "The only other setting that was tried"
+        return "note", f"{named} is {'' if others > 1 else 'not '}surely better than your config on validation queries; keep it."
     found = test[metric]
     difference = f"{metric} {found['yours']:.3f} -> {found['best']:.3f} on the test pairs, {_difference(found)}"
     if found["low"] > 0:
