@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import re
 import signal
 import subprocess
@@ -18,7 +19,7 @@ from conftest import WORLD_CONFIG
 from twotower.config import from_values, override, read, to_toml, to_values
 from twotower.errors import BundleError, ConfigError, DataError, MissingExtra, OutputError
 from twotower.learning.options import seconds_of
-from twotower.runs import spaces, study, tuning
+from twotower.runs import spaces, study, trials, tuning
 from twotower.runs.progress import Progress
 from twotower.runs.spaces import Choices, Span
 from twotower.runs.trials import Tried
@@ -44,7 +45,7 @@ def found(world, tmp_path_factory):
 
 def test_a_poor_config_is_improved_and_the_best_is_what_the_files_say(found, world):
     result = found.result
-    assert len(result["trials"]) == 8 and result["winner"] and result["changed"]["train.table_learning_rate"] > 0.01
+    assert len(result["trials"]) == 8 and result["winner"] is not None and result["changed"]["train.table_learning_rate"] > 0.01
     first = result["trials"][0]
     assert first["trial"] == 0 and first["settings"]["train.table_learning_rate"] == 0.003 and first["settings"]["model.body"] == "none"
     assert "model.dropout" not in first["settings"]  # nothing reads it
@@ -71,7 +72,7 @@ def test_the_test_pairs_are_opened_by_the_two_runs_at_the_end_alone(world, tmp_p
         given = CONFIG | {"split": {"by": "column", "column": "part"}}
         results.append(tuned((pairs, world[1]), tmp_path / name, given, trials=5).result)
     one, other = ([{k: v for k, v in trial.items() if k not in ("seconds", "said")} for trial in result["trials"]] for result in results)
-    assert one == other and results[0]["finals"] == results[1]["finals"] and results[0]["winner"]
+    assert one == other and results[0]["finals"] == results[1]["finals"] and results[0]["winner"] is not None
     assert results[0]["figures"] != results[1]["figures"]
 
 
@@ -110,7 +111,7 @@ def test_luck_does_not_win(world, tmp_path, monkeypatch):
     monkeypatch.setattr(tuning, "tried", pretended)
     result = tuned(world, tmp_path / "study", trials=4).result
     assert result["finals"] and not any(row["better"] for row in result["finals"])
-    assert result["winner"] == 0 and result["changed"] == {} and result["test"] is None and not (tmp_path / "study" / "yours").exists()
+    assert result["winner"] is None and result["changed"] == {} and result["test"] is None and not (tmp_path / "study" / "yours").exists()
     assert read(tmp_path / "study" / "best.toml").train.table_learning_rate == POOR["table_learning_rate"]
 
 
@@ -173,10 +174,44 @@ def test_a_study_that_was_killed_goes_on(world, tmp_path):
     lines = []
     result = tt.tune(*world, config=settings, output=folder, resume=True, progress=Progress(note=lines.append)).result
     assert sum(line.startswith("trial ") for line in lines) == 8 - 3
-    assert [trial["trial"] for trial in result["trials"]] == list(range(8)) and result["winner"]
+    assert [trial["trial"] for trial in result["trials"]] == list(range(8)) and result["winner"] is not None
     with pytest.raises(BundleError, match="finished"):
         tt.tune(*world, config=settings, output=folder, resume=True)
     assert tt.tune(*world, config=settings | {"tune": {"budget": "10m", "trials": 2, "space": SPACE}}, output=folder, overwrite=True).result["trials"]
+
+
+@pytest.mark.parametrize("at", [0, 1])
+def test_a_config_whose_trial_was_broken_off_is_tried_again(world, tmp_path, monkeypatch, at):
+    """Killed within a trial, by a process that is no more, long ago: the time between is not counted."""
+    settings, calls = CONFIG | {"tune": {"budget": "60s", "trials": 6, "space": SPACE}}, []
+
+    def killed(*given, **more):
+        calls.append(given)
+        if len(calls) == at + 1:
+            raise Enough
+        return trials.tried(*given, **more)
+
+    monkeypatch.setattr(study, "tried", killed)
+    with pytest.raises(Enough):
+        tt.tune(*world, config=settings, output=tmp_path / "study")
+    monkeypatch.undo()
+    journal = tmp_path / "study" / "study.journal"
+    text = journal.read_text().replace(f"{platform.node()} {os.getpid()}", f"{platform.node()} 999999999")
+    journal.write_text(re.sub(r"20\d\d-\d\d-\d\dT", "2020-01-01T", text))
+    result = tt.tune(*world, config=settings, output=tmp_path / "study", resume=True).result
+    own = [trial["trial"] for trial in result["trials"] if trial["own"] and trial["state"] == "finished"]
+    assert own == ([1] if at == 0 else [0]) and len(result["trials"]) == 6 and result["winner"] not in (None, *own)
+
+
+def test_a_finalist_that_cannot_be_trained_with_another_seed_is_left_out(world, tmp_path, monkeypatch):
+    def picky(shop, chosen, **more):
+        if more.get("each") and chosen.train.table_learning_rate != POOR["table_learning_rate"]:
+            raise DataError("the loss is no number")
+        return trials.tried(shop, chosen, **more)
+
+    monkeypatch.setattr(tuning, "tried", picky)
+    result = tuned(world, tmp_path / "study", trials=4).result
+    assert result["finals"] == [] and result["winner"] is None
 
 
 def test_finalists_that_were_trained_are_not_trained_again(world, tmp_path, monkeypatch):

@@ -8,19 +8,22 @@ validation queries.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from benchmarks import quality, sets
 from benchmarks.environments import MADE, THREADS
+from benchmarks.fingerprints import digest, modules
 from benchmarks.rows import Asked, Figure
 from twotower import config as configs
 from twotower.data.samples import load_sample
 from twotower.data.sources import open_source
-from twotower.learning import curves
+from twotower.learning import curves, subsets, training
 from twotower.learning.subsets import AXES
 from twotower.runs.progress import Progress
 from twotower.runs.trials import Shop, fitted
@@ -66,8 +69,8 @@ KINDS: dict[str, Kind] = {
 
 
 def trainings(name: str, asked: Asked) -> list[dict[str, Any]]:
-    """What every training on a part of a set came to: its share, group, number, size and value; those that were done before are kept."""
-    kind, place = KINDS[name], asked.folder / f"{name}.jsonl"
+    """What every training on a part of a set came to: its share, number, size and value; those that the same code did before are kept."""
+    kind = KINDS[name]
     measured = [
         f"evaluate.metrics=['{kind.metric}']",
         f"evaluate.select='{kind.metric}'",
@@ -91,6 +94,9 @@ def trainings(name: str, asked: Asked) -> list[dict[str, Any]]:
         text.write_text(FILMS.format(folder=sets.made(name)), encoding="utf-8")
         chosen = configs.read(text, measured)
         prepared = quality.prepared_of(chosen, MADE / "prepared")
+    code = {digest(path) for module in (training, subsets) for path in modules(Path(module.__file__))}
+    told = json.dumps([sorted(code), configs.to_toml(chosen, locations=False), prepared.folder.name])
+    place = asked.folder / f"{name}-{hashlib.sha256(told.encode()).hexdigest()[:12]}.jsonl"
     done = [json.loads(line) for line in place.read_text().splitlines()] if place.exists() and not asked.smoke else []
     known = {(one["share"], one["number"]) for one in done}
     shop = Shop(None, MADE / "prepared", None, None, Progress())  # type: ignore[arg-type]

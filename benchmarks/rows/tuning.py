@@ -44,7 +44,7 @@ def measure(asked: Asked) -> Iterator[Figure]:
         tried = ", ".join(f"{count} {state}" for state, count in states.items() if count)
         figures = result["figures"].get("yours") or result["figures"]["best"]
         yield Figure(f"{name}, by default", quality.told(figures), "", dict(figures))
-        if not result["winner"]:
+        if result["winner"] is None:
             yield Figure(f"{name}, tuned in {BUDGETS[name]}", f"left as it was; trials {tried}", "never worse", result)
             continue
         test = result["test"][metric]

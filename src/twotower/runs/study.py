@@ -11,7 +11,7 @@ import os
 import platform
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -130,13 +130,13 @@ class Study:
             if host in ("", platform.node()) and not _is_alive(process):
                 study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
         self.until -= _spent(study)
-        if study.trials:
-            return
-        own = spaces.own_values(self.chosen, self.space)
+        own, trials = spaces.own_values(self.chosen, self.space), study.get_trials(deepcopy=False)
+        waiting = [trial for trial in trials if trial.state == optuna.trial.TrialState.WAITING]
+        if own_of(trials) is None and not waiting:
+            study.enqueue_trial(_labelled(own))  # again, where a kill broke it off
         advised = {name: value for name, value in files.read_json(self.folder / "study.json")["advised"].items() if name in self.space}
-        for number, settings in enumerate((own, own | advised)):
-            if not number or settings != own:
-                study.enqueue_trial({name: spaces.label(value) for name, value in settings.items()})
+        if not trials and own | advised != own:
+            study.enqueue_trial(_labelled(own | advised))
 
     def ending(self, most: float) -> tuple[int, int]:
         """(finalists, seeds) for which there is time in so many seconds, the two runs at the end included; at least one of each."""
@@ -174,8 +174,7 @@ class Study:
                 # What follows trains the best, and these may be slower than most.
                 best = sorted(whole, key=lambda trial: -float(trial.value or 0))[:FEW]
                 self.seconds = max(float(np.mean([trial.user_attrs["seconds"] for trial in some])) for some in (whole, best))
-            first = not whole
-            if not first and time.monotonic() + self.reserve() + self.seconds / 2 > self.until:
+            if own_of(whole) is not None and time.monotonic() + self.reserve() + self.seconds / 2 > self.until:
                 return
             if self.chosen.tune.trials is not None and len(study.get_trials(deepcopy=False)) - self._waiting(study) >= self.chosen.tune.trials:
                 return
@@ -190,9 +189,11 @@ class Study:
         """One trial, told of when it is over."""
         import optuna
 
-        picked = spaces.suggested(trial, self.space, self.chosen)
+        picked, own = spaces.suggested(trial, self.space, self.chosen), spaces.own_values(self.chosen, self.space)
+        mine = picked == own  # measured to its end, whatever the others do: it is what they are held against
         trial.set_user_attr("process", f"{platform.node()} {os.getpid()}")
-        named = described(picked, spaces.own_values(self.chosen, self.space))
+        trial.set_user_attr("own", mine)
+        named = described(picked, own)
         left = max(0.0, self.until - time.monotonic())
         self.shop.progress.stage(f"trial {trial.number + 1}, {spoken(left)} left")
         behind = False
@@ -200,10 +201,10 @@ class Study:
         def look(epoch: int, value: float) -> None:
             nonlocal behind
             trial.report(value, epoch)
-            behind = behind or trial.should_prune()
+            behind = behind or (not mine and trial.should_prune())
 
         def stop() -> bool:
-            late = trial.number > 0 and time.monotonic() + self.reserve() > self.until
+            late = not mine and time.monotonic() + self.reserve() > self.until
             return behind or late or self.asked()
 
         def tell(said: str, *told: Any, **state: Any) -> None:
@@ -215,7 +216,7 @@ class Study:
         try:
             found = tried(self.shop, spaces.changed(self.chosen, picked), stop=stop, look=look)
         except (ConfigError, DataError) as error:
-            if trial.number == 0:
+            if mine:
                 raise
             tell(str(error).splitlines()[0], state=optuna.trial.TrialState.FAIL)
             return
@@ -250,14 +251,24 @@ class Study:
         return Stopped(f"stopped; the trials that were finished are kept in {self.folder}. Go on with --resume and the same config.")
 
 
+def own_of(trials: Sequence[optuna.trial.FrozenTrial]) -> optuna.trial.FrozenTrial | None:
+    """The first trial of the config as it is that was finished."""
+    return next((trial for trial in trials if trial.user_attrs.get("own") and trial.state.name == "COMPLETE"), None)
+
+
+def _labelled(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: spaces.label(value) for name, value in settings.items()}
+
+
 def _spent(study: optuna.Study) -> float:
-    """The seconds in which any process was at a trial that is over."""
-    spans = sorted((t.datetime_start, t.datetime_complete) for t in study.get_trials(deepcopy=False) if t.datetime_start and t.datetime_complete)
-    total, reached = 0.0, None
-    for begun, ended in spans:
-        begun = begun if reached is None else max(begun, reached)
-        total += max(0.0, (ended - begun).total_seconds())
-        reached = ended if reached is None else max(reached, ended)
+    """The seconds in which any process was at a trial that it brought to an end."""
+    trials = [trial for trial in study.get_trials(deepcopy=False) if trial.datetime_start and "seconds" in trial.user_attrs]
+    starts = [trial.datetime_start.timestamp() for trial in trials if trial.datetime_start]
+    total, reached = 0.0, 0.0
+    for begun, trial in sorted(zip(starts, trials, strict=True), key=lambda one: one[0]):
+        ended = begun + float(trial.user_attrs["seconds"])
+        total += max(0.0, ended - max(begun, reached))
+        reached = max(reached, ended)
     return total
 
 

@@ -26,7 +26,7 @@ from twotower import files
 from twotower.config import Config
 from twotower.data.columns import Array
 from twotower.data.schema import Side
-from twotower.errors import BundleError, ConfigError, MissingExtra, OutputError
+from twotower.errors import BundleError, ConfigError, DataError, MissingExtra, OutputError
 from twotower.learning import distributed
 from twotower.learning.statistics import holm, paired_test
 from twotower.runs.comparing import compare
@@ -35,7 +35,7 @@ from twotower.runs.resumption import same_config
 from twotower.runs.run import Run, Stopped, open_run, train
 from twotower.runs.settings import check_bodies, settle
 from twotower.runs.signals import interrupts
-from twotower.runs.study import BROKEN_OFF, RUN, Study
+from twotower.runs.study import BROKEN_OFF, RUN, Study, own_of
 from twotower.runs.trials import Shop, Tried, tried
 
 if TYPE_CHECKING:
@@ -167,7 +167,9 @@ def _finals(study: Study, kept: optuna.Study) -> tuple[list[Final], int]:
     import optuna
 
     whole = kept.get_trials(deepcopy=False, states=[optuna.trial.TrialState.COMPLETE])
-    first = next(trial for trial in whole if trial.number == 0)
+    first = own_of(whole)
+    if first is None:
+        return [], 0
     better = sorted((t for t in whole if float(t.value or 0) > float(first.value or 0)), key=lambda trial: -float(trial.value or 0))
     finalists, seeds = study.ending(study.until - time.monotonic())
     once = {trial.number: trial for trial in (first, *better[:finalists])}
@@ -178,15 +180,25 @@ def _finals(study: Study, kept: optuna.Study) -> tuple[list[Final], int]:
         own: dict[int, Tried] = {}
         for number, trial in once.items():
             study.shop.progress.stage(f"finalist {'your config' if not number else f'trial {number + 1}'}, seed {seed} of {seeds}")
-            found = _final(study, trial, seed)
+            try:
+                found = _final(study, trial, seed)
+            except DataError:
+                continue  # with another seed it cannot be trained, which does not speak for it
             study.check_asked()
             if found is None:
-                break
+                return _means(rounds)  # no time: a seed counts only where all have it
             own[number] = found
-        if len(own) < len(once):
-            break  # no time: a seed counts only where all have it
+        if first.number not in own:
+            return [], 0
+        once = {number: trial for number, trial in once.items() if number in own}
         rounds.append(own)
-    return [_mean(number, [own[number] for own in rounds]) for number in once if rounds], len(rounds)
+    return _means(rounds)
+
+
+def _means(rounds: Sequence[Mapping[int, Tried]]) -> tuple[list[Final], int]:
+    """What those came to that had every seed, the config first; and how many seeds these are."""
+    numbers = rounds[-1] if rounds else {}
+    return [_mean(number, [own[number] for own in rounds]) for number in numbers], len(rounds)
 
 
 def _final(study: Study, trial: optuna.trial.FrozenTrial, seed: int) -> Tried | None:
@@ -209,10 +221,10 @@ def _close(study: Study, kept: optuna.Study, finals: Sequence[Final], seeds: int
     """Decide, train the best and the config as it was, and write what there is to say."""
     trials = {trial.number: trial for trial in kept.get_trials(deepcopy=False) if trial.state.is_finished()}
     told = judged(finals)
-    winner = next((row["trial"] for row in told if row["better"]), 0)
-    best = study.config_of(trials[winner]) if winner else study.chosen
+    winner = next((row["trial"] for row in told if row["better"]), None)
+    best = study.chosen if winner is None else study.config_of(trials[winner])
     files.write_text(study.folder / "best.toml", configs.to_toml(best))
-    runs = {"best": best} | ({"yours": study.chosen} if winner else {})
+    runs = {"best": best} | ({} if winner is None else {"yours": study.chosen})
     for name, config in runs.items():
         _run(study, name, config, given)
     own = spaces.own_values(study.chosen, study.space)
@@ -226,8 +238,8 @@ def _close(study: Study, kept: optuna.Study, finals: Sequence[Final], seeds: int
         "finals": told,
         "seeds": seeds,
         "winner": winner,
-        "changed": {name: value for name, value in study.picked(trials[winner]).items() if value != own.get(name)} if winner else {},
-        "test": _on_test(study.folder) if winner else None,
+        "changed": {} if winner is None else {name: value for name, value in study.picked(trials[winner]).items() if value != own.get(name)},
+        "test": None if winner is None else _on_test(study.folder),
         "figures": {name: open_run(study.folder / name).metrics["model"] for name in runs},
     }
     files.write_json(study.folder / "tuning.json", result)
@@ -258,6 +270,7 @@ def _row(study: Study, trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
         "epoch": trial.user_attrs.get("epoch"),
         "seconds": trial.user_attrs.get("seconds"),
         "said": said,
+        "own": bool(trial.user_attrs.get("own")),
         "settings": study.picked(trial),
     }
 

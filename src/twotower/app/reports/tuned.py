@@ -20,8 +20,8 @@ def tuned(result: Mapping[str, Any], folder: str) -> Document:
 
 def _verdict(result: Mapping[str, Any]) -> tuple[Tone, str]:
     metric, test = result["metric"], result["test"]
-    if not result["winner"]:
-        others = sum(trial["state"] in ("finished", "behind") for trial in result["trials"][1:])
+    if result["winner"] is None:
+        others = sum(trial["state"] in ("finished", "behind") and not trial["own"] for trial in result["trials"])
         if not others:
             return "warning", f"In a budget of {result['budget']} nothing but your config was tried to the end: give it several times as much."
         named = f"None of {others} other settings" if others > 1 else "The only other setting that was tried"
@@ -99,8 +99,8 @@ def _trials(result: Mapping[str, Any]) -> Section:
     if len(rise) > 2:
         parts.append(Picture("line", f"The best validation {metric} so far, by trial", [n + 1 for n in range(len(rise))], rise, "trial", metric))
     ranked = sorted((t for t in trials if t["state"] == "finished"), key=lambda trial: -trial["value"])[:SHOWN]
-    if not any(trial["trial"] == 0 for trial in ranked):
-        ranked += [trial for trial in trials if trial["trial"] == 0]
+    if not any(trial["own"] for trial in ranked):
+        ranked += [trial for trial in trials if trial["own"] and trial["state"] == "finished"][:1]
     rows = [[str(t["trial"] + 1), f"{t['value']:.4f}", str(t["epoch"]), f"{t['seconds']:.0f}", _differing(t, result["yours"])] for t in ranked]
     caption = f"The best {len(ranked)} that were finished, by vectors, one seed: the best of many looks better than it is."
     parts.append(Table(["trial", metric, "epoch", "seconds", "what differs from your config"], rows, caption, (0, 1, 2, 3)))
