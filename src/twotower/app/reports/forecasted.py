@@ -121,10 +121,10 @@ def _slices(result: Mapping[str, Any]) -> list[Part]:
         [row["name"], f"{row['rankings']:,}", f"{row['value']:.3f}", f"{row['grown']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"] for row in rows
     ]
     parts: list[Part] = [Table(["", "rankings", result["metric"], "by the second half of the data"], told, numbers=(1, 2, 3))]
-    starved = [row["name"] for row in rows[1:] if row["low"] > rows[0]["grown"]]
-    if starved:
+    hungriest = max(rows[1:], key=lambda row: row["grown"])
+    if hungriest["low"] > rows[0]["grown"]:
         advice = "They gained more than the rest from the last doubling: pairs of theirs help most."
-        parts.append(Statement("note", f"Starved: {'; '.join(starved)}", advice))
+        parts.append(Statement("note", f"Starved: {hungriest['name']}", advice))
     return [Section("Who is starved", parts)]
 
 
