@@ -95,3 +95,10 @@ def test_what_cannot_be_told_is_refused(world_run, typed, tmp_path):
     (tmp_path / "part/rankings.parquet").unlink()
     code, _, err = typed("report", tmp_path / "part")
     assert code == 2 and "rankings.parquet" in err and not (tmp_path / "part/report.html").exists()
+
+
+def test_a_notebook_shows_the_figures(world_run):
+    shown, metrics = world_run._repr_html_(), world_run.metrics
+    for row in (metrics["model"], *metrics["baselines"].values()):
+        assert f"{row['mrr']['value']:.3f} [{row['mrr']['low']:.3f}, {row['mrr']['high']:.3f}]" in shown
+    assert shown.count("<tr>") == 1 + 2 + len(metrics["baselines"]) and f"it searches by {metrics['search']['mode']}" in shown

@@ -51,7 +51,7 @@ def browser():
 
 RUN = (
     "What the run came to",
-    ["How good it is", "Where it does well and where not", "How it was trained", "Test questions", "What people are shown"],
+    ["How good it is", "What stands out", "Where it does well and where not", "How it was trained", "Test questions", "What people are shown"],
 )
 STUDY = ("What tuning came to", ["What was decided", "What to go on with", "What mattered", "What was tried"])
 FORECAST = ("Whether more data would help", ["More data", "What pays most now", "Who is starved", "What was measured"])

@@ -32,6 +32,7 @@ from twotower.runs.predecessor import KEPT, Kept, Last, continue_from, described
 from twotower.runs.progress import Progress, watching
 from twotower.runs.resumption import same_config
 from twotower.runs.settings import check_bodies, settle
+from twotower.runs.shown import figures_html
 from twotower.runs.signals import interrupts
 from twotower.runs.teachers import judge, require_teacher, taught_by
 
@@ -71,6 +72,10 @@ class Run:
     def __repr__(self) -> str:
         figures = ", ".join(f"{name} {figure['value']:.3f}" for name, figure in self.metrics["model"].items())
         return f"<Run {self.folder}: {figures}>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return figures_html(self.metrics, str(self.folder))
 
 
 def open_run(folder: Path | str) -> Run:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from twotower.app.reports.advice import signs
 from twotower.app.reports.documents import Code, Document, Facts, Paragraph, Part, Picture, Section, Statement, Table
 from twotower.app.reports.results import NAMES, data_facts, distance, told_modes, verdict
 
@@ -14,7 +15,9 @@ if TYPE_CHECKING:
 
 def account(told: Account) -> Document:
     """The document of a run."""
-    parts: list[Part] = [Section("How good it is", [_figures(told.metrics)]), *_slices(told.metrics), _training(told)]
+    found: list[Part] = [*signs(told)] or [Paragraph("Nothing that calls for a change.")]
+    parts: list[Part] = [Section("How good it is", [_figures(told.metrics)]), Section("What stands out", found)]
+    parts += [*_slices(told.metrics), _training(told)]
     parts += [_questions(told), *_lists(told)]
     said, counts = data_facts(told.metrics["data"])
     parts.append(Section("The data", [Paragraph(said), *([Table(["", "what"], counts, numbers=(0,))] if counts else [])]))
