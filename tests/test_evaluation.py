@@ -154,6 +154,29 @@ def test_popularity_counts_training_weight_alone(prepared):
     assert scores.tolist() == [[4.0, 10.0, 2.0, 0.0]] * 2
 
 
+def test_late_popularity_counts_the_last_tenth_first(tmp_path):
+    """What was in demand long ago stands behind what is in demand now, and among what is not, the old order stays."""
+    from twotower.config import from_values
+    from twotower.data.preparation import prepare
+    from twotower.data.sources import open_source
+    from twotower.learning.baselines import BASELINES
+
+    old = [{"u": f"u{n}", "i": "old" if n % 3 else "odd", "at": n} for n in range(90)]
+    rows = [*old, *({"u": f"u{n}", "i": "new", "at": n} for n in range(90, 130))]
+    sides = {"query": {"key": "u", "features": [{"column": "u", "type": "id"}]}, "item": {"id": "i", "features": [{"column": "i", "type": "id"}]}}
+    for pairs, answer in (({"time": "at"}, ["new", "old", "odd"]), ({}, None)):
+        chosen = from_values({**sides, "pairs": pairs, "split": {"by": "random", "test": 0.1, "validation": 0.1}})
+        made = prepare(open_source(rows, "pairs"), None, chosen.schema, chosen.split, tmp_path)
+        asked = cases(made.part(2), None, "pair")
+        scorer = BASELINES["recent_popularity"](made, asked)
+        if answer is None:
+            assert scorer is None
+            continue
+        names = made.items.column("_id").to_pylist()
+        assert [names[n] for n in np.argsort(-scorer(slice(0, 1))[0])] == answer
+        assert names[int(popularity(made, asked)(slice(0, 1))[0].argmax())] == "old"
+
+
 def test_the_words_of_an_item_are_its_own_and_those_that_led_to_it_in_training(prepared):
     assert documents(prepared, with_queries=False) == ITEMS["about"]
     found = documents(prepared, with_queries=True)

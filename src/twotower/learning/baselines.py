@@ -20,6 +20,8 @@ from twotower.learning.linear import ease, gf_cf, item_knn
 from twotower.learning.pretrained import embed_documents, open_encoder
 from twotower.search.lexical import Lexical
 
+RECENT = 0.1  # of the training pairs
+
 
 def text_columns(encoder: Encoder, side: Side) -> list[str]:
     """The raw columns that a side reads as text, each once."""
@@ -60,10 +62,21 @@ def lexical(prepared: Prepared, with_queries: bool) -> Lexical | None:
 
 def popularity(prepared: Prepared, asked: Cases) -> Scorer | None:
     """Every query gets the items with the most training weight."""
+    return _most(prepared, asked, 1.0)
+
+
+def recent_popularity(prepared: Prepared, asked: Cases) -> Scorer | None:
+    """The same of the last tenth of the training pairs, and after these by all of them; None for a log without an order of time."""
+    return None if prepared.log.moments is None else _most(prepared, asked, RECENT)
+
+
+def _most(prepared: Prepared, asked: Cases, share: float) -> Scorer:
     log = prepared.part(TRAIN)
-    matched = log.labels > 0
-    counts = np.bincount(log.item_rows[matched], weights=log.weights[matched], minlength=prepared.n_items).astype(np.float32)
-    return lambda block: np.broadcast_to(counts, (len(asked.query_rows[block]), len(counts)))
+    weights = np.where(log.labels > 0, log.weights, 0.0)
+    late = np.arange(len(weights)) >= len(weights) - max(1, round(share * len(weights)))
+    late_counts, counts = (np.bincount(log.item_rows, weights=some, minlength=prepared.n_items) for some in (weights * late, weights))
+    scores = (late_counts + (counts / max(1.0, counts.sum()) if share < 1 else 0.0)).astype(np.float32)
+    return lambda block: np.broadcast_to(scores, (len(asked.query_rows[block]), len(scores)))
 
 
 def _words(with_queries: bool) -> Callable[[Prepared, Cases], Scorer | None]:
@@ -88,6 +101,7 @@ def untuned(folder: str, prepared: Prepared, asked: Cases) -> Scorer | None:
 
 BASELINES: dict[str, Callable[[Prepared, Cases], Scorer | None]] = {
     "popularity": popularity,
+    "recent_popularity": recent_popularity,
     "item_knn": item_knn,
     "ease": ease,
     "gf_cf": gf_cf,

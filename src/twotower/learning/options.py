@@ -127,7 +127,7 @@ class TrainOptions(LossOptions, NegativesOptions, MiningOptions):
         return replace(self, epochs=max(1, round(self.again * self.epochs)), warm_start="none", mine_from=0 if self.mined else None)
 
 
-Baseline = Literal["popularity", "item_knn", "ease", "gf_cf", "bm25", "bm25_queries"]
+Baseline = Literal["popularity", "recent_popularity", "item_knn", "ease", "gf_cf", "bm25", "bm25_queries"]
 USUAL_BASELINES: tuple[Baseline, ...] = ("bm25_queries", "bm25", "ease", "item_knn", "popularity")
 
 

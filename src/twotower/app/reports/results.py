@@ -40,6 +40,7 @@ NAMES = {
     "ease": "EASE",
     "gf_cf": "GF-CF",
     "popularity": "popularity",
+    "recent_popularity": "popularity of late",
     "pretrained": "pretrained encoder, untuned",
 }
 BRIEF = 24  # characters: what may share a line with its neighbours on a narrow page
