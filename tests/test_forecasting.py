@@ -14,6 +14,7 @@ from twotower.config import from_values
 from twotower.errors import ConfigError, DataError, OutputError
 from twotower.runs import forecasting
 from twotower.runs.progress import Progress
+from twotower.runs.remedies import changed_by, remedies_of
 from twotower.runs.run import Stopped
 from twotower.runs.trials import Tried
 
@@ -232,7 +233,7 @@ def test_what_cannot_be_forecast_is_refused(larger, tmp_path, monkeypatch):
 
 def test_an_encoder_stands_beside_the_words():
     chosen = from_values(CONFIG)
-    with_it = forecasting.changed_by(chosen, {"pretrained": "shipped"})
+    with_it = changed_by(chosen, {"pretrained": "shipped"})
     assert [(f.column, f.type) for f in with_it.query.features] == [("asked", "text"), ("asked", "pretrained")]
     assert [f.type for f in with_it.item.features] == ["id", "text", "category", "pretrained"]
-    assert "a pretrained encoder beside the words" not in dict(forecasting._remedies(with_it))
+    assert "a pretrained encoder beside the words" not in dict(remedies_of(with_it))

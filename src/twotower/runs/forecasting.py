@@ -20,11 +20,8 @@ import numpy as np
 from twotower import config as configs
 from twotower import files
 from twotower.config import Config
-from twotower.data import pretrained
 from twotower.data.columns import Array
-from twotower.data.features import Pretrained
 from twotower.data.prepared import Prepared
-from twotower.data.schema import SIDES
 from twotower.data.splits import TRAIN, VALIDATION
 from twotower.errors import ConfigError, DataError
 from twotower.learning import curves, distributed
@@ -35,11 +32,11 @@ from twotower.learning.statistics import paired_test
 from twotower.learning.subsets import AXES, Subset, enough
 from twotower.runs.estimates import probe
 from twotower.runs.progress import Progress, telling
+from twotower.runs.remedies import changed_by, heavier, remedies_of
 from twotower.runs.resumption import same_config
 from twotower.runs.run import Stopped, begun_of
 from twotower.runs.settings import settle
 from twotower.runs.signals import interrupts
-from twotower.runs.spaces import changed
 from twotower.runs.trials import Shop, fitted, prepared_for
 
 OURS = {"config.toml", "trainings.jsonl", "values", "forecast.json", "report.html"}
@@ -165,11 +162,11 @@ class _Bench:
         self.shop = self.shop._replace(queries=len(data.validation.query_rows))
         whole = took.epochs * took.epoch_seconds + took.catalogue_seconds
         self.shares = _shares(self.prepared)
-        self.remedies = dict(_remedies(self.chosen))
+        self.remedies = dict(remedies_of(self.chosen))
         found: list[Work] = []
         spent = 0.0
         for work in _wanted(self.shares, list(self.remedies), _pairs_a_query(self.prepared)):
-            takes = OVERHEAD + whole * work.share * _heavier(work.remedy)
+            takes = OVERHEAD + whole * work.share * heavier(work.remedy)
             if spent + takes > limit and len(found) < len(self.shares):
                 needed = sum(OVERHEAD + whole * share for share in self.shares)
                 raise ConfigError(
@@ -355,55 +352,6 @@ def _shares(prepared: Prepared) -> tuple[float, ...]:
 def _pairs_a_query(prepared: Prepared) -> float:
     keys = np.asarray(prepared.log.query_keys)[prepared.parts == TRAIN]
     return len(keys) / max(1, len(np.unique(keys)))
-
-
-def _remedies(chosen: Config) -> Iterator[tuple[str, dict[str, Any]]]:
-    """What else might help, of all that the config allows: names and the settings that they change."""
-    ways: dict[str, dict[str, Any]] = {
-        "vectors twice as wide": {"model.dimensions": 2 * chosen.model.dimensions},
-        "twice the epochs": {"train.epochs": 2 * chosen.train.epochs},
-    }
-    dropout = _dropout(chosen)
-    ways |= {"dropout": dropout} if dropout else {}
-    if chosen.train.warm_start == "none":
-        ways |= {f"a warm start from the {start}": {"train.warm_start": start} for start in ("catalogue", "factors")}
-    worded = all(any(feature.worded for feature in chosen.schema.features(side)) for side in SIDES)
-    encoded = any(isinstance(feature, Pretrained) for side in SIDES for feature in chosen.schema.features(side))
-    if worded and not encoded and pretrained.shipped() is not None:
-        ways["a pretrained encoder beside the words"] = {"pretrained": pretrained.SHIPPED}
-    for name, settings in ways.items():
-        try:
-            changed_by(chosen, settings)
-        except ConfigError:
-            continue
-        yield name, settings
-
-
-def _dropout(chosen: Config) -> dict[str, Any]:
-    """Dropout of a fifth of words and of item ids, where there is none."""
-    found: dict[str, Any] = {}
-    for side in SIDES:
-        for feature in chosen.schema.features(side):
-            if feature.type == "text" or (feature.type == "id" and side == "item"):
-                found |= {f"{side}.features.{feature.column}.dropout": 0.2} if not getattr(feature, "dropout", 1) else {}
-    return found
-
-
-def changed_by(chosen: Config, settings: Mapping[str, Any]) -> Config:
-    """A config with the settings of a remedy. Raises ConfigError where it does not take them."""
-    if "pretrained" not in settings:
-        return changed(chosen, settings)
-    values = configs.to_values(chosen)
-    for side in SIDES:
-        columns = dict.fromkeys(feature.column for feature in chosen.schema.features(side) if feature.worded)
-        more = [{"column": column, "type": "pretrained", "folder": settings["pretrained"]} for column in columns]
-        values[side]["features"] = [*values[side]["features"], *more]
-    return configs.from_values(values)
-
-
-def _heavier(remedy: str) -> float:
-    """How much longer a training takes with a remedy, about."""
-    return {"vectors twice as wide": 1.5, "twice the epochs": 2.0, "a pretrained encoder beside the words": 2.0}.get(remedy, 1.0)
 
 
 def _minutes(seconds: float) -> str:

@@ -17,12 +17,11 @@ from twotower.app.reports.results import (
     features,
     figures,
     found,
-    plain,
-    show,
     slices,
     strangers,
     verdict,
 )
+from twotower.app.reports.tables import plain, show
 
 __all__ = [
     "Document",

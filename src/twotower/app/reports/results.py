@@ -7,21 +7,17 @@ gives something that rich can draw; `show` draws it, as wide as the terminal is,
 from __future__ import annotations
 
 import itertools
-import os
-import sys
 from collections.abc import Mapping, Sequence
-from io import StringIO
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rich import box
-from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.console import Group, RenderableType
 from rich.markup import escape
-from rich.measure import Measurement
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from twotower.app.reports.documents import Tone, plain_text
+from twotower.app.reports.tables import Fitting, columns_of, faint
 
 if TYPE_CHECKING:
     from twotower.app.demonstration import Answered
@@ -44,7 +40,6 @@ NAMES = {
     "pretrained": "pretrained encoder, untuned",
 }
 BRIEF = 24  # characters: what may share a line with its neighbours on a narrow page
-UNBOUNDED = 10_000  # columns: the width of a file or a pipe, whose reader wants whole lines
 
 
 class Verdict(NamedTuple):
@@ -52,47 +47,6 @@ class Verdict(NamedTuple):
 
     tone: Tone
     said: str
-
-
-def show(*parts: RenderableType) -> None:
-    """Print to stdout: fitted and coloured at a terminal, whole lines without trailing spaces elsewhere."""
-    if sys.stdout.isatty():
-        Console(highlight=False).print(*parts, sep="\n")
-        return
-    width = os.environ.get("COLUMNS", "")
-    page = Console(file=StringIO(), width=int(width) if width.isdecimal() and int(width) else UNBOUNDED, highlight=False, color_system=None)
-    page.print(*parts, sep="\n")
-    assert isinstance(page.file, StringIO)
-    sys.stdout.write("".join(line.rstrip() + "\n" for line in page.file.getvalue().splitlines()))
-
-
-class _Fitting:
-    """The first of several renderings that is no wider than the page; the last if none is."""
-
-    def __init__(self, *ways: RenderableType) -> None:
-        self.ways = ways
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        wide = options.update(width=UNBOUNDED)
-        fitting = (way for way in self.ways if Measurement.get(console, wide, way).maximum <= options.max_width)
-        yield next(fitting, self.ways[-1])
-
-
-def _table(*columns: str, texts: int = 1) -> Table:
-    """A table whose first columns hold texts and the others numbers."""
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number < texts else "right", overflow="fold")
-    return table
-
-
-def _caption(text: str) -> RenderableType:
-    return Text(text, style="dim")
-
-
-def plain(text: str) -> RenderableType:
-    """Text as it is: no markup is read in it, and no line break put in, so that a path or a command can be copied."""
-    return Text(text, no_wrap=True, overflow="ignore")
 
 
 # --- figures ------------------------------------------------------------------------------------------------------
@@ -113,13 +67,13 @@ def figures(metrics: Mapping[str, Any]) -> RenderableType:
     # Narrower still, the interval of that one is worth more than how far the baselines are.
     ways = [_figures(metrics, intervals, beside) for intervals, beside in (([*metrics["model"]], True), ([told["select"]], True))]
     ways += [_figures(metrics, intervals, False) for intervals in ([told["select"]], [])]
-    return Group("", _Fitting(*ways), "", _caption(caption), "", escape(verdict(metrics).said))
+    return Group("", Fitting(*ways), "", faint(caption), "", escape(verdict(metrics).said))
 
 
 def _figures(metrics: Mapping[str, Any], intervals: Sequence[str], beside: bool) -> Table:
     names = list(metrics["model"])
     beside = beside and bool(metrics["against"])
-    table = _table("", *names, *(["to the model"] if beside else []))
+    table = columns_of("", *names, *(["to the model"] if beside else []))
     for mode, row in told_modes(metrics).items():
         chosen = mode == metrics["search"]["mode"]
         table.add_row(Text(("➤ " if chosen else "  ") + NAMES[mode]), *_cells(row, names, intervals), style="bold" if chosen else "")
@@ -144,18 +98,18 @@ def slices(metrics: Mapping[str, Any]) -> RenderableType:
     """The selecting metric on parts of the rankings, beside the baseline that is best on all of them."""
     found, select = metrics["slices"], metrics["evaluation"]["select"]
     if not found["cuts"]:
-        return Group("", _caption("Nothing is known of these rankings by which they could be divided."))
+        return Group("", faint("Nothing is known of these rankings by which they could be divided."))
     against = found["against"]
     ways = [_slices(found, select, intervals) for intervals in (True, False)]
     told = f"{select}; in brackets: 95% interval. A slice of fewer than 30 keys is too few to say anything."
     if against:
         told += f" The last column: what is sure beside {NAMES.get(against, against)}, all slices tested together (Holm)."
-    return Group("", _Fitting(*ways), "", _caption(told))
+    return Group("", Fitting(*ways), "", faint(told))
 
 
 def _slices(found: Mapping[str, Any], select: str, intervals: bool) -> Table:
     against = found["against"]
-    table = _table("slices", "rankings", NAMES["model"], *([NAMES.get(against, against), ""] if against else [""]))
+    table = columns_of("slices", "rankings", NAMES["model"], *([NAMES.get(against, against), ""] if against else [""]))
     table.columns[-1].justify = "left"
     for cut in found["cuts"]:
         table.add_row(Text(cut["by"], style="bold"))
@@ -174,11 +128,11 @@ def features(found: Told) -> RenderableType:
         "values are dealt out anew among those who ask, or among the items. Lost: with its 95% interval; what is sure, all features taken "
         "together (Holm). What two features say alike neither of them is worth alone."
     )
-    return Group("", _Fitting(_worths(found, True), _worths(found, False)), "", _caption(told))
+    return Group("", Fitting(_worths(found, True), _worths(found, False)), "", faint(told))
 
 
 def _worths(found: Told, intervals: bool) -> Table:
-    table = _table("what a feature is worth", f"{found.metric} without it", "lost", "")
+    table = columns_of("what a feature is worth", f"{found.metric} without it", "lost", "")
     for part in sorted(found.features, key=lambda part: -part.lost):
         lost = f"{part.lost:+.3f}" + (f" [dim]{escape('[')}{part.low:+.3f}, {part.high:+.3f}][/dim]" if intervals else "")
         said = "" if part.sure else "nothing that is sure" if intervals else "unsure"
@@ -229,7 +183,7 @@ def comparison(compared: Comparison) -> RenderableType:
     """Two models side by side, metric by metric."""
     a, b = compared.names
     long = max(len(a), len(b)) > 14
-    table = _table("", *(("A", "B") if long else (escape(a), escape(b))), "difference", "p")
+    table = columns_of("", *(("A", "B") if long else (escape(a), escape(b))), "difference", "p")
     for name, test in compared.tests.items():
         first, second = (_number(figure) for figure in compared.figures[name])
         gain = f"{float(test.difference):+.3f} [dim]{escape('[')}{float(test.low):+.3f}, {float(test.high):+.3f}][/dim]"
@@ -237,7 +191,7 @@ def comparison(compared: Comparison) -> RenderableType:
     names = f"A is {a}, B is {b}. " if long else ""
     first, second = ("A", "B") if long else (a, b)
     told = f"{names}{compared.rankings:,} rankings that both answered, compared one by one. difference: {first} - {second}, with its 95% interval."
-    return Group("", table, "", _caption(" ".join([told, *_unlike(compared, (first, second))])))
+    return Group("", table, "", faint(" ".join([told, *_unlike(compared, (first, second))])))
 
 
 def _unlike(compared: Comparison, names: Sequence[str]) -> list[str]:
@@ -253,11 +207,11 @@ def _unlike(compared: Comparison, names: Sequence[str]) -> list[str]:
 
 def strangers(rows: Mapping[str, Mapping[str, Any]], k: int) -> RenderableType:
     """How many strangers' questions find an accepted item among the first k."""
-    table = _table("strangers' questions", "found", f"hit@{k}")
+    table = columns_of("strangers' questions", "found", f"hit@{k}")
     for name, row in rows.items():
         table.add_row(Text("  " + NAMES.get(name, name)), f"{row['found']} of {row['asked']}", _figure(row))
     told = "In words of our own, written before any model was seen; each lists the pages that would satisfy a person."
-    return Group("", table, "", _caption(told))
+    return Group("", table, "", faint(told))
 
 
 # --- data and facts -----------------------------------------------------------------------------------------------
@@ -375,7 +329,7 @@ def _duration(seconds: float) -> str:
 
 def found(answers: Sequence[Mapping[str, Any]], columns: Sequence[str], mode: str) -> RenderableType:
     """Items found for one query: rank, score, id and the columns to show; below each other where the page is narrow."""
-    table = _table("", "score", "id", *columns, texts=3 + len(columns))
+    table = columns_of("", "score", "id", *columns, texts=3 + len(columns))
     table.columns[0].justify = table.columns[1].justify = "right"
     narrow = Table.grid(padding=(0, 2, 0, 0))
     for _ in range(2):
@@ -390,8 +344,8 @@ def found(answers: Sequence[Mapping[str, Any]], columns: Sequence[str], mode: st
         narrow.add_row(str(rank), score, Group(Text(name, style="bold"), *([Text(brief)] if brief else []), *long))
     scores = [answer["score"] for answer in answers]
     if all(a >= b for a, b in itertools.pairwise(scores)):
-        return _Fitting(table, narrow)
-    return Group(_Fitting(table, narrow), "", _caption(f"Ordered by {NAMES[mode]}; the score is the similarity of the vectors alone."))
+        return Fitting(table, narrow)
+    return Group(Fitting(table, narrow), "", faint(f"Ordered by {NAMES[mode]}; the score is the similarity of the vectors alone."))
 
 
 def answer(told: Answered) -> RenderableType:
