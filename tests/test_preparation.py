@@ -502,3 +502,18 @@ def test_who_has_a_history_asks_also_where_all_else_is_missing(tmp_path, history
     )
     report = prepare(open_source(rows, "pairs"), None, chosen.schema, chosen.split, tmp_path).report
     assert report["pairs_without_query"] == dropped
+
+
+def test_what_only_layers_know_is_prepared_once(tmp_path):
+    """Another dropout finds the same folder, and is what the encoder then says; another number of buckets does not."""
+    from twotower.config import from_values
+
+    rows = [{"q": f"word{n % 9} more{n}", "i": f"i{n % 7}"} for n in range(60)]
+    folders, found = [], []
+    for options in ({"dropout": 0.0}, {"dropout": 0.3}, {"buckets": 128}):
+        features = [{"column": "q", "type": "text", **options}]
+        chosen = from_values({"query": {"features": features}, "item": {"id": "i", "features": [{"column": "i", "type": "id"}]}})
+        made = prepare(open_source(rows, "pairs"), None, chosen.schema, chosen.split, tmp_path)
+        folders.append(made.folder)
+        found.append(made.encoder.features["query"][0].dropout)
+    assert folders[0] == folders[1] != folders[2] and found == [0.0, 0.3, 0.0]

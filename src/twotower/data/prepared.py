@@ -10,7 +10,7 @@ prepared/<key>/   manifest.json   counts of all that was met, and of what became
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,11 +20,12 @@ import pyarrow as pa
 from twotower import files, manifests
 from twotower.data.columns import Array, Column, Columns, Ragged, distinct, offsets_of
 from twotower.data.encoder import Encoder
-from twotower.data.schema import SIDES, Side, feature_name
+from twotower.data.schema import SIDES, Schema, Side, feature_name
 from twotower.data.splits import PARTS
 
 FORMAT = 3
 ROW = "_row"  # what stands in the file of queries that have no raw value, so that it has rows
+OF_LAYERS = ("dropout", "forget", "crop", "pool", "layers", "heads")  # options of features that change nothing that is prepared
 ID = "_id"  # the catalogue's own name for an item, in its own type
 
 
@@ -96,6 +97,11 @@ def open_prepared(folder: Path) -> Prepared:
         parts=arrays["parts"],
         key_names=files.read_array(folder / "keys.npy"),
     )
+
+
+def prepared_for(prepared: Prepared, schema: Schema) -> Prepared:
+    """The folder as a schema reads it, which may differ from the one it was made for in what only layers know (`OF_LAYERS`)."""
+    return replace(prepared, encoder=Encoder({side: schema.features(side) for side in SIDES}, prepared.encoder.states))
 
 
 def _open_columns(folder: Path) -> Columns:

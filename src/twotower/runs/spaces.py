@@ -201,14 +201,14 @@ def _within(name: str, told: Any) -> Choices | Span:
     raise ConfigError(f'[tune] space: "{name}" is {told!r}. Write a list of values, or {{ low = 0.01, high = 0.3, log = true }} with low below high.')
 
 
-def ready(chosen: Config, prepared: Prepared, *, cheap: bool, advised: Mapping[str, Any]) -> Space:
+def ready(chosen: Config, prepared: Prepared, advised: Mapping[str, Any]) -> Space:
     """What is worth searching for with these features and this much data.
 
-    cheap: whether preparing the data takes little beside a trial, so that what features read may change too. advised: what the doctor says
-    of settings, which are then among the values.
+    advised: what the doctor says of settings, which are then among the values. Of features only what layers know is among them, so that the data
+    are prepared once for all trials.
     """
     values = configs.to_values(chosen)
-    space = dict(_ready(chosen, values, prepared, cheap))
+    space = dict(_ready(chosen, prepared))
     space = with_own({name: within for name, within in space.items() if _is_known(values, name)}, chosen)
     for name, value in advised.items():
         if name in space:
@@ -222,7 +222,7 @@ def _is_known(values: dict[str, Any], name: str) -> bool:
     return False
 
 
-def _ready(chosen: Config, values: dict[str, Any], prepared: Prepared, cheap: bool) -> Iterator[tuple[str, Choices | Span]]:
+def _ready(chosen: Config, prepared: Prepared) -> Iterator[tuple[str, Choices | Span]]:
     model, train = chosen.model, chosen.train
     pairs = int((prepared.parts == TRAIN).sum())
     kinds = {feature.type for side in SIDES for feature in chosen.schema.features(side)}
@@ -255,8 +255,7 @@ def _ready(chosen: Config, values: dict[str, Any], prepared: Prepared, cheap: bo
         yield "train.warm_start", Choices(("none", "factors"))
     else:
         yield "train.symmetric", Choices((False, True))
-    if cheap:
-        yield from _of_features(chosen)
+    yield from _of_features(chosen)
 
 
 def _of_features(chosen: Config) -> Iterator[tuple[str, Choices | Span]]:

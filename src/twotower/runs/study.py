@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     import optuna
 
 STUDY = "twotower"
-CHEAP = 0.2  # of a training: what preparing the data may take for features to be searched too
 RUN = 1.3  # trainings that a run at the end takes, with its export and evaluation
 BROKEN_OFF = "broken off"  # for want of time
 FEW = 3  # of the best trials, whose time says what the end will take
@@ -55,10 +54,9 @@ class Study:
 
     def open(self) -> dict[str, Any]:
         """Prepare the data, see what a training takes, and settle what is searched for: the content of `study.json`."""
-        shop, chosen, begun = self.shop, self.chosen, time.perf_counter()
+        shop, chosen = self.shop, self.chosen
         shop.progress.stage("preparing the data")
         prepared = prepared_for(shop, chosen)
-        preparing = time.perf_counter() - begun
         queries = self._probe(prepared)
         if (1 + RUN) * self.seconds > self.budget:
             raise ConfigError(
@@ -71,8 +69,7 @@ class Study:
         if found.stops:
             raise DataError(found.message())
         advised = {s.option: s.value for s in found.settings if s.changes and s.option.partition(".")[0] in ("train", "model")}
-        cheap = preparing < CHEAP * self.seconds
-        self.space = spaces.declared(chosen.tune.space, chosen) or spaces.ready(chosen, prepared, cheap=cheap, advised=advised)
+        self.space = spaces.declared(chosen.tune.space, chosen) or spaces.ready(chosen, prepared, advised)
         if not self.space:
             raise ConfigError("there is nothing to search for with this config. Say what, in [tune] space.")
         self.shop = shop._replace(queries=queries)

@@ -28,7 +28,7 @@ from twotower.data.preparation.identity import Collision
 from twotower.data.preparation.intake import Intake, Sources
 from twotower.data.preparation.requirements import require
 from twotower.data.preparation.spills import picked
-from twotower.data.prepared import FORMAT, ROW, Prepared, SideWriter, open_prepared
+from twotower.data.prepared import FORMAT, OF_LAYERS, ROW, Prepared, SideWriter, open_prepared, prepared_for
 from twotower.data.quantities import moment, span
 from twotower.data.schema import SIDES, Schema, Side
 from twotower.data.sources import Source
@@ -76,15 +76,25 @@ def prepare(
     except BundleError as error:
         raise BundleError(f"{error} Or delete {folder}: the next run makes it anew.") from None
     # Equal data may lie under another name than they did when the folder was made.
-    return replace(prepared, report=sources.named | prepared.report)
+    return replace(prepared_for(prepared, schema), report=sources.named | prepared.report)
 
 
 def _key(sources: Sources, schema: Schema, options: SplitOptions, last: Encoder | None) -> str:
     versions = [FORMAT, HASH, __version__, unicodedata.unidata_version]  # texts are normalised and folded by Unicode's tables
     tables = [source and source.digest() for source in (sources.pairs, sources.items, sources.queries, sources.validation, sources.test)]
     beside = [feature.outside() for side in SIDES for feature in schema.features(side) if isinstance(feature, Pretrained)]
-    told = [versions, asdict(schema), asdict(options), tables, beside, *([] if last is None else [last.digest()])]
+    told = [versions, _read(asdict(schema)), asdict(options), tables, beside, *([] if last is None else [last.digest()])]
     return hashlib.sha256(files.json_text(told).encode()).hexdigest()[:16]
+
+
+def _read(schema: dict[str, Any]) -> dict[str, Any]:
+    """What of a schema decides what is read: without the options of its layers, which only training knows."""
+    sides = {side: schema[side] | {"features": [_without(feature) for feature in schema[side]["features"]]} for side in SIDES}
+    return schema | sides
+
+
+def _without(feature: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in feature.items() if name not in OF_LAYERS}
 
 
 def _made(
