@@ -115,7 +115,7 @@ ROWS: dict[str, Row] = {
     "compiling": Row("what torch.compile would bring a step"),
     "gpu": Row("the same steps on a CUDA device", "", (), ("throughput", "fine_tuning"), ("tuning_speed",), cuda=True),
     "histories": Row("how a history is read by default, on validation pairs", "", ("ml-100k",)),
-    "tuning": Row("what tuning brings to the default in five to fifteen minutes", "better on two sets, never worse", ("banking77", "scifact")),
+    "tuning": Row("what tuning brings to the default in some minutes", "better on two sets, never worse", ("banking77", "scifact")),
     "forecast": Row(
         "forecasts from a half and a quarter of the data, against what came",
         "90% intervals hold 80-97%; error .015 at 2x, .03 at 4x",

@@ -18,7 +18,7 @@ from twotower.data.samples import load_sample
 from twotower.data.sources import open_source
 from twotower.runs.settings import infer_config
 
-BUDGETS = {"banking77": "15m", "scifact": "5m", "goodbooks": "10m"}
+BUDGETS = {"banking77": "5m", "scifact": "3m", "goodbooks": "6m"}
 TINY = ("train.epochs=1", "model.dimensions=16")
 
 
