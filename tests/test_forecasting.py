@@ -209,6 +209,30 @@ def test_a_forecast_that_was_stopped_goes_on(larger, tmp_path, monkeypatch):
         forecast_of(larger, tmp_path / "g")
 
 
+def test_a_remedy_that_cannot_be_trained_is_told_and_the_rest_goes_on(larger, tmp_path, monkeypatch):
+    planted(monkeypatch, saturating)
+    plain, told = forecasting.fitted, []
+
+    def fitted(shop, prepared, chosen, *more):
+        if chosen.model.dimensions == 64:
+            raise DataError("the loss is no number")
+        return plain(shop, prepared, chosen, *more)
+
+    monkeypatch.setattr(forecasting, "fitted", fitted)
+    result = forecast_of(larger, tmp_path / "f", progress=Progress(note=told.append))
+    assert any("vectors twice as wide: cannot be trained: the loss is no number" in line for line in told)
+    assert {row["name"] for row in result["remedies"]} >= {"dropout", "twice the epochs"} and "vectors twice as wide" not in json.dumps(
+        result["remedies"]
+    )
+
+    def never(*given):
+        raise DataError("the loss is no number")
+
+    monkeypatch.setattr(forecasting, "fitted", never)
+    with pytest.raises(DataError, match="no number"):
+        forecast_of(larger, tmp_path / "g")
+
+
 class Slow:
     epochs, epoch_seconds, catalogue_seconds = 2, 300.0, 0.0
 

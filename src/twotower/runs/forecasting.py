@@ -46,6 +46,7 @@ TIMES = (2, 5, 10)  # the data
 SEEDS = 3
 MOST_PAIRS_ALONE = 1.5  # pairs a query, up to which thinning them out says nothing
 OVERHEAD = 1.5  # seconds of a training beside its steps
+ENCODED = 80  # texts a second by a pretrained encoder, which reads each once
 
 
 class Work(NamedTuple):
@@ -147,7 +148,7 @@ class _Bench:
         if fresh:
             files.empty_folder(self.folder, OURS)
             files.write_text(self.folder / "config.toml", configs.to_toml(self.chosen))
-            files.make_folder(self.folder / "values")
+        files.make_folder(self.folder / "values")
         for line in files.read_lines(self.folder / "trainings.jsonl"):
             self.done.append(Done(Work(**line["work"]), *(line[name] for name in Done._fields[1:])))
         return works
@@ -167,6 +168,8 @@ class _Bench:
         spent = 0.0
         for work in _wanted(self.shares, list(self.remedies), _pairs_a_query(self.prepared)):
             takes = OVERHEAD + whole * work.share * heavier(work.remedy)
+            if "pretrained" in self.remedies.get(work.remedy, ()) and not work.seed:
+                takes += (self.prepared.n_items + self.prepared.queries.num_rows) / ENCODED
             if spent + takes > limit and len(found) < len(self.shares):
                 needed = sum(OVERHEAD + whole * share for share in self.shares)
                 raise ConfigError(
@@ -181,11 +184,18 @@ class _Bench:
 
     def do(self, work: Work) -> None:
         """Train, measure and keep, unless that was done."""
+        named = work.remedy or f"{work.share:.3g} of the {work.axis}"
+        try:
+            self._do(work, f"{named}, seed {work.seed + 1}")
+        except (ConfigError, DataError) as error:
+            if not work.remedy:
+                raise
+            self.shop.progress.note(f"{named}: cannot be trained: {str(error).splitlines()[0]}")
+
+    def _do(self, work: Work, named: str) -> None:
         if any(done.work == work for done in self.done):
             return
-        progress = self.shop.progress
-        named = work.remedy or f"{work.share:.3g} of the {work.axis}"
-        progress.stage(f"{named}, seed {work.seed + 1}")
+        self.shop.progress.stage(named)
         chosen = self.chosen if not work.remedy else changed_by(self.chosen, self.remedies[work.remedy])
         chosen = replace(chosen, train=replace(chosen.train, seed=self.chosen.train.seed + work.seed))
         prepared = self.prepared if not work.remedy else prepared_for(self.shop, chosen)
@@ -202,7 +212,7 @@ class _Bench:
         done = same._replace(work=work, size=subset.size)
         self.done.append(done)
         files.append_line(self.folder / "trainings.jsonl", done._asdict())
-        progress.note(f"{named}, seed {work.seed + 1}  {self.chosen.evaluate.select} {done.value:.4f}  {done.seconds:.0f} s")
+        self.shop.progress.note(f"{named}  {self.chosen.evaluate.select} {done.value:.4f}  {done.seconds:.0f} s")
 
     # --- what it says ---------------------------------------------------------------------------------------------
 
