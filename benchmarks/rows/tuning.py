@@ -26,7 +26,7 @@ def given(name: str) -> dict[str, Any]:
     """Data and config."""
     if name == "goodbooks":
         pairs = load_sample(name).pairs.select(["user_id", "book_id"])
-        return {"pairs": pairs, "config": to_values(infer_config(infer(open_source(pairs, "pairs"))))}
+        return {"pairs": pairs, "config": to_values(infer_config(infer(open_source(pairs, "pairs"), None)))}
     folder = sets.made(name)
     data = {part: str(folder / f"{part}.parquet") for part in ("pairs", "items", "validation", "test") if (folder / f"{part}.parquet").exists()}
     guess = infer(open_source(data["pairs"], "pairs"), open_source(data["items"], "items"))
