@@ -309,6 +309,15 @@ LOGS = {
         [{"u": f"u{n % 40}", "i": f"i{(n * n) % 23}"} for n in range(400)],
         None,
     ),
+    "unordered": lambda world: (
+        {
+            "query": {"key": "u", "features": [{"type": "history", "last": 4, "pool": "mean"}]},
+            "item": {"id": "i", "features": [{"column": "i", "type": "id"}]},
+            "train": {"batch_size": 64},
+        },
+        [{"u": f"u{n % 40}", "i": f"i{(n * n) % 23}"} for n in range(400)],
+        None,
+    ),
     "histories": lambda world: (
         {
             "pairs": {"time": "at"},
@@ -344,6 +353,7 @@ def test_a_ready_space_holds_the_config_and_nothing_that_is_refused(kind, world,
     expected = {
         "texts": ({"train.symmetric", "item.features.title.dropout", "query.features.asked.dropout"}, {"train.negatives"}),
         "interactions": ({"train.negatives", "train.warm_start", "item.features.i.dropout"}, {"train.symmetric"}),
+        "unordered": ({"query.features.history.dropout"}, {"query.features.history.pool", "train.warm_start"}),
         "histories": ({"query.features.history.pool", "query.features.history.dropout"}, {"train.symmetric"}),
     }[kind]
     assert expected[0] <= space.keys() and not expected[1] & space.keys()

@@ -252,13 +252,14 @@ def _ready(chosen: Config, prepared: Prepared) -> Iterator[tuple[str, Choices | 
             full = ("full",) if prepared.n_items <= FULL_UP_TO and not train.memory and not train.mined else ()
             yield "train.negatives", Choices(("in_batch", "mixed", *full))
             yield "train.power", Choices((0.0, 0.5, 1.0))
-        yield "train.warm_start", Choices(("none", "factors"))
+        if "history" not in kinds:  # factors start from its mean, which other pools make something else of
+            yield "train.warm_start", Choices(("none", "factors"))
     else:
         yield "train.symmetric", Choices((False, True))
-    yield from _of_features(chosen)
+    yield from _of_features(chosen, ordered=prepared.log.moments is not None)
 
 
-def _of_features(chosen: Config) -> Iterator[tuple[str, Choices | Span]]:
+def _of_features(chosen: Config, ordered: bool) -> Iterator[tuple[str, Choices | Span]]:
     for side in SIDES:
         for feature in chosen.schema.features(side):
             name = f"{side}.features.{feature.column}"
@@ -267,7 +268,8 @@ def _of_features(chosen: Config) -> Iterator[tuple[str, Choices | Span]]:
             elif type(feature) is Id and feature.type == "id" and side == "item":
                 yield f"{name}.dropout", Span(0.0, 0.3)
             elif isinstance(feature, History):
-                yield f"{name}.pool", Choices(("mean", "recency", "attention", "transformer"))
+                if ordered:  # the others ask what came when
+                    yield f"{name}.pool", Choices(("mean", "recency", "attention", "transformer"))
                 yield f"{name}.dropout", Span(0.0, 0.4)
 
 
