@@ -158,6 +158,34 @@ def test_what_cannot_be_trained_is_told_and_the_search_goes_on(world, tmp_path):
 # --- going on -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("body", "space"), [("residual", {"model.hidden": [[16], [8]]}), ("residual", {"model.dropout": {"low": 0.0, "high": 0.4}})], ids=["list", "span"]
+)
+def test_the_configs_own_trial_is_known_for_what_it_is(world, tmp_path, body, space):
+    """A list too; else the search would never end."""
+    given = CONFIG | {"model": {"dimensions": 16, "body": body, "hidden": [16]}}
+    result = tuned(world, tmp_path / "study", given, budget="60s", space=space, trials=3).result
+    assert result["trials"][0]["own"] and result["trials"][0]["state"] == "finished" and len(result["trials"]) == 3
+
+
+def test_advice_outside_a_space_of_ones_own_is_left_out(world, tmp_path):
+    """The doctor advises a batch that this space does not hold."""
+    result = tuned(world, tmp_path / "study", space={"train.batch_size": [64, 128]}, trials=3).result
+    assert {trial["settings"]["train.batch_size"] for trial in result["trials"]} <= {64, 128}
+
+
+def test_a_full_disk_is_not_taken_for_another_leader(world, tmp_path, monkeypatch):
+    with pytest.raises(Enough):
+        tuned(world, tmp_path / "study", progress=Progress(note=lambda line: (_ for _ in ()).throw(Enough)))
+
+    def full(*given):
+        raise OutputError("No space left on device")
+
+    monkeypatch.setattr(tuning, "_lead", full)
+    with pytest.raises(OutputError, match="No space left"):
+        tt.tune(*world, config=CONFIG | {"tune": {"budget": "10m", "trials": 8, "space": SPACE}}, output=tmp_path / "study", resume=True)
+
+
 class Enough(Exception):
     pass
 

@@ -166,7 +166,10 @@ class _Bench:
         self.remedies = dict(remedies_of(self.chosen))
         found: list[Work] = []
         spent = 0.0
+        by_items = enough(AXES["items"](self.prepared, self.shares[-4], self.shares[0], 0))
         for work in _wanted(self.shares, list(self.remedies), _pairs_a_query(self.prepared)):
+            if work.axis == "items" and not by_items:
+                continue
             takes = OVERHEAD + whole * work.share * heavier(work.remedy)
             if "pretrained" in self.remedies.get(work.remedy, ()) and not work.seed:
                 takes += (self.prepared.n_items + self.prepared.queries.num_rows) / ENCODED

@@ -117,7 +117,8 @@ def _copied(value: Any) -> Any:
 def own_values(chosen: Config, space: Space) -> dict[str, Any]:
     """What the config itself says of the settings of a space, as far as they are read."""
     values = configs.to_values(chosen)
-    return {name: value_in(values, name) for name in space if _is_read(values, name)}
+    own = {name: value_in(values, name) for name in space if _is_read(values, name)}
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in own.items()}
 
 
 def label(value: Any) -> Any:

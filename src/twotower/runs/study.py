@@ -129,9 +129,10 @@ class Study:
         self.until -= _spent(study)
         own, trials = spaces.own_values(self.chosen, self.space), study.get_trials(deepcopy=False)
         waiting = [trial for trial in trials if trial.state == optuna.trial.TrialState.WAITING]
-        if own_of(trials) is None and not waiting:
+        if own_of(trials) is None and not any(trial.system_attrs.get("fixed_params") == _labelled(own) for trial in waiting):
             study.enqueue_trial(_labelled(own))  # again, where a kill broke it off
-        advised = {name: value for name, value in files.read_json(self.folder / "study.json")["advised"].items() if name in self.space}
+        told = files.read_json(self.folder / "study.json")["advised"]
+        advised = {name: value for name, value in told.items() if name in self.space and self.space[name].holds(value)}
         if not trials and own | advised != own:
             study.enqueue_trial(_labelled(own | advised))
 
@@ -155,7 +156,7 @@ class Study:
         """Trials alone, until whoever leads has enough of them."""
         with interrupts() as event:
             self.asked = event.is_set
-            self.join()
+            self.reopen()
             self.shop.progress.stage(f"helping with trials in {self.folder}")
             self.search(self.storage(os.getpid()))
         self.check_asked()
@@ -171,7 +172,8 @@ class Study:
                 # What follows trains the best, and these may be slower than most.
                 best = sorted(whole, key=lambda trial: -float(trial.value or 0))[:FEW]
                 self.seconds = max(float(np.mean([trial.user_attrs["seconds"] for trial in some])) for some in (whole, best))
-            if own_of(whole) is not None and time.monotonic() + self.reserve() + self.seconds / 2 > self.until:
+            late = time.monotonic() + self.reserve() + self.seconds / 2 > self.until
+            if late and (own_of(whole) is not None or time.monotonic() > self.until):
                 return
             if self.chosen.tune.trials is not None and len(study.get_trials(deepcopy=False)) - self._waiting(study) >= self.chosen.tune.trials:
                 return

@@ -100,8 +100,10 @@ def tune(
     folder = Path(output)
     with telling(progress) as told:
         shop = Shop(sources, folder / CACHE, bodies, None, told)
+        alone = False
         try:
             with files.held(folder):
+                alone = True
                 if resume:
                     same_config(folder, chosen)
                     _still_open(folder)
@@ -109,7 +111,7 @@ def tune(
                     files.claim_folder(folder, overwrite=overwrite, ours=OURS | {CACHE}, room=200 << 20)
                 return _lead(Study(folder, chosen, shop), given, resume)
         except OutputError:
-            if not resume or not (folder / "study.json").exists():
+            if alone or not resume or not (folder / "study.json").exists():
                 raise
         same_config(folder, chosen)
         Study(folder, chosen, shop).help()
