@@ -16,6 +16,7 @@ import pytest
 
 import twotower as tt
 from conftest import WORLD_CONFIG
+from twotower.app.reports.tuned import tuned as tuned_document
 from twotower.config import from_values, override, read, to_toml, to_values
 from twotower.errors import BundleError, ConfigError, DataError, MissingExtra, OutputError
 from twotower.learning.options import seconds_of
@@ -155,17 +156,65 @@ def test_what_cannot_be_trained_is_told_and_the_search_goes_on(world, tmp_path):
     assert any(trial["state"] == "finished" for trial in result["trials"][1:])
 
 
+def test_settings_that_nothing_reads_any_more_are_said_and_not_offered_as_flags():
+    """`--set` cannot take away: only best.toml can."""
+    row = {"trial": 1, "value": 0.5, "yours": 0.4, "difference": 0.1, "low": 0.05, "high": 0.15, "p_value": 0.0, "better": True}
+    found = {"best": 0.5, "yours": 0.4, "difference": 0.1, "low": 0.05, "high": 0.15, "p_value": 0.0}
+    result = {"metric": "mrr", "budget": "5m", "trials": [], "importances": {}, "finals": [row], "seeds": 2, "winner": 1, "test": {"mrr": found}}
+    result["yours"] = {"model.body": "residual", "model.hidden": (64, 32)}
+
+    def page(**changed):
+        return str(tuned_document(result | {"changed": {"model." + name: value for name, value in changed.items()}}, "runs/t"))
+
+    assert "--set" not in page(body="none", hidden=None) and "Left out" in page(body="none", hidden=None)
+    assert "--set 'model.hidden=[8, 8]'" in page(hidden=[8, 8])
+
+
 # --- going on -----------------------------------------------------------------------------------------------------
 
 
+def counted(result, *states):
+    return sum(trial["state"] in states for trial in result["trials"])
+
+
 @pytest.mark.parametrize(
-    ("body", "space"), [("residual", {"model.hidden": [[16], [8]]}), ("residual", {"model.dropout": {"low": 0.0, "high": 0.4}})], ids=["list", "span"]
+    ("model", "train", "space", "tried"),
+    [
+        ({"body": "residual", "hidden": [16]}, {}, {"model.hidden": [[16], [8]]}, 2),
+        ({}, {"negatives": "mixed", "draws": 16, "power": 0.5}, {"train.power": {"low": 0, "high": 1}}, 3),
+        ({}, {}, {"model.dimensions": [16, 8]}, 2),
+    ],
+    ids=["list", "span", "used up"],
 )
-def test_the_configs_own_trial_is_known_for_what_it_is(world, tmp_path, body, space):
-    """A list too; else the search would never end."""
-    given = CONFIG | {"model": {"dimensions": 16, "body": body, "hidden": [16]}}
-    result = tuned(world, tmp_path / "study", given, budget="60s", space=space, trials=3).result
-    assert result["trials"][0]["own"] and result["trials"][0]["state"] == "finished" and len(result["trials"]) == 3
+def test_the_configs_own_trial_is_known_and_a_space_that_is_used_up_ends_the_search(world, tmp_path, model, train, space, tried):
+    """Neither is trained twice, and a study whose space holds two settings does not last until its budget."""
+    given = CONFIG | {"model": {"dimensions": 16, **model}, "train": POOR | train}
+    result = tuned(world, tmp_path / "study", given, space=space, trials=3).result
+    assert result["trials"][0]["own"] and result["trials"][0]["state"] == "finished" and sum(trial["own"] for trial in result["trials"]) >= 1
+    assert counted(result, "finished", "behind") == tried
+    told = [json.dumps(trial["settings"]) for trial in result["trials"] if trial["state"] == "finished"]
+    assert len(told) == len(set(told))
+
+
+def test_settings_that_are_refused_one_after_another_end_the_search(world, tmp_path, monkeypatch):
+    def refused(shop, chosen, **more):
+        if chosen.train.table_learning_rate != POOR["table_learning_rate"]:
+            raise ConfigError("not these")
+        return trials.tried(shop, chosen, **more)
+
+    monkeypatch.setattr(study, "tried", refused)
+    result = tuned(world, tmp_path / "study", trials=None).result
+    assert len(result["trials"]) <= study.IDLE + 5 and counted(result, "failed") >= study.IDLE
+    document = tuned_document(result, "runs/t")
+    assert "why other settings failed" in document.verdict and "several times as much" not in document.verdict
+
+
+def test_what_the_config_leaves_out_is_a_choice_too(world, tmp_path):
+    given = CONFIG | {"train": POOR | {"mined": 2}}
+    result = tuned(world, tmp_path / "study", given, space={"train.mine_margin": [0.05, 0.2]}, trials=3).result
+    assert {trial["settings"]["train.mine_margin"] for trial in result["trials"] if trial["state"] == "finished"} == {None, 0.05, 0.2}
+    with pytest.raises(ConfigError, match=r"leaves .* out"):
+        tuned(world, tmp_path / "other", given, space={"train.mine_margin": {"low": 0.05, "high": 0.2}})
 
 
 def test_advice_outside_a_space_of_ones_own_is_left_out(world, tmp_path):
@@ -216,10 +265,12 @@ def test_a_study_that_was_killed_goes_on(world, tmp_path):
     assert tt.tune(*world, config=settings | {"tune": {"budget": "10m", "trials": 2, "space": SPACE}}, output=folder, overwrite=True).result["trials"]
 
 
+@pytest.mark.parametrize("advised", [False, True])
 @pytest.mark.parametrize("at", [0, 1])
-def test_a_config_whose_trial_was_broken_off_is_tried_again(world, tmp_path, monkeypatch, at):
+def test_a_config_whose_trial_was_broken_off_is_tried_again(world, tmp_path, monkeypatch, at, advised):
     """Killed within a trial, by a process that is no more, long ago: the time between is not counted."""
-    settings, calls = CONFIG | {"tune": {"budget": "60s", "trials": 6, "space": SPACE}}, []
+    space = SPACE | ({"train.batch_size": [16, 64]} if advised else {})  # the doctor advises 16
+    settings, calls = CONFIG | {"tune": {"budget": "60s", "trials": 6, "space": space}}, []
 
     def killed(*given, **more):
         calls.append(given)
@@ -236,7 +287,7 @@ def test_a_config_whose_trial_was_broken_off_is_tried_again(world, tmp_path, mon
     journal.write_text(re.sub(r"20\d\d-\d\d-\d\dT", "2020-01-01T", text))
     result = tt.tune(*world, config=settings, output=tmp_path / "study", resume=True).result
     own = [trial["trial"] for trial in result["trials"] if trial["own"] and trial["state"] == "finished"]
-    assert own == ([1] if at == 0 else [0]) and len(result["trials"]) == 6 and result["winner"] not in (None, *own)
+    assert len(own) == 1 and (own == [0]) == (at == 1) and len(result["trials"]) == 6 and result["winner"] not in (None, *own)
 
 
 def test_a_finalist_that_cannot_be_trained_with_another_seed_is_left_out(world, tmp_path, monkeypatch):
@@ -248,6 +299,71 @@ def test_a_finalist_that_cannot_be_trained_with_another_seed_is_left_out(world, 
     monkeypatch.setattr(tuning, "tried", picky)
     result = tuned(world, tmp_path / "study", trials=4).result
     assert result["finals"] == [] and result["winner"] is None
+
+
+def test_a_study_of_other_data_or_another_space_is_refused(world, tmp_path, monkeypatch):
+    def stopped(*given):
+        raise Enough
+
+    monkeypatch.setattr(study.Study, "search", stopped)
+    with pytest.raises(Enough):
+        tuned(world, tmp_path / "study")
+    monkeypatch.undo()
+    settings = CONFIG | {"tune": {"budget": "10m", "trials": 8, "space": SPACE}}
+    with pytest.raises(ConfigError, match=r"another \[tune\] space"):
+        wider = settings["tune"] | {"space": SPACE | {"model.dimensions": [8, 16]}}
+        tt.tune(*world, config=settings | {"tune": wider}, output=tmp_path / "study", resume=True)
+    with pytest.raises(BundleError, match=r"data .* have changed"):
+        tt.tune(world[0].slice(5), world[1], config=settings, output=tmp_path / "study", resume=True)
+    longer = settings | {"tune": settings["tune"] | {"budget": "20m", "trials": 3}}
+    assert len(tt.tune(*world, config=longer, output=tmp_path / "study", resume=True).result["trials"]) == 3
+
+
+def test_whoever_helps_before_any_trial_is_finished_breaks_none_off(world, tmp_path, monkeypatch):
+    """A study whose leader is still at trial one: a helper knows what a training takes, ends with the leader's time, and with the search."""
+    opened = study.Study.search
+
+    def led(self, kept):
+        first = kept.ask()  # the leader is at the config's own
+        first.set_user_attr("process", f"{platform.node()} {os.getppid()}")
+        helper = study.Study(self.folder, self.chosen, self.shop)
+        monkeypatch.setattr(study.Study, "search", opened)
+        helper.budget = 9999.0
+        limited = replace(self.chosen, tune=replace(self.chosen.tune, trials=4))
+        helper.chosen = limited
+        helper.help()
+        assert abs(helper.until - self.until) < 5
+        states = [trial.state.name for trial in kept.get_trials(deepcopy=False) if trial.number]
+        assert len(states) == 3 and "FAIL" not in states
+        kept.set_user_attr("closed", True)
+        helper.help()  # there is nothing more to do
+        assert len(kept.get_trials(deepcopy=False)) == 4
+        raise Enough
+
+    monkeypatch.setattr(study.Study, "search", led)
+    with pytest.raises(Enough):
+        tuned(world, tmp_path / "study")
+
+
+def test_a_trial_ends_when_the_search_does(world, tmp_path, monkeypatch):
+    """Closed by another process while a trial is trained."""
+    opened, own = study.Study.search, []
+
+    def remembered(self, kept):
+        own.append(self)
+        opened(self, kept)
+
+    def closing(shop, chosen, *, stop, look=lambda epoch, value: None, each=False):
+        if chosen.train.table_learning_rate == POOR["table_learning_rate"] or each:
+            return trials.tried(shop, chosen, stop=stop, look=look, each=each)
+        own[0].storage(1).set_user_attr("closed", True)
+        own[0].looked = 0.0
+        return trials.tried(shop, chosen, stop=stop, look=look)
+
+    monkeypatch.setattr(study.Study, "search", remembered)
+    monkeypatch.setattr(study, "tried", closing)
+    result = tuned(world, tmp_path / "study").result
+    assert [trial["state"] for trial in result["trials"]] == ["finished", "broken off"]
 
 
 def test_finalists_that_were_trained_are_not_trained_again(world, tmp_path, monkeypatch):
@@ -400,6 +516,10 @@ def test_a_ready_space_holds_the_config_and_nothing_that_is_refused(kind, world,
         ({"train.learning_rate": {"low": 0.0, "high": 0.01, "log": True}}, "above 0"),
         ({"train.learning_rate": {"low": 0.1, "high": 0.2, "step": 3}}, "low below high"),
         ({"model.dimensions": ["wide", "wider"]}, "dimensions"),
+        ({"model.dropout": {"low": 0.0, "high": 0.5}}, "nothing reads"),
+        ({"model.features.title.dropout": [0.0, 0.1]}, "names no feature"),
+        ({"train.epochs": {"low": 5, "high": 20.5}}, "not all values"),
+        ({"model.dimensions": [8, "wide"]}, "not all values"),
     ],
 )
 def test_a_space_that_cannot_be_meant_is_refused_before_any_work(space, told, world, tmp_path):
@@ -416,6 +536,10 @@ def test_lists_are_values_too(world):
     assert picked == {(32,), (64, 32), (256,)}
     assert spaces.changed(chosen, {"model.hidden": (64, 32)}).model.hidden == (64, 32)
     whole = spaces.declared({"model.dimensions": {"low": 8, "high": 64, "log": True}}, chosen)
+    assert spaces.declared({"train.positive_temperature": {"low": 1, "high": 3}}, from_values(CONFIG | {"train": {"loss": "bilateral"}})) == {
+        "train.positive_temperature": Span(1, 3, False, False)
+    }
+    assert spaces.declared({"train.epochs": {"low": 5, "high": 20.0}}, chosen)["train.epochs"].whole
     assert whole == {"model.dimensions": Span(8, 64, True, True)} and isinstance(spaces.suggested(Draws(0), whole, chosen)["model.dimensions"], int)
 
 

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import fields
 from typing import Any, NamedTuple, Protocol
 
 from twotower import config as configs
 from twotower.config import Config
-from twotower.data.features import History, Id, Pretrained, Text
+from twotower.data.features import FEATURES, History, Id, Pretrained, Text
 from twotower.data.prepared import Prepared
 from twotower.data.schema import SIDES
 from twotower.data.splits import TRAIN
@@ -82,11 +83,15 @@ def _place(values: dict[str, Any], name: str) -> tuple[dict[str, Any], str]:
     if not rest.startswith("features."):
         return values.setdefault(block, {}), rest
     column, _, option = rest.removeprefix("features.").rpartition(".")
-    found = [feature for feature in values.get(block, {}).get("features", ()) if feature.get("column", feature["type"]) == column]
+    features = values.get(block, {}).get("features", ())
+    found = [feature for feature in features if feature.get("column", feature["type"]) == column]
     if not found or not option:
-        known = [str(feature.get("column", feature["type"])) for feature in values.get(block, {}).get("features", ())]
-        raise ConfigError(f'[tune] space: "{name}" names no feature of [{block}]; {choices(known, column)}, like {block}.features.{known[0]}.dropout')
-    return found[0], option
+        known = [str(feature.get("column", feature["type"])) for feature in features]
+        hint = f"; {choices(known, column)}, like {block}.features.{known[0]}.dropout" if known else ""
+        raise ConfigError(f'[tune] space: "{name}" names no feature of [{block}]{hint}')
+    # A column may be read in several ways: meant is the first that has such an option.
+    having = [feature for feature in found if option in (field.name for field in fields(FEATURES[feature["type"]]))]
+    return (having or found)[0], option
 
 
 def value_in(values: dict[str, Any], name: str) -> Any:
@@ -100,7 +105,10 @@ def changed(chosen: Config, picked: Mapping[str, Any]) -> Config:
     values = _copied(configs.to_values(chosen))
     for name, value in picked.items():
         place, option = _place(values, name)
-        place[option] = list(value) if isinstance(value, tuple) else value
+        if value is None:
+            place.pop(option, None)
+        else:
+            place[option] = list(value) if isinstance(value, tuple) else value
     for name, (reader, readers) in READ_BY.items():
         place, option = _place(values, name)
         if value_in(values, reader) not in readers:
@@ -172,22 +180,50 @@ def restored(told: Mapping[str, Any]) -> Space:
 
 def declared(space: Mapping[str, Any], chosen: Config) -> Space:
     """A user's own space. Raises ConfigError naming what is wrong with it."""
-    found: Space = {}
-    for name, told in space.items():
-        found[name] = _within(name, told)
-        values = configs.to_values(chosen)
-        _place(values, name)
-        within = found[name]
-        faults = []
-        for value in within.values if isinstance(within, Choices) else within[:2]:
-            try:
-                changed(chosen, {name: value})
-                break
-            except ConfigError as error:
-                faults.append(str(error))
-        else:
-            raise ConfigError(f'[tune] space: none of the values of "{name}" can be set: {faults[0]}')
+    found: Space = {name: _within(name, told) for name, told in space.items()}
+    for name, within in found.items():
+        _place(configs.to_values(chosen), name)
+        beside = _readers(chosen, name, found)
+        if not beside:
+            reader, readers = READ_BY[name]
+            raise ConfigError(
+                f'[tune] space: nothing reads "{name}": it is for {reader} = {" or ".join(readers)}. Leave it out, or search {reader} too.'
+            )
+        ends = within.values if isinstance(within, Choices) else within[:2]
+        faults = [_fault(chosen, name, value, beside) for value in ends]
+        whole = isinstance(within, Span) and bool(_fault(chosen, name, (within.low + int(within.low) + 1) / 2, beside))
+        if isinstance(within, Span) and whole and within.low == int(within.low) and within.high == int(within.high):
+            found[name] = within = within._replace(low=int(within.low), high=int(within.high), whole=True)
+            faults = [_fault(chosen, name, value, beside) for value in within[:2]]
+        wrong = next(filter(None, faults), "")
+        if wrong:
+            raise ConfigError(f'[tune] space: not all values of "{name}" can be set: {wrong}')
+        if isinstance(within, Span) and own_values(chosen, {name: within}).get(name, within.low) is None:
+            raise ConfigError(f'[tune] space: your config leaves "{name}" out, and that lies in no span. Set it there, or give a list of values.')
     return with_own(found, chosen)
+
+
+def _readers(chosen: Config, name: str, space: Space) -> list[dict[str, Any]]:
+    """The settings of the one that reads it with which it is read, those of the config first; nothing beside where no other decides."""
+    if name not in READ_BY:
+        return [{}]
+    reader, readers = READ_BY[name]
+    within = space.get(reader)
+    there = [value_in(configs.to_values(chosen), reader), *(within.values if isinstance(within, Choices) else ())]
+    return [{reader: value} for value in dict.fromkeys(there) if value in readers]
+
+
+def _fault(chosen: Config, name: str, value: Any, beside: Sequence[Mapping[str, Any]]) -> str:
+    """Why a value cannot be set with any of some settings beside it; nothing where it can."""
+    told = ""
+    for others in beside:
+        try:
+            changed(chosen, {**others, name: value})
+        except ConfigError as error:
+            told = told or str(error).splitlines()[-1].strip()
+        else:
+            return ""
+    return told
 
 
 def _within(name: str, told: Any) -> Choices | Span:
@@ -198,7 +234,7 @@ def _within(name: str, told: Any) -> Choices | Span:
         if all(isinstance(end, (int, float)) and not isinstance(end, bool) for end in (low, high)) and low < high and isinstance(log, bool):
             if log and low <= 0:
                 raise ConfigError(f'[tune] space: "{name}" goes by factors, so its low must be above 0, and it is {low}')
-            return Span(low, high, log, isinstance(low, int) and isinstance(high, int))
+            return Span(low, high, log)
     raise ConfigError(f'[tune] space: "{name}" is {told!r}. Write a list of values, or {{ low = 0.01, high = 0.3, log = true }} with low below high.')
 
 
@@ -287,10 +323,12 @@ def with_own(space: Space, chosen: Config) -> Space:
 def _stretched(within: Choices | Span, value: Any) -> Choices | Span:
     if isinstance(value, list):
         value = tuple(value)
-    if within.holds(value) or value is None:
+    if within.holds(value):
         return within
     if isinstance(within, Choices):
         return Choices((*within.values, value))
+    if value is None:
+        return within
     # Zero has no place where steps are factors.
     log = within.log and value > 0
     return within._replace(low=min(within.low, value), high=max(within.high, value), log=log)
@@ -299,16 +337,8 @@ def _stretched(within: Choices | Span, value: Any) -> Choices | Span:
 def _sound(chosen: Config, name: str, within: Choices | Span) -> Choices | Span | None:
     """The part of it that the config allows beside all else that it says; None where that leaves nothing to choose."""
     reader, readers = READ_BY.get(name, ("", ()))
-    beside = {reader: readers[0]} if reader and value_in(configs.to_values(chosen), reader) not in readers else {}
-
-    def fits(value: Any) -> bool:
-        try:
-            changed(chosen, {**beside, name: value})
-        except ConfigError:
-            return False
-        return True
-
+    beside = [{}] if not reader or value_in(configs.to_values(chosen), reader) in readers else [{reader: value} for value in readers]
     if isinstance(within, Span):
-        return within if fits(within.low) and fits(within.high) else None
-    kept = tuple(value for value in within.values if fits(value))
+        return None if any(_fault(chosen, name, end, beside) for end in within[:2]) else within
+    kept = tuple(value for value in within.values if not _fault(chosen, name, value, beside))
     return Choices(kept) if len(kept) > 1 else None

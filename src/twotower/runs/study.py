@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 STUDY = "twotower"
 RUN = 1.3  # trainings that a run at the end takes, with its export and evaluation
 BROKEN_OFF = "broken off"  # for want of time
+REPEATED = "repeated"  # what was trained before: it would come to the same
+IDLE = 20  # trials in a row that train nothing, after which there is nothing left to try
+LOOK = 1.0  # seconds between two looks at whether the search is over
 FEW = 3  # of the best trials, whose time says what the end will take
 BEFORE_PRUNING = 3  # trials, and as many of them at an epoch
 
@@ -51,6 +54,7 @@ class Study:
         self.space: Space = {}
         self.seconds = math.inf  # of one training, as far as is known
         self.asked: Callable[[], bool] = lambda: False
+        self.looked, self.over = 0.0, False
 
     def open(self) -> dict[str, Any]:
         """Prepare the data, see what a training takes, and settle what is searched for: the content of `study.json`."""
@@ -73,20 +77,19 @@ class Study:
         if not self.space:
             raise ConfigError("there is nothing to search for with this config. Say what, in [tune] space.")
         self.shop = shop._replace(queries=queries)
-        return {"space": spaces.stored(self.space), "queries": queries, "advised": advised}
+        return {"space": spaces.stored(self.space), "queries": queries, "advised": advised, "prepared": prepared.folder.name}
 
     def reopen(self) -> None:
-        """The same of a study that is there. Raises BundleError where there is none."""
-        self.join()
-        self.shop.progress.stage("preparing the data")
-        self._probe(prepared_for(self.shop, self.chosen))
-
-    def join(self) -> None:
-        """What is searched for, as whoever began the study settled it. Raises BundleError where there is none."""
+        """The same of a study that is there. Raises BundleError where there is none, or where the data are no longer what they were."""
         if not (self.folder / "study.json").exists():
             raise BundleError(f"{self.folder} holds no study to go on with. Begin one, without --resume.")
         told = files.read_json(self.folder / "study.json")
         self.space, self.shop = spaces.restored(told["space"]), self.shop._replace(queries=told["queries"])
+        self.shop.progress.stage("preparing the data")
+        prepared = prepared_for(self.shop, self.chosen)
+        if prepared.folder.name != told["prepared"]:
+            raise BundleError(f"the data of {self.folder} have changed since it was begun, so it cannot be continued. Start anew with --overwrite.")
+        self._probe(prepared)
 
     def _probe(self, prepared: Prepared) -> int:
         """See what a training takes; returns how many queries its validations rank."""
@@ -124,9 +127,11 @@ class Study:
 
         for trial in study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.RUNNING]):
             host, _, process = str(trial.user_attrs.get("process", "")).rpartition(" ")
-            if host in ("", platform.node()) and not _is_alive(process):
+            # Of this process there is none yet: its number was another's before.
+            if host in ("", platform.node()) and (process == str(os.getpid()) or not _is_alive(process)):
                 study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
         self.until -= _spent(study)
+        study.set_user_attr("until", time.time() + self.until - time.monotonic())
         own, trials = spaces.own_values(self.chosen, self.space), study.get_trials(deepcopy=False)
         waiting = [trial for trial in trials if trial.state == optuna.trial.TrialState.WAITING]
         if own_of(trials) is None and not any(trial.system_attrs.get("fixed_params") == _labelled(own) for trial in waiting):
@@ -158,14 +163,17 @@ class Study:
             self.asked = event.is_set
             self.reopen()
             self.shop.progress.stage(f"helping with trials in {self.folder}")
-            self.search(self.storage(os.getpid()))
+            study = self.storage(os.getpid())
+            self.until = time.monotonic() + study.user_attrs.get("until", time.time()) - time.time()
+            self.search(study)
         self.check_asked()
 
     def search(self, study: optuna.Study) -> None:
         """Trials, as long as there is time for one more and for what follows."""
         import optuna
 
-        while not self.asked() and not study.user_attrs.get("closed"):
+        idle = 0
+        while not self.asked() and not study.user_attrs.get("closed") and idle < IDLE:
             done = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
             whole = [trial for trial in done if trial.state == optuna.trial.TrialState.COMPLETE]
             if whole:
@@ -175,17 +183,18 @@ class Study:
             late = time.monotonic() + self.reserve() + self.seconds / 2 > self.until
             if late and (own_of(whole) is not None or time.monotonic() > self.until):
                 return
-            if self.chosen.tune.trials is not None and len(study.get_trials(deepcopy=False)) - self._waiting(study) >= self.chosen.tune.trials:
+            if self.chosen.tune.trials is not None and _tried(study) >= self.chosen.tune.trials:
                 return
-            self._one(study, study.ask())
+            idle = 0 if self._one(study, study.ask()) else idle + 1
 
-    def _waiting(self, study: optuna.Study) -> int:
-        import optuna
+    def _is_over(self, study: optuna.Study) -> bool:
+        """Whether whoever leads has ended the search; asked of the journal now and then."""
+        if not self.over and time.monotonic() - self.looked > LOOK:
+            self.looked, self.over = time.monotonic(), bool(study.user_attrs.get("closed"))
+        return self.over
 
-        return len(study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.WAITING]))
-
-    def _one(self, study: optuna.Study, trial: optuna.Trial) -> None:
-        """One trial, told of when it is over."""
+    def _one(self, study: optuna.Study, trial: optuna.Trial) -> bool:
+        """One trial, told of when it is over; False where nothing was trained."""
         import optuna
 
         picked, own = spaces.suggested(trial, self.space, self.chosen), spaces.own_values(self.chosen, self.space)
@@ -204,7 +213,7 @@ class Study:
 
         def stop() -> bool:
             late = not mine and time.monotonic() + self.reserve() > self.until
-            return behind or late or self.asked()
+            return behind or late or self.asked() or self._is_over(study)
 
         def tell(said: str, *told: Any, **state: Any) -> None:
             trial.set_user_attr("said", said)
@@ -212,13 +221,18 @@ class Study:
             value = f"{told[0]:.4f}" if told else "-"
             self.shop.progress.note(f"trial {trial.number + 1}  {self.chosen.evaluate.select} {value}  {said}  {named}")
 
+        known = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
+        if any(self.picked(other) == picked for other in study.get_trials(deepcopy=False, states=known)):
+            trial.set_user_attr("said", REPEATED)
+            study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            return False
         try:
             found = tried(self.shop, spaces.changed(self.chosen, picked), stop=stop, look=look)
         except (ConfigError, DataError) as error:
             if mine:
                 raise
             tell(str(error).splitlines()[0], state=optuna.trial.TrialState.FAIL)
-            return
+            return False
         trial.set_user_attr("seconds", found.seconds)
         trial.set_user_attr("epoch", found.epoch)
         if found.finished:
@@ -227,6 +241,7 @@ class Study:
             tell(BROKEN_OFF, state=optuna.trial.TrialState.FAIL)
         else:
             tell(f"behind after {found.seconds:.0f} s", state=optuna.trial.TrialState.PRUNED)
+        return True
 
     def config_of(self, trial: optuna.trial.FrozenTrial) -> Config:
         """The config that a trial tried."""
@@ -253,6 +268,11 @@ class Study:
 def own_of(trials: Sequence[optuna.trial.FrozenTrial]) -> optuna.trial.FrozenTrial | None:
     """The first trial of the config as it is that was finished."""
     return next((trial for trial in trials if trial.user_attrs.get("own") and trial.state.name == "COMPLETE"), None)
+
+
+def _tried(study: optuna.Study) -> int:
+    """How many settings were taken up: not those that wait, nor those that were known."""
+    return sum(trial.state.name != "WAITING" and trial.user_attrs.get("said") != REPEATED for trial in study.get_trials(deepcopy=False))
 
 
 def _labelled(settings: Mapping[str, Any]) -> dict[str, Any]:

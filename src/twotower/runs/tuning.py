@@ -35,7 +35,7 @@ from twotower.runs.resumption import same_config
 from twotower.runs.run import Run, Stopped, open_run, train
 from twotower.runs.settings import check_bodies, settle
 from twotower.runs.signals import interrupts
-from twotower.runs.study import BROKEN_OFF, RUN, Study, own_of
+from twotower.runs.study import BROKEN_OFF, REPEATED, RUN, Study, own_of
 from twotower.runs.trials import Shop, Tried, tried
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def tune(
             with files.held(folder):
                 alone = True
                 if resume:
-                    same_config(folder, chosen)
+                    _same_study(folder, chosen)
                     _still_open(folder)
                 else:
                     files.claim_folder(folder, overwrite=overwrite, ours=OURS | {CACHE}, room=200 << 20)
@@ -113,9 +113,19 @@ def tune(
         except OutputError:
             if alone or not resume or not (folder / "study.json").exists():
                 raise
-        same_config(folder, chosen)
+        _same_study(folder, chosen)
         Study(folder, chosen, shop).help()
         return Tuned(folder)
+
+
+def _same_study(folder: Path, chosen: Config) -> None:
+    """Raise unless a study was begun with this config and for these settings; for how long may change."""
+    same_config(folder, chosen)
+    begun = configs.read(folder / "config.toml").tune
+    if spaces.declared(begun.space, chosen) != spaces.declared(chosen.tune.space, chosen):
+        raise ConfigError(
+            f"the study in {folder} was begun with another [tune] space. Resume with {folder / 'config.toml'}, or start anew with --overwrite."
+        )
 
 
 def _still_open(folder: Path) -> None:
@@ -181,7 +191,7 @@ def _finals(study: Study, kept: optuna.Study) -> tuple[list[Final], int]:
     for seed in range(1, seeds + 1):
         own: dict[int, Tried] = {}
         for number, trial in once.items():
-            study.shop.progress.stage(f"finalist {'your config' if not number else f'trial {number + 1}'}, seed {seed} of {seeds}")
+            study.shop.progress.stage(f"finalist {'your config' if number == first.number else f'trial {number + 1}'}, seed {seed} of {seeds}")
             try:
                 found = _final(study, trial, seed)
             except DataError:
@@ -230,6 +240,7 @@ def _close(study: Study, kept: optuna.Study, finals: Sequence[Final], seeds: int
     for name, config in runs.items():
         _run(study, name, config, given)
     own = spaces.own_values(study.chosen, study.space)
+    picked = {} if winner is None else {**dict.fromkeys(own), **study.picked(trials[winner])}  # None: left out, since nothing reads it there
     result = {
         "metric": study.chosen.evaluate.select,
         "budget": study.chosen.tune.budget,
@@ -240,7 +251,7 @@ def _close(study: Study, kept: optuna.Study, finals: Sequence[Final], seeds: int
         "finals": told,
         "seeds": seeds,
         "winner": winner,
-        "changed": {} if winner is None else {name: value for name, value in study.picked(trials[winner]).items() if value != own.get(name)},
+        "changed": {name: value for name, value in picked.items() if value != own.get(name)},
         "test": None if winner is None else _on_test(study.folder),
         "figures": {name: open_run(study.folder / name).metrics["model"] for name in runs},
     }
@@ -267,7 +278,7 @@ def _row(study: Study, trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
     state, said = trial.state.name.lower(), trial.user_attrs.get("said", "")
     return {
         "trial": trial.number,
-        "state": BROKEN_OFF if said == BROKEN_OFF else {"complete": "finished", "pruned": "behind", "fail": "failed"}.get(state, state),
+        "state": said if said in (BROKEN_OFF, REPEATED) else {"complete": "finished", "pruned": "behind", "fail": "failed"}.get(state, state),
         "value": trial.value if state == "complete" else max(seen, default=None),
         "epoch": trial.user_attrs.get("epoch"),
         "seconds": trial.user_attrs.get("seconds"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,7 +24,9 @@ def _verdict(result: Mapping[str, Any]) -> tuple[Tone, str]:
     if result["winner"] is None:
         others = sum(trial["state"] in ("finished", "behind") and not trial["own"] for trial in result["trials"])
         if not others:
-            return "warning", f"In a budget of {result['budget']} nothing but your config was tried to the end: give it several times as much."
+            failed = any(trial["state"] == "failed" for trial in result["trials"])
+            why = "read below why other settings failed" if failed else "give it several times as much, or a larger [tune] space"
+            return "warning", f"In a budget of {result['budget']} nothing but your config was tried to the end: {why}."
         named = f"None of {others} other settings" if others > 1 else "The only other setting that was tried"
         return "note", f"{named} is {'' if others > 1 else 'not '}surely better than your config on validation queries; keep it."
     found = test[metric]
@@ -68,9 +71,12 @@ def _settings(result: Mapping[str, Any], folder: str) -> Section:
     """The config to go on with."""
     parts: list[Part] = []
     if result["changed"]:
-        flags = " ".join(f"--set {name}={toml(_short(value))}" for name, value in result["changed"].items() if ".features." not in name)
+        set_here = {name: value for name, value in result["changed"].items() if ".features." not in name}
+        words = [word for name, value in set_here.items() for word in ("--set", f"{name}={toml(_short(value))}")]
+        flags = "" if None in set_here.values() else shlex.join(words)  # what is left out can only be left out of a file
         rows = [[name, _told(result["yours"].get(name)), _told(value)] for name, value in result["changed"].items()]
-        parts.append(Table(["setting", "your config", "tuned"], rows))
+        caption = "Left out is what nothing reads any more." if None in result["changed"].values() else ""
+        parts.append(Table(["setting", "your config", "tuned"], rows, caption))
         if flags:
             parts += [Paragraph("About the same for one run, but for options of features:", faint=True), Code(f"twotower train CONFIG {flags}")]
     parts += [Paragraph("Its config and its run are here; the same again is:"), Code(f"twotower train {folder}/best.toml -o runs/again")]
@@ -89,7 +95,7 @@ def _importances(result: Mapping[str, Any]) -> list[Part]:
 def _trials(result: Mapping[str, Any]) -> Section:
     """The best of them, and how the best rose."""
     trials, metric = result["trials"], result["metric"]
-    states = {state: sum(trial["state"] == state for trial in trials) for state in ("finished", "behind", "broken off", "failed")}
+    states = {state: sum(trial["state"] == state for trial in trials) for state in ("finished", "behind", "broken off", "failed", "repeated")}
     counted = [(f"trials {name}", f"{count:,}") for name, count in states.items() if count]
     best, rise = 0.0, []
     for trial in trials:
