@@ -310,8 +310,8 @@ def test_a_study_of_other_data_or_another_space_is_refused(world, tmp_path, monk
         tuned(world, tmp_path / "study")
     monkeypatch.undo()
     settings = CONFIG | {"tune": {"budget": "10m", "trials": 8, "space": SPACE}}
+    wider = settings["tune"] | {"space": SPACE | {"model.dimensions": [8, 16]}}
     with pytest.raises(ConfigError, match=r"another \[tune\] space"):
-        wider = settings["tune"] | {"space": SPACE | {"model.dimensions": [8, 16]}}
         tt.tune(*world, config=settings | {"tune": wider}, output=tmp_path / "study", resume=True)
     with pytest.raises(BundleError, match=r"data .* have changed"):
         tt.tune(world[0].slice(5), world[1], config=settings, output=tmp_path / "study", resume=True)
