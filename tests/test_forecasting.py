@@ -11,7 +11,7 @@ from conftest import WORLD_CONFIG, planted_world
 from twotower.app.reports.documents import Paragraph, Section, Statement, Table
 from twotower.app.reports.forecasted import forecasted
 from twotower.config import from_values
-from twotower.errors import ConfigError, DataError, OutputError
+from twotower.errors import BundleError, ConfigError, DataError, OutputError
 from twotower.runs import forecasting
 from twotower.runs.progress import Progress
 from twotower.runs.remedies import changed_by, remedies_of
@@ -139,6 +139,35 @@ def test_what_pays_most_is_named(larger, tmp_path, monkeypatch):
     assert "vectors twice as wide brings more, +0.15" in verdict
 
 
+def test_the_verdict_says_no_more_than_was_found(larger, tmp_path, monkeypatch):
+    """A remedy that looks better than twice the data, unsurely, is not denied; nor is a target that may still be reached."""
+    planted(monkeypatch, saturating)
+    result = forecast_of(larger, tmp_path / "f", target=0.97)
+    curve = result["axes"]["queries"]
+    unsure = [row | {"difference": 0.2, "low": -0.1, "high": 0.5} for row in result["remedies"]]
+    assert "nothing else that was tried is surely better" in said(result | {"remedies": unsure})[0]
+    assert "nothing" not in said(result | {"remedies": []})[0]
+    assert any("is out of reach with" in line for line in said(result)[1])
+    wide = result | {"axes": {"queries": curve | {"ceiling": curve["ceiling"] | {"high": 0.99}}}}
+    assert any("is more likely out of reach than not" in line for line in said(wide)[1])
+
+
+def test_what_was_stopped_says_by_which_command_it_goes_on(typed, tmp_path, monkeypatch):
+    """The same as was given: with another budget or target it would be another forecast."""
+
+    def stopped(**given):
+        raise Stopped("stopped; something is kept. Go on with --resume and the same config.")
+
+    for verb in ("forecast", "tune"):
+        monkeypatch.setattr(f"twotower.runs.{verb}", stopped)
+    (tmp_path / "c.toml").write_text("")
+    config, folder = tmp_path / "c.toml", tmp_path / "f"
+    for verb, more in (("forecast", ["--budget", "9m", "--target", 0.6]), ("tune", ["--budget", "9m", "--trials", 5])):
+        code, _, err = typed(verb, config, "-o", folder, *more, "--set", "train.epochs=3")
+        words = " ".join(map(str, [verb, config, "-o", folder, *more, "--set", "train.epochs=3", "--resume"]))
+        assert code == 130 and words in " ".join(err.split())
+
+
 def test_a_target_is_a_size_or_out_of_reach(larger, tmp_path, monkeypatch):
     planted(monkeypatch, saturating, noise=0.0005)
     wanted = forecast_of(larger, tmp_path / "near", target=round(float(saturating(1500)), 3))
@@ -199,6 +228,8 @@ def test_a_forecast_that_was_stopped_goes_on(larger, tmp_path, monkeypatch):
         forecast_of(larger, tmp_path / "f")
     with pytest.raises(ConfigError, match="another config"):
         forecast_of(larger, tmp_path / "f", resume=True, settings=["train.epochs=5"])
+    with pytest.raises(BundleError, match=r"data .* have changed"):
+        forecast_of((larger[0].slice(5), larger[1]), tmp_path / "f", resume=True)
     before = (tmp_path / "f" / "trainings.jsonl").read_text().splitlines()[:5]
     result = forecast_of(larger, tmp_path / "f", resume=True)
     assert (tmp_path / "f" / "trainings.jsonl").read_text().splitlines()[:5] == before

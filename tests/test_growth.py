@@ -22,6 +22,7 @@ def test_shares_lie_between_the_points():
     one = Grown("a", "text", "", "hit@10", 100, [(100, 0.2), (1000, 0.4), (10_000, 0.8)])
     assert one.pairs_for(0.5) == pytest.approx(1000) and one.pairs_for(0.75) == pytest.approx(np.sqrt(1000 * 10_000))
     assert one.pairs_for(0.01) == pytest.approx(100)  # no smaller part was tried
+    assert one.took_fewer(0.01) and one.took_fewer(0.25) and not one.took_fewer(0.26)
 
 
 def test_pairs_grow_with_the_items(monkeypatch):
@@ -42,6 +43,9 @@ def test_what_is_not_known_is_refused(typed):
         (["c.toml", "--like", "text", "--items", 100], "before there are data"),
         (["--items", 100], "takes a config"),
         ([], "takes a config"),
+        (["--like", "text", "--items", 100, "--target", 0.5], "trains nothing"),
+        (["--like", "text", "--items", 100, "-o", "f"], "trains nothing"),
+        (["--like", "text", "--items", 100, "--set", "train.epochs=1"], "trains nothing"),
         (["--like", "pictures", "--items", 100], "text"),
     ):
         code, out, err = typed("forecast", *words)
@@ -52,5 +56,6 @@ def test_the_verb_says_an_order_of_magnitude_and_where_it_is_from(typed, monkeyp
     monkeypatch.setenv("COLUMNS", "160")
     code, out, _ = typed("forecast", "--like", "text", "--items", 50_000)
     assert code == 0 and "For 50,000 items" in out and "tldr" in out and "goodbooks" not in out
+    assert "at most 1.8" in out and "may be lower too" in out  # the smallest part of banking77 had more than half
     code, out, _ = typed("forecast", "--like", "interactions", "--items", 50_000, "--json")
     assert code == 0 and "goodbooks" in out

@@ -28,7 +28,8 @@ def main() -> None:
 
     def trainer() -> Trainer:
         quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "enable_checkpointing": False}
-        return Trainer(max_epochs=asked["epochs"], accelerator="cpu", deterministic=True, **quiet)
+        limit = {"max_epochs": asked["epochs"], "max_time": {"minutes": asked["minutes"]}}
+        return Trainer(**limit, accelerator="cpu", deterministic=True, **quiet)
 
     chosen = {name: asked[name] for name in ("n_blocks", "n_heads", "n_factors", "session_max_len", "dropout_rate", "loss", "batch_size", "lr")}
     model = SASRecModel(**chosen, get_trainer_func=trainer)
@@ -38,7 +39,8 @@ def main() -> None:
     found = model.recommend(users=np.unique(keys), dataset=dataset, k=BEST, filter_viewed=True)
     scores = np.full((asked["n_keys"], asked["n_items"]), -np.inf, np.float32)
     scores[found[Columns.User].to_numpy(), found[Columns.Item].to_numpy()] = found[Columns.Score].to_numpy()
-    answer(("rectools", "torch"), {"seconds": seconds, "epochs": asked["epochs"], **chosen}, scores=scores)
+    epochs = f"{model.fit_trainer.current_epoch} of {asked['epochs']}"
+    answer(("rectools", "torch"), {"seconds": seconds, "epochs": epochs, **chosen}, scores=scores)
 
 
 main()

@@ -99,7 +99,7 @@ def open_prepared(folder: Path) -> Prepared:
     )
 
 
-def prepared_for(prepared: Prepared, schema: Schema) -> Prepared:
+def read_as(prepared: Prepared, schema: Schema) -> Prepared:
     """The folder as a schema reads it, which may differ from the one it was made for in what only layers know (`OF_LAYERS`)."""
     return replace(prepared, encoder=Encoder({side: schema.features(side) for side in SIDES}, prepared.encoder.states))
 

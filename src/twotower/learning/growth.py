@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from twotower import files
+from twotower.data.columns import Array
 from twotower.errors import ConfigError, choices
 
 HALF, MOST = 0.5, 0.9  # of what all of a set came to
@@ -28,10 +29,19 @@ class Grown(NamedTuple):
     points: list[tuple[int, float]]
 
     def pairs_for(self, share: float) -> float:
-        """The training pairs with which a share of the last value was reached; of what lies between two points, by the logarithm."""
-        pairs, values = (np.array(each, np.float64) for each in zip(*self.points, strict=True))
+        """The training pairs with which a share of the largest value was reached; of what lies between two points, by the logarithm."""
+        pairs, values = self._curve()
         rising = np.maximum.accumulate(values)
         return float(np.exp(np.interp(share * rising[-1], rising, np.log(pairs))))
+
+    def took_fewer(self, share: float) -> bool:
+        """Whether the smallest part that was measured had it already, so that it takes that many pairs at most."""
+        _, values = self._curve()
+        return bool(values[0] >= share * values.max())
+
+    def _curve(self) -> tuple[Array, Array]:
+        pairs, values = (np.array(each, np.float64) for each in zip(*self.points, strict=True))
+        return pairs, values
 
 
 class Like(NamedTuple):

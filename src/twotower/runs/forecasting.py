@@ -1,6 +1,6 @@
 """Whether more data would help: trainings on nested subsets, the curve that they lie on, and what else would help.
 
-forecast/   config.toml  trainings.jsonl  values/  forecast.json  prepared/
+forecast/   config.toml  data.json  trainings.jsonl  values/  forecast.json  prepared/
 
 Everything is measured on validation pairs, by vectors; the test pairs stay closed.
 """
@@ -23,7 +23,7 @@ from twotower.config import Config
 from twotower.data.columns import Array
 from twotower.data.prepared import Prepared
 from twotower.data.splits import TRAIN, VALIDATION
-from twotower.errors import ConfigError, DataError
+from twotower.errors import BundleError, ConfigError, DataError
 from twotower.learning import curves, distributed
 from twotower.learning.evaluation import dot_scorer, list_keys, measure, rank
 from twotower.learning.options import seconds_of
@@ -39,7 +39,7 @@ from twotower.runs.settings import settle
 from twotower.runs.signals import interrupts
 from twotower.runs.trials import Shop, fitted, prepared_for
 
-OURS = {"config.toml", "trainings.jsonl", "values", "forecast.json", "report.html"}
+OURS = {"config.toml", "data.json", "trainings.jsonl", "values", "forecast.json", "report.html"}
 CACHE = "prepared"
 SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
 TIMES = (2, 5, 10)  # the data
@@ -102,8 +102,8 @@ def forecast(
     """What more data would bring, and what else would.
 
     Data, config and settings are those of `train`. budget: of time, once the data are prepared. target: a value of the selecting metric to
-    reach. Raises ConfigError for a budget without room for one curve, DataError for data whose smallest part says nothing; Stopped where it
-    was asked to stop.
+    reach. resume: go on with the trainings that are there. Raises ConfigError for a budget without room for one curve or a forecast of another
+    config, BundleError for one of other data, DataError for data whose smallest part says nothing; Stopped where it was asked to stop.
     """
     if distributed.several():
         raise ConfigError("a forecast trains many small models, one after another: start it without torchrun")
@@ -148,6 +148,9 @@ class _Bench:
         if fresh:
             files.empty_folder(self.folder, OURS)
             files.write_text(self.folder / "config.toml", configs.to_toml(self.chosen))
+            files.write_json(self.folder / "data.json", {"prepared": self.prepared.folder.name})
+        elif files.read_json(self.folder / "data.json")["prepared"] != self.prepared.folder.name:
+            raise BundleError(f"the data of {self.folder} have changed since it was begun, so it cannot be continued. Start anew with --overwrite.")
         files.make_folder(self.folder / "values")
         for line in files.read_lines(self.folder / "trainings.jsonl"):
             self.done.append(Done(Work(**line["work"]), *(line[name] for name in Done._fields[1:])))

@@ -21,7 +21,7 @@ from twotower.config import Config
 from twotower.data.doctor import Asked, examine
 from twotower.data.preparation import prepare
 from twotower.data.preparation.intake import Sources
-from twotower.data.prepared import Prepared, open_prepared, prepared_for
+from twotower.data.prepared import Prepared, open_prepared, read_as
 from twotower.data.schema import Side
 from twotower.errors import BundleError, ConfigError, DataError, MissingExtra, TwotowerError
 from twotower.learning import distributed
@@ -295,7 +295,7 @@ def _along(team: Team, folder: Path, resume: bool, bodies: Mapping[Side, Custom]
     name, text, continued = json.loads(team.hear("prepared"))
     chosen = configs.from_values(tomllib.loads(text))
     running = replace(chosen, train=chosen.train.continued()) if continued else chosen
-    prepared = prepared_for(open_prepared(folder.parent / "prepared" / name), chosen.schema)
+    prepared = read_as(open_prepared(folder.parent / "prepared" / name), chosen.schema)
     _, data, state = begun_of(prepared, running, bodies, Progress(), team)
     team.hear("begun")
     _fit(state, data, prepared, running, folder, resume or continued, Progress(), known=continued)

@@ -10,7 +10,7 @@ import numpy as np
 from twotower import config as configs
 from twotower import files
 from twotower.data.columns import Array, Columns, take
-from twotower.data.prepared import open_prepared, prepared_for
+from twotower.data.prepared import open_prepared, read_as
 from twotower.data.schema import SIDES, Side, feature_name
 from twotower.data.splits import VALIDATION
 from twotower.errors import BundleError
@@ -62,7 +62,7 @@ def worth(run: Run, progress: Callable[[str], None] = lambda _: None) -> Told:
     place = run.folder.parent / "prepared" / files.read_json(run.folder / "prepared.json")["folder"]
     if not place.exists():
         raise BundleError(f"the prepared data of {run.folder} are gone: {place} is not there. Train again to measure its features.")
-    prepared, options = prepared_for(open_prepared(place), chosen.schema), chosen.evaluate
+    prepared, options = read_as(open_prepared(place), chosen.schema), chosen.evaluate
     seen = before(prepared, VALIDATION, reading(prepared.encoder, prepared.columns["item"]))
     asked = sample(cases(prepared.part(VALIDATION), prepared.known(*left_out(options, VALIDATION)), options.per, seen), options.queries, options.seed)
     if not len(asked.query_rows):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -227,14 +228,14 @@ def tune(
         raise ConfigError("--resume continues a study and --overwrite replaces it: choose one")
     _check_is_config(config, "tune")
     said = [*(settings or [])] + [f"tune.budget='{budget}'"] * (budget is not None) + [f"tune.trials={trials}"] * (trials is not None)
-    again = ["twotower", "tune", str(config), "-o", str(output), *(word for setting in settings or [] for word in ("--set", setting))]
+    again = _again("tune", config, output, {"--budget": budget, "--trials": trials}, settings)
     try:
         with watching() as progress:
             found = tune_config(config=config, settings=said, output=output, resume=resume, overwrite=overwrite, progress=progress)
     except Stopped as stopped:
-        raise Stopped(f"{str(stopped).partition('. ')[0]}. Go on with:\n  {shlex.join(again)} --resume") from None
+        raise Stopped(f"{str(stopped).partition('. ')[0]}. Go on with:\n  {again} --resume") from None
     except KeyboardInterrupt:
-        exits.fail(f"stopped. Go on with:\n  {shlex.join(again)} --resume", exits.STOPPED)
+        exits.fail(f"stopped. Go on with:\n  {again} --resume", exits.STOPPED)
     if not (output / "tuning.json").exists():
         show_parts(f"helped with trials; whoever began the study in {output} finishes it")
     elif json:
@@ -254,8 +255,8 @@ def tune(
 )
 def forecast(
     config: Annotated[Path | None, typer.Argument(help="A config; `twotower init` writes one.", show_default=False)] = None,
-    output: Annotated[Path, typer.Option("-o", "--output", help="The folder of the forecast.")] = Path("runs/forecast"),
-    budget: Annotated[str, typer.Option(help="How long it may take, like 20m or 2h.")] = "20m",
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="The folder of the forecast; by default runs/forecast.")] = None,
+    budget: Annotated[str | None, typer.Option(help="How long it may take, like 20m or 2h; by default 20m.")] = None,
     target: Annotated[float | None, typer.Option(help="A value of the selecting metric: how much data would it take?")] = None,
     like: Annotated[str | None, typer.Option(help="Instead, before there are data: what logs of a kind needed, text or interactions.")] = None,
     items: Annotated[int | None, typer.Option(help="With --like: how many items there will be.")] = None,
@@ -281,6 +282,8 @@ def forecast(
     if like is not None:
         if config is not None or items is None:
             raise ConfigError("--like is for before there are data: twotower forecast --like text --items 50000")
+        if output or budget or target is not None or settings or resume or overwrite:
+            raise ConfigError("--like trains nothing, so beside it stands only --items, or --json: twotower forecast --like text --items 50000")
         found_like = known(like, items)
         print_json(found_like) if json else show_parts(terminal(likened(found_like, like, items)))
         return
@@ -289,28 +292,34 @@ def forecast(
     if resume and overwrite:
         raise ConfigError("--resume continues a forecast and --overwrite replaces it: choose one")
     _check_is_config(config, "forecast")
-    again = ["twotower", "forecast", str(config), "-o", str(output), "--budget", budget]
-    again += [word for setting in settings or [] for word in ("--set", setting)]
+    folder = output or Path("runs/forecast")
+    again = _again("forecast", config, folder, {"--budget": budget, "--target": target}, settings)
     try:
         with watching() as progress:
             found = forecast_config(
                 config=config,
                 settings=settings or [],
-                budget=budget,
+                budget=budget or "20m",
                 target=target,
-                output=output,
+                output=folder,
                 resume=resume,
                 overwrite=overwrite,
                 progress=progress,
             )
     except Stopped as stopped:
-        raise Stopped(f"{str(stopped).partition('. ')[0]}. Go on with:\n  {shlex.join(again)} --resume") from None
+        raise Stopped(f"{str(stopped).partition('. ')[0]}. Go on with:\n  {again} --resume") from None
     except KeyboardInterrupt:
-        exits.fail(f"stopped. Go on with:\n  {shlex.join(again)} --resume", exits.STOPPED)
+        exits.fail(f"stopped. Go on with:\n  {again} --resume", exits.STOPPED)
     if json:
         print_json(found.result)
     else:
-        show_parts(terminal(forecasted(found.result, str(output))))
+        show_parts(terminal(forecasted(found.result, str(folder))))
+
+
+def _again(verb: str, config: Path, output: Path, options: Mapping[str, object], settings: list[str] | None) -> str:
+    """The command that was given, by which what was stopped goes on."""
+    given = [word for name, value in options.items() if value is not None for word in (name, str(value))]
+    return shlex.join(["twotower", verb, str(config), "-o", str(output), *given, *(word for one in settings or [] for word in ("--set", one))])
 
 
 def _check_is_config(path: Path, verb: str) -> None:

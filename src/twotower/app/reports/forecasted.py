@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from twotower.app.reports.documents import Document, Facts, Paragraph, Part, Picture, Section, Statement, Table, Tone
-from twotower.learning.growth import Like
+from twotower.learning.growth import HALF, MOST, Grown, Like
 
 NEAR = 4.0  # times the data, past which a curve is stretched far
 COUNTED = {"queries": "queries", "pairs": "training pairs, thinned out for everybody", "items": "items"}
@@ -36,7 +36,9 @@ def _verdict(result: Mapping[str, Any]) -> tuple[Tone, str]:
     if best is not None and best["low"] > 0 and best["difference"] > gain:
         return "note", f"{told}; {best['name']} brings more, {best['difference']:+.3f}."
     if twice["low"] > curve["here"]["value"]:
-        return "good", f"{told}; nothing else that was tried brings as much." if result["remedies"] else f"{told}."
+        if best is None:
+            return "good", f"{told}."
+        return "good", f"{told}; nothing else that was tried {'brings as much' if best['difference'] < gain else 'is surely better'}."
     return "note", f"{told}: that is no more than luck may give."
 
 
@@ -89,7 +91,8 @@ def _target(result: Mapping[str, Any]) -> list[Part]:
     if curve["here"]["low"] >= target:
         return [Section("The target", [Paragraph(f"{metric} {target} is reached with the data that there are.")])]
     if found is None:
-        told = f"{metric} {target} is out of reach with this model, however many queries: its end is at {_interval(ceiling)}."
+        sure = "is out of reach" if ceiling["high"] < target else "is more likely out of reach than not"
+        told = f"{metric} {target} {sure} with this model, however many queries: its end is at {_interval(ceiling)}."
         return [Section("The target", [Statement("warning", told, "Look for another model: what else was tried is below.")])]
     times = found["value"] / curve["largest"]
     high = f"{found['high']:,.0f}" if found["high"] is not None else "out of reach"
@@ -153,20 +156,25 @@ def likened(found: Like, kind: str, items: int) -> Document:
     def told(ends: tuple[float, float, float]) -> str:
         return f"{_round(ends[1])} [{_round(ends[0])}, {_round(ends[2])}]"
 
+    def an_item(one: Grown, share: float) -> str:
+        return f"{'at most ' if one.took_fewer(share) else ''}{one.pairs_for(share) / one.items:.2g}"
+
     rows = [
         [
             one.name,
             f"{one.items:,}",
             f"{one.points[-1][0]:,}",
             f"{one.metric} {one.points[-1][1]:.2f}",
-            f"{one.pairs_for(0.5) / one.items:.2g}",
-            f"{one.pairs_for(0.9) / one.items:.2g}",
+            an_item(one, HALF),
+            an_item(one, MOST),
             one.about,
         ]
         for one in found.sets
     ]
     columns = ["set", "items", "training pairs", "came to", "pairs an item for half of it", "for nine tenths", "of what"]
     caption = "The default from nothing but the log. An order of magnitude: how alike your queries are decides more than their number."
+    if any(one.took_fewer(share) for one in found.sets for share in (HALF, MOST)):
+        caption += " At most: the smallest part that was measured had it already, so the figures above may be lower too."
     parts: list[Part] = [
         Facts([("half of what much data would give", f"{told(found.half)} pairs"), ("nine tenths of it", f"{told(found.most)} pairs")]),
         Table(columns, rows, caption, range(1, 6)),

@@ -28,7 +28,7 @@ from twotower.data.preparation.identity import Collision
 from twotower.data.preparation.intake import Intake, Sources
 from twotower.data.preparation.requirements import require
 from twotower.data.preparation.spills import picked
-from twotower.data.prepared import FORMAT, OF_LAYERS, ROW, Prepared, SideWriter, open_prepared, prepared_for
+from twotower.data.prepared import FORMAT, OF_LAYERS, ROW, Prepared, SideWriter, open_prepared, read_as
 from twotower.data.quantities import moment, span
 from twotower.data.schema import SIDES, Schema, Side
 from twotower.data.sources import Source
@@ -76,7 +76,7 @@ def prepare(
     except BundleError as error:
         raise BundleError(f"{error} Or delete {folder}: the next run makes it anew.") from None
     # Equal data may lie under another name than they did when the folder was made.
-    return replace(prepared_for(prepared, schema), report=sources.named | prepared.report)
+    return replace(read_as(prepared, schema), report=sources.named | prepared.report)
 
 
 def _key(sources: Sources, schema: Schema, options: SplitOptions, last: Encoder | None) -> str:
