@@ -26,7 +26,7 @@ from twotower.data.prepared import Prepared, open_prepared
 from twotower.data.sources import open_source
 from twotower.data.splits import TEST
 from twotower.learning.baselines import texts
-from twotower.learning.evaluation import Cases, Evaluated, Scorer, cases, dot_scorer, evaluate, left_out, list_keys
+from twotower.learning.evaluation import Cases, Evaluated, Scorer, cases_of, dot_scorer, evaluate, list_keys
 from twotower.learning.options import EvaluateOptions
 from twotower.learning.statistics import Interval, interval, paired_test
 from twotower.learning.views import before, reading
@@ -73,7 +73,7 @@ def tested(run: Run) -> Tested:
     options = configs.read(run.folder / "config.toml").evaluate
     prepared = open_prepared(run.folder.parent / "prepared" / files.read_json(run.folder / "prepared.json")["folder"])
     seen = before(prepared, TEST, reading(prepared.encoder, prepared.columns["item"]))
-    asked = cases(prepared.part(TEST), prepared.known(*left_out(options, TEST)), options.per, seen)
+    asked = cases_of(prepared, TEST, options, seen)
     rankings = pq.read_table(run.folder / "rankings.parquet")
     values = {name.removeprefix("metric "): rankings.column(name).to_numpy() for name in rankings.column_names if name.startswith("metric ")}
     return Tested(run, prepared, asked, options, summarise_values(values, list_keys(asked, options.per), options))

@@ -108,6 +108,12 @@ def test_a_newer_version_says_upgrade():
 def test_options_that_do_not_fit_together_are_refused():
     with pytest.raises(ConfigError, match="per"):
         made(evaluate={"per": "query"}, pairs={"repeats": "keep"})
+    with pytest.raises(ConfigError, match=r"gain.*per = \"query\""):
+        made(evaluate={"gain": "label"}, pairs={"label": "grade"})
+    with pytest.raises(ConfigError, match=r"gain.*ndcg among"):
+        made(evaluate={"gain": "label", "per": "query", "metrics": ["mrr"]}, pairs={"label": "grade"})
+    with pytest.raises(ConfigError, match=r"gain.*name their column"):
+        made(evaluate={"gain": "label", "per": "query"})
     with pytest.raises(ConfigError, match="weight_decay"):
         made(train={"weight_decay": 0.1})
     made(train={"weight_decay": 0.1}, model={"body": "mlp"})

@@ -9,9 +9,10 @@ from twotower.data.columns import ragged
 from twotower.data.preparation import prepare
 from twotower.data.prepared import Log
 from twotower.data.sources import open_source
+from twotower.errors import DataError
 from twotower.learning.baselines import documents, lexical, popularity
 from twotower.learning.baselines import texts as texts_of
-from twotower.learning.evaluation import Cases, cases, dot_scorer, evaluate, left_out, list_keys, rank, sample
+from twotower.learning.evaluation import Cases, cases, dot_scorer, evaluate, left_out, list_keys, rank, sample, with_gains
 from twotower.learning.options import EvaluateOptions
 
 
@@ -44,6 +45,23 @@ def test_cases_equal_brute_force(per, seed):
         assert sorted(found[view][0]) == sorted(items if per == "pair" else set(items))
         assert found[view][1] == rows_of(known)[view[1]]
     assert cases(log, None, per).excluded is None
+
+
+def test_gains_are_those_of_the_labels_whatever_is_taken():
+    log = random_log(np.random.default_rng(3))
+    labels = np.random.default_rng(4).integers(1, 6, len(log.item_rows)).astype(np.float32)
+    log = log._replace(labels=labels)
+    plain = cases(log, None, "query")
+    assert with_gains(plain, labels, "equal") is plain and plain.gains is None
+    told = {}  # the label of the first pair of a view with an item
+    for query, key, item, label in zip(log.query_rows.tolist(), log.query_keys.tolist(), log.item_rows.tolist(), labels.tolist(), strict=True):
+        told.setdefault((query, key, item), label)
+    for gain, of in (("label", lambda label: label), ("exponential", lambda label: 2**label - 1)):
+        asked = with_gains(plain, labels, gain).take(np.arange(len(plain.query_rows))[::-2])
+        views = zip(asked.query_rows.tolist(), asked.query_keys.tolist(), rows_of(asked.relevant), strict=True)
+        assert asked.gains.tolist() == [of(told[query, key, item]) for query, key, items in views for item in items]
+    with pytest.raises(DataError, match=r"go up to 31.*label"):
+        with_gains(plain, labels + 26, "exponential")
 
 
 def test_a_sample_is_a_part_and_the_same_for_a_seed():

@@ -63,6 +63,17 @@ def trec_eval(queries, cutoffs):
     return means
 
 
+def graded(queries):
+    """The expectation of trec_eval's graded ndcg@3 over all orders; queries: (scores, {item: grade})."""
+    found = []
+    for scores, grades in queries:
+        qrel = {f"d{item}": grade for item, grade in grades.items()}
+        runs = {str(n): {f"d{item}": float(-place) for place, item in enumerate(order)} for n, order in enumerate(orders(scores))}
+        measured = pytrec_eval.RelevanceEvaluator(dict.fromkeys(runs, qrel), {"ndcg_cut.3", "ndcg"}).evaluate(runs)
+        found.append([np.mean([values[name] for values in measured.values()]) for name in ("ndcg_cut_3", "ndcg")])
+    return np.array(found).T
+
+
 def ours(metric, ranks):
     name, k = parse(metric)
     return METRICS[name](ranks, k)
@@ -90,6 +101,23 @@ def test_longer_rankings_without_ties_equal_trec_eval():
     ranks = ranks_of(queries)
     for metric, expected in trec_eval(queries, (1, 10, 50, 100)).items():
         np.testing.assert_allclose(ours(metric, ranks), expected, atol=1e-9, err_msg=metric)
+
+
+def test_graded_ndcg_equals_trec_eval_averaged_over_the_orders_of_ties():
+    generator = np.random.default_rng(2)
+    queries = []
+    for _ in range(500):
+        n = int(generator.integers(1, 7))
+        scores = generator.integers(0, generator.integers(1, 9), n).tolist()
+        relevant = generator.permutation(n)[: generator.integers(1, n + 1)].tolist()
+        queries.append((scores, {item: int(generator.integers(1, 5)) for item in relevant}))
+    ranks = ranks_of([(scores, list(grades)) for scores, grades in queries])
+    ranks = ranks._replace(gains=np.array([float(grade) for _, grades in queries for grade in grades.values()]))
+    cut, whole = graded(queries)
+    np.testing.assert_allclose(ours("ndcg@3", ranks), cut, atol=1e-9)
+    np.testing.assert_allclose(ours("ndcg", ranks), whole, atol=1e-9)
+    assert np.abs(ours("ndcg@3", ranks._replace(gains=None)) - cut).max() > 0.05
+    np.testing.assert_allclose(ours("ndcg@3", ranks._replace(gains=np.full(len(ranks.above), 7.0))), ours("ndcg@3", ranks._replace(gains=None)))
 
 
 def test_numbers_worked_by_hand():

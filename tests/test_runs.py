@@ -181,6 +181,37 @@ def test_a_query_of_two_columns_ranked_per_query(tmp_path):
     assert all(test.difference == 0 for test in again.tests.values())
 
 
+def test_grades_count_in_ndcg_and_nowhere_else(tmp_path):
+    """One model, measured with equal, linear and exponential gains: by the run, and on a file of pairs by its labels."""
+    generator = np.random.default_rng(0)
+    rows = [
+        {"user": f"u{u}", "item": f"i{(u + 3 * n) % 24}", "grade": 1 + (u + n) % 3} for u in range(200) for n in generator.permutation(8)[:5].tolist()
+    ]
+    config = {
+        "pairs": {"label": "grade"},
+        "query": {"key": "user", "features": [{"column": "user", "type": "id"}]},
+        "item": {"id": "item", "features": [{"column": "item", "type": "id"}]},
+        "model": {"dimensions": 16},
+        "train": {"epochs": 3, "batch_size": 64},
+        "evaluate": {"per": "query", "metrics": ["recall@5", "ndcg@5"], "select": "recall@5", "baselines": ["popularity"]},
+    }
+    runs = {
+        gain: tt.train(rows, config=config, settings=[f"evaluate.gain={gain}"], output=tmp_path / gain) for gain in ("equal", "label", "exponential")
+    }
+    for of in ("model", "popularity"):
+        told = [run.metrics["model"] if of == "model" else run.metrics["baselines"][of] for run in runs.values()]
+        assert len({one["recall@5"]["value"] for one in told}) == 1 and len({one["ndcg@5"]["value"] for one in told}) == 3
+    run = runs["label"]
+    held = pq.read_table(run.folder / "rankings.parquet")
+    evaluated, asked = tt.evaluate(run.retriever, rows)
+    assert sorted(set(asked.cases.gains.tolist())) == [1, 2, 3] and len(held) <= len(evaluated.values["ndcg@5"])
+    equal, _ = tt.evaluate(run.retriever, [row | {"grade": 1} for row in rows])
+    assert (equal.values["recall@5"] == evaluated.values["recall@5"]).all() and (equal.values["ndcg@5"] != evaluated.values["ndcg@5"]).any()
+    mixed = [row | {"grade": 40.0 if n == 7 else row["grade"]} for n, row in enumerate(rows)]
+    with pytest.raises(DataError, match="go up to 40"):
+        tt.evaluate(runs["exponential"].retriever, mixed)
+
+
 # --- places -------------------------------------------------------------------------------------------------------
 
 

@@ -30,7 +30,7 @@ from twotower.data.sources import open_source
 from twotower.data.splits import TEST
 from twotower.learning import training
 from twotower.learning.checkpoints import TrainState
-from twotower.learning.evaluation import cases, dot_scorer, evaluate, left_out
+from twotower.learning.evaluation import cases_of, dot_scorer, evaluate
 from twotower.learning.inheritance import inherit
 from twotower.learning.statistics import interval
 from twotower.learning.views import before, blocks, encoded, reading
@@ -161,7 +161,7 @@ def measured(prepared: Prepared, state: TrainState, chosen: Config) -> tuple[Arr
     """(the metric of every pair of the week to come, the user of each)."""
     read = reading(prepared.encoder, prepared.columns["item"])
     seen = before(prepared, TEST, read)
-    asked = cases(prepared.part(TEST), prepared.known(*left_out(chosen.evaluate, TEST)), chosen.evaluate.per, seen)
+    asked = cases_of(prepared, TEST, chosen.evaluate, seen)
     vectors = state.model.encode("item", prepared.columns["item"]).numpy()
     parts = blocks(prepared.encoder, prepared.columns["query"], asked, seen, read, vectors)
     queries = encoded(asked, chosen.model.dimensions, parts, lambda columns: state.model.encode("query", columns).numpy())

@@ -103,6 +103,8 @@ class Config:
             raise ConfigError(f'[search] words_of = "{self.search.words_of}" needs a text feature in {needed}. Leave it out.')
         if self.evaluate.pretrained is not None and not all(worded.values()):
             raise ConfigError("[evaluate] pretrained compares words with words, so both sides need a text feature. Leave it out.")
+        if self.evaluate.gain != "equal" and self.pairs.label is None:
+            raise ConfigError(f'[evaluate] gain = "{self.evaluate.gain}" is of labels: name their column, [pairs] label, or leave it out')
         if self.evaluate.per == "query" and self.schema.repeats == "keep":
             raise ConfigError('[evaluate] per = "query" ranks an item once, so it needs [pairs] repeats = "count" or "first"')
 

@@ -14,16 +14,17 @@ import numpy as np
 from twotower.data.batches import draft
 from twotower.data.columns import Array, Ragged, lengths_of, ragged_rows, row_count, take_ragged
 from twotower.data.histories import Histories
-from twotower.data.prepared import Log
+from twotower.data.prepared import Log, Prepared
 from twotower.data.splits import TEST, TRAIN, VALIDATION
 from twotower.errors import ConfigError, DataError
 from twotower.learning.metrics import METRICS, Ranks, parse
-from twotower.learning.options import EvaluateOptions
+from twotower.learning.options import EvaluateOptions, Gain
 from twotower.learning.statistics import Interval, interval
 
 Scorer = Callable[[slice], Array]  # a block of queries -> float32 [block, n_items]
 
 SCORES_AT_ONCE = 1 << 23  # 32 MB of float32
+LARGEST_GRADE = 30  # of exponential gains
 FEW = 8  # targets up to which counting beats sorting the row; the crossing lies at 5 to 20, by machine
 
 
@@ -37,13 +38,39 @@ class Cases(NamedTuple):
     history_keys: Array | None = None  # int64 [q]
     cuts: Array | None = None  # int64 [q]  history = the log of that key before this position
     pair_rows: Array | None = None  # int64 [p]  the pair of the log that each relevant item comes from, the first of several
+    gains: Array | None = None  # float64 [p]  what each relevant item counts in ndcg; 1 where there are none
 
     def take(self, which: Array) -> Cases:
         """The chosen cases."""
         excluded = None if self.excluded is None else take_ragged(self.excluded, which)
         history_keys, cuts = (None if part is None else part[which] for part in (self.history_keys, self.cuts))
-        pair_rows = None if self.pair_rows is None else take_ragged(Ragged(self.pair_rows, self.relevant.offsets), which).values
-        return Cases(self.query_rows[which], self.query_keys[which], take_ragged(self.relevant, which), excluded, history_keys, cuts, pair_rows)
+        beside = (self.pair_rows, self.gains)
+        pair_rows, gains = (None if part is None else take_ragged(Ragged(part, self.relevant.offsets), which).values for part in beside)
+        relevant = take_ragged(self.relevant, which)
+        return Cases(self.query_rows[which], self.query_keys[which], relevant, excluded, history_keys, cuts, pair_rows, gains)
+
+
+def cases_of(prepared: Prepared, part: int, options: EvaluateOptions, histories: Histories | None = None) -> Cases:
+    """What a part of the log asks, by the options."""
+    found = cases(prepared.part(part), prepared.known(*left_out(options, part)), options.per, histories)
+    return with_gains(found, prepared.part(part).labels, options.gain)
+
+
+def with_gains(asked: Cases, labels: Array, gain: Gain) -> Cases:
+    """The cases with what each relevant item counts in ndcg, by the labels [n] of the log that they come from.
+
+    `label`: its label; `exponential`: 2^label - 1 (Burges et al. 2005). Raises DataError for labels whose powers mean nothing.
+    """
+    if gain == "equal":
+        return asked
+    assert asked.pair_rows is not None
+    own = np.asarray(labels, np.float64)[asked.pair_rows]
+    if gain == "exponential" and own.max(initial=0) > LARGEST_GRADE:
+        raise DataError(
+            f'[evaluate] gain = "exponential" makes 2^label - 1 of a label, and they go up to {own.max():g}: use gain = "label", or grades up to '
+            f"{LARGEST_GRADE}"
+        )
+    return asked._replace(gains=own if gain == "label" else np.exp2(own) - 1)
 
 
 def cases(log: Log, known: Ragged | None, per: Literal["pair", "query"], histories: Histories | None = None) -> Cases:
@@ -91,8 +118,12 @@ def list_keys(asked: Cases, per: Literal["pair", "query"]) -> Array:
 
 def evaluate(scorer: Scorer, asked: Cases, n_items: int, options: EvaluateOptions) -> Evaluated:
     """Rank the whole catalogue for every case, and summarise. The scorer is asked by the position of a case, not its row."""
-    ranks = rank(scorer, asked.relevant, asked.excluded, per=options.per, n_items=n_items)
-    return summarise(ranks, list_keys(asked, options.per), options)
+    return summarise(ranks_of(scorer, asked, n_items, options), list_keys(asked, options.per), options)
+
+
+def ranks_of(scorer: Scorer, asked: Cases, n_items: int, options: EvaluateOptions) -> Ranks:
+    """Where the relevant items of every case stand in the whole catalogue."""
+    return rank(scorer, asked.relevant, asked.excluded, per=options.per, n_items=n_items)._replace(gains=asked.gains)
 
 
 def summarise(ranks: Ranks, keys: Array, options: EvaluateOptions) -> Evaluated:

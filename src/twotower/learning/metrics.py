@@ -27,6 +27,7 @@ class Ranks(NamedTuple):
     tied: Array  # int64 [p]  candidates of the same score, itself among them
     offsets: Array  # int64 [q + 1]
     n_candidates: Array  # int64 [q]
+    gains: Array | None = None  # float64 [p]  what each relevant item counts in ndcg; 1 where there are none
 
 
 def hit(ranks: Ranks, k: int | None) -> Array:
@@ -85,16 +86,21 @@ def average_precision(ranks: Ranks, k: int | None) -> Array:
 
 
 def ndcg(ranks: Ranks, k: int | None) -> Array:
-    """Discounted gain, 1 / log2(rank + 1) for each relevant item up to k, over that of the best ranking: float64 [q].
+    """Discounted gain, that of each relevant item up to k over log2(rank + 1), by that of the best ranking: float64 [q].
 
-    Järvelin & Kekäläinen (2002) with gains 0 and 1.
+    Järvelin & Kekäläinen (2002); gains are 1, or what the ranks say.
     """
     deepest = int((ranks.above + ranks.tied).max(initial=0))
     limit = deepest if k is None else min(k, deepest)
-    gains = np.concatenate([[0.0], np.cumsum(1.0 / np.log2(np.arange(2, limit + 2)))])  # of the first 0, 1, ... ranks
+    discounts = np.concatenate([[0.0], np.cumsum(1.0 / np.log2(np.arange(2, limit + 2)))])  # of the first 0, 1, ... ranks
     below, above = np.minimum(ranks.above + ranks.tied, limit), np.minimum(ranks.above, limit)
-    ideal = gains[np.minimum(np.diff(ranks.offsets), limit)]
-    return np.asarray(_sums(ranks, (gains[below] - gains[above]) / ranks.tied) / ideal)
+    found = (discounts[below] - discounts[above]) / ranks.tied
+    if ranks.gains is None:
+        return np.asarray(_sums(ranks, found) / discounts[np.minimum(np.diff(ranks.offsets), limit)])
+    best = ranks.gains[np.lexsort((-ranks.gains, _queries(ranks)))]  # of each query, the largest first
+    place = np.minimum(np.arange(len(best)) - np.repeat(ranks.offsets[:-1], np.diff(ranks.offsets)), limit)
+    discount = np.append(np.diff(discounts), 0.0)  # of each rank; past the cutoff nothing
+    return np.asarray(_sums(ranks, found * ranks.gains) / _sums(ranks, best * discount[place]))
 
 
 METRICS: dict[str, Callable[[Ranks, int | None], Array]] = {

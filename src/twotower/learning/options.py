@@ -127,6 +127,7 @@ class TrainOptions(LossOptions, NegativesOptions, MiningOptions):
         return replace(self, epochs=max(1, round(self.again * self.epochs)), warm_start="none", mine_from=0 if self.mined else None)
 
 
+Gain = Literal["equal", "label", "exponential"]
 Baseline = Literal["popularity", "recent_popularity", "item_knn", "ease", "gf_cf", "bm25", "bm25_queries"]
 USUAL_BASELINES: tuple[Baseline, ...] = ("bm25_queries", "bm25", "ease", "item_knn", "popularity")
 
@@ -137,9 +138,10 @@ class EvaluateOptions:
 
     metrics: names like hit@10, each a mean over queries with its interval. select: the metric that picks the best epoch, stops training, and
     decides whether words are searched beside vectors. per: a `pair` is ranked with the key's other matches left out, or a `query` with all its
-    matches. exclude_seen: leave out what the key is known to have matched before, in training, and in validation for the test pairs; on by
-    default, but where it ranks per query and neither `query.key` nor `query.id` is set. baselines: by name. pretrained: the folder of a sentence
-    encoder that is measured beside them as it is. queries: how many validation queries are ranked while training.
+    matches. gain: what a relevant item counts in ndcg: all alike, its label, or 2^label - 1 (Burges et al. 2005). exclude_seen: leave out
+    what the key is known to have matched before, in training, and in validation for the test pairs; on by default, but where it ranks per query
+    and neither `query.key` nor `query.id` is set. baselines: by name. pretrained: the folder of a sentence encoder that is measured beside
+    them as it is. queries: how many validation queries are ranked while training.
     """
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
@@ -147,6 +149,7 @@ class EvaluateOptions:
     metrics: tuple[str, ...] = ("hit@1", "hit@10", "ndcg@10", "mrr")
     select: str = "mrr"
     per: Literal["pair", "query"] = "pair"
+    gain: Gain = "equal"
     exclude_seen: bool | None = None
     baselines: tuple[Baseline, ...] = USUAL_BASELINES
     pretrained: str | None = None
@@ -159,8 +162,12 @@ class EvaluateOptions:
 
         if not self.metrics:
             raise ConfigError('[evaluate] metrics names none. Name at least one: metrics = ["hit@10", "mrr"]')
-        for name in (*self.metrics, self.select):
-            parse(name)
+        named = [parse(name)[0] for name in (*self.metrics, self.select)]
+        if self.gain != "equal" and (self.per == "pair" or "ndcg" not in named):
+            raise ConfigError(
+                f'[evaluate] gain = "{self.gain}" grades the matches of one ranking against each other, in ndcg: it needs per = "query", '
+                "and ndcg among the metrics. Leave it out."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

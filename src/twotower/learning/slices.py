@@ -187,7 +187,8 @@ def restricted(ranks: Ranks, chosen: Array) -> tuple[Ranks, Array]:
     having = np.flatnonzero(counts)
     gone = np.diff(ranks.offsets) - counts
     offsets = np.concatenate([[0], np.cumsum(counts[having])])
-    return Ranks((ranks.above - before)[chosen], (ranks.tied - beside)[chosen], offsets, (ranks.n_candidates - gone)[having]), having
+    gains = None if ranks.gains is None else ranks.gains[chosen]
+    return Ranks((ranks.above - before)[chosen], (ranks.tied - beside)[chosen], offsets, (ranks.n_candidates - gone)[having], gains), having
 
 
 def sliced(cut: Cut, ours: Ranks, keys: Array, options: EvaluateOptions, other: Ranks | None = None) -> list[Slice]:

@@ -30,7 +30,7 @@ from twotower.learning import allocation
 from twotower.learning.caching import Encoded, Shared, part, together
 from twotower.learning.checkpoints import HISTORY, TrainState, resume, save
 from twotower.learning.distributed import ALONE, Team, shares
-from twotower.learning.evaluation import Cases, cases, dot_scorer, left_out, measure, rank, sample
+from twotower.learning.evaluation import Cases, cases_of, dot_scorer, measure, ranks_of, sample
 from twotower.learning.health import collapse
 from twotower.learning.material import Material, Past
 from twotower.learning.memory import Memory, kept_batches, memory
@@ -111,7 +111,7 @@ def data_of(
     if train.positives != "graded":
         log = log._replace(weights=log.weights * log.labels)  # a better match weighs more
     seen = before(prepared, VALIDATION, read)
-    asked = cases(prepared.part(VALIDATION), prepared.known(*left_out(options, VALIDATION)), options.per, seen)
+    asked = cases_of(prepared, VALIDATION, options, seen)
     planned, every = plan(len(log.query_rows), prepared.n_items, min(len(asked.query_rows), options.queries), train.epochs)
     groups = None
     if seen is not None and read is not None and read.feature.pool == "transformer":
@@ -315,7 +315,7 @@ def validate(model: TwoTower, data: Data, options: EvaluateOptions) -> tuple[dic
     """
     team, bounds = data.team, shares(len(data.validation.query_rows), data.team.count)
     asked, queries, items = held_out(model, data)
-    ranked = rank(dot_scorer(queries, items), asked.relevant, asked.excluded, per=options.per, n_items=data.n_items)
+    ranked = ranks_of(dot_scorer(queries, items), asked, data.n_items, options)
     found = measure(ranked, (*options.metrics, options.select))
     rankings = np.asarray(data.validation.relevant.offsets)[bounds] if options.per == "pair" else bounds
     values = team.gather(torch.as_tensor(np.stack(list(found.values()), axis=1)), rankings).numpy()

@@ -21,7 +21,7 @@ from twotower.data.prepared import ID, Prepared
 from twotower.data.splits import PARTS, TEST, TRAIN, VALIDATION
 from twotower.data.values import to_text
 from twotower.learning.baselines import BASELINES, INDEXED, text_columns, untuned
-from twotower.learning.evaluation import Cases, Evaluated, Scorer, cases, dot_scorer, left_out, list_keys, sample
+from twotower.learning.evaluation import Cases, Evaluated, Scorer, cases_of, dot_scorer, list_keys, sample
 from twotower.learning.evaluation import evaluate as evaluate_scorer
 from twotower.learning.lists import list_facts, looked_at, top
 from twotower.learning.pretrained import as_it_is
@@ -94,7 +94,7 @@ def _measure(folder: Path, prepared: Prepared, item_vectors: Array, chosen: Conf
 
     def ask(part: int, most: int | None) -> Asked:
         seen = before(prepared, part, reading(prepared.encoder, prepared.columns["item"]))
-        found = cases(prepared.part(part), prepared.known(*left_out(options, part)), options.per, seen)
+        found = cases_of(prepared, part, options, seen)
         found = found if most is None else sample(found, most, options.seed)
         texts = query_text(prepared.queries.take(pa.array(found.query_rows)), text_columns(prepared.encoder, "query"))
         return Asked(found, encode_queries(folder, prepared, prepared.columns["query"], found, seen, item_vectors, chosen), texts)

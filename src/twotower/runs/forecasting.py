@@ -25,7 +25,7 @@ from twotower.data.prepared import Prepared
 from twotower.data.splits import TRAIN, VALIDATION
 from twotower.errors import BundleError, ConfigError, DataError
 from twotower.learning import curves, distributed
-from twotower.learning.evaluation import dot_scorer, list_keys, measure, rank
+from twotower.learning.evaluation import dot_scorer, list_keys, measure, ranks_of
 from twotower.learning.options import seconds_of
 from twotower.learning.slices import FEW
 from twotower.learning.statistics import paired_test
@@ -325,7 +325,7 @@ def _values(model: Any, data: Any, chosen: Config) -> tuple[Array, Array, Array]
     held, queries, items = training.held_out(model, data)
     options = chosen.evaluate
     scores = dot_scorer(queries, items)
-    values = measure(rank(scores, held.relevant, held.excluded, per=options.per, n_items=len(items)), (options.select,))[options.select]
+    values = measure(ranks_of(scores, held, len(items), options), (options.select,))[options.select]
     wanted = held.relevant.values if options.per == "pair" else held.relevant.values[held.relevant.offsets[:-1]]
     return np.ascontiguousarray(values), np.ascontiguousarray(list_keys(held, options.per)), np.ascontiguousarray(wanted)
 

@@ -23,7 +23,7 @@ from twotower.data.sources import Source, open_source
 from twotower.data.values import to_text
 from twotower.errors import ConfigError, DataError, choices
 from twotower.learning.baselines import INDEXED, lexical
-from twotower.learning.evaluation import Cases, Evaluated, Scorer, cases, dot_scorer, list_keys, measure, rank
+from twotower.learning.evaluation import Cases, Evaluated, Scorer, cases, dot_scorer, list_keys, measure, ranks_of, with_gains
 from twotower.learning.evaluation import evaluate as evaluate_scorer
 from twotower.learning.options import EvaluateOptions
 from twotower.learning.slices import Facts, slice_all
@@ -74,7 +74,7 @@ def choose_mode(asked: Asked, item_vectors: Array, indexes: Mapping[str, Lexical
 
     def worth(search: dict[str, Any]) -> float:
         scores = scorer(asked, item_vectors, indexes[search["words_of"]], search)
-        ranks = rank(scores, asked.cases.relevant, asked.cases.excluded, per=select.per, n_items=len(item_vectors))
+        ranks = ranks_of(scores, asked.cases, len(item_vectors), select)
         return float(measure(ranks, (select.select,))[select.select].mean())
 
     tried = sorted(((worth(way), way) for way in ways if options.mode in ("auto", way["mode"])), key=lambda entry: -entry[0])
@@ -149,7 +149,8 @@ def read_pairs(retriever: Retriever, source: Source, options: EvaluateOptions, m
     if schema["pairs"]["event"] is not None:
         events = to_text(pa.array(list(schema["pairs"]["event_weights"]), pa.string()))
         listed = _valid(pc.index_in(to_text(table.column(schema["pairs"]["event"])), events, skip_nulls=True))
-    right = _matches(table, schema["pairs"], source.name)
+    labels = _labels(table, schema["pairs"], source.name)
+    right = labels > 0
     kept = np.flatnonzero(listed & present & right & (items >= 0))
     dropped = {
         "of_unlisted_event": int((~listed).sum()),
@@ -174,9 +175,9 @@ def read_pairs(retriever: Retriever, source: Source, options: EvaluateOptions, m
     # Equal queries of one key are one view: the first row of each stands for all.
     _, first, view_of = np.unique(query_codes, return_index=True, return_inverse=True)
     ones = np.ones(len(kept), np.float32)
-    log = Log(first[view_of].astype(np.int64), key_codes, items[kept], ones, ones)
+    log = Log(first[view_of].astype(np.int64), key_codes, items[kept], ones, labels[kept].astype(np.float32))
     every = group(log.query_keys, log.item_rows, int(key_codes.max()) + 1)
-    asked = cases(log, every if per == "pair" else None, per)
+    asked = with_gains(cases(log, every if per == "pair" else None, per), log.labels, options.gain)
     if retriever.history is not None and options.exclude_seen is not False:
         asked = asked._replace(excluded=_beside(asked, retriever.history.known(table.take(pa.array(kept[asked.query_rows])))))
     views = draft(log, np.arange(len(kept)))  # in the order of the cases
@@ -197,12 +198,12 @@ def _beside(asked: Cases, seen: Ragged) -> Ragged:
     return group(rows, np.concatenate([asked.excluded.values, seen.values]), len(asked.query_rows))
 
 
-def _matches(table: pa.Table, pairs: Mapping[str, Any], name: str) -> Array:
-    """Which pairs [n] are matches, by their label where they have one."""
+def _labels(table: pa.Table, pairs: Mapping[str, Any], name: str) -> Array:
+    """The label of each pair [n], 0 for what is no match; 1 where they have none."""
     if pairs.get("label") is None:
-        return np.ones(table.num_rows, bool)
+        return np.ones(table.num_rows)
     labels = numbers(table.column(pairs["label"]).combine_chunks(), pairs["label"], name, 0)
-    return np.asarray(labels >= pairs["match"] if pairs.get("match") else labels > 0)
+    return np.where(labels >= pairs["match"], labels, 0.0) if pairs.get("match") else np.asarray(labels)
 
 
 def _table(retriever: Retriever, source: Source) -> pa.Table:

@@ -16,7 +16,7 @@ from twotower.data.preparation.intake import Sources
 from twotower.data.prepared import Prepared
 from twotower.data.schema import Side
 from twotower.learning.baselines import text_columns
-from twotower.learning.evaluation import Cases, list_keys, measure, rank
+from twotower.learning.evaluation import Cases, list_keys, measure, ranks_of
 from twotower.runs.measuring import Asked, choose_mode, indexes_of, scorer
 from twotower.runs.progress import Progress
 from twotower.runs.run import begun_of, prepared_of
@@ -112,5 +112,5 @@ def _as_searched(prepared: Prepared, chosen: Config, held: Cases, queries: Array
     asked, options = Asked(held, queries, texts), chosen.evaluate
     search = choose_mode(asked, items, indexes, chosen.search, options)
     scores = scorer(asked, items, indexes.get(search["words_of"]), search)
-    ranks = rank(scores, held.relevant, held.excluded, per=options.per, n_items=len(items))
+    ranks = ranks_of(scores, held, len(items), options)
     return measure(ranks, (options.select,))[options.select]

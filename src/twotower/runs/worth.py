@@ -14,7 +14,7 @@ from twotower.data.prepared import open_prepared, read_as
 from twotower.data.schema import SIDES, Side, feature_name
 from twotower.data.splits import VALIDATION
 from twotower.errors import BundleError
-from twotower.learning.evaluation import Cases, cases, dot_scorer, left_out, list_keys, measure, rank, sample
+from twotower.learning.evaluation import Cases, cases_of, dot_scorer, list_keys, measure, ranks_of, sample
 from twotower.learning.statistics import holm, paired_test
 from twotower.learning.views import before, reading
 from twotower.runs.exported import encode_items, encode_queries
@@ -64,7 +64,7 @@ def worth(run: Run, progress: Callable[[str], None] = lambda _: None) -> Told:
         raise BundleError(f"the prepared data of {run.folder} are gone: {place} is not there. Train again to measure its features.")
     prepared, options = read_as(open_prepared(place), chosen.schema), chosen.evaluate
     seen = before(prepared, VALIDATION, reading(prepared.encoder, prepared.columns["item"]))
-    asked = sample(cases(prepared.part(VALIDATION), prepared.known(*left_out(options, VALIDATION)), options.per, seen), options.queries, options.seed)
+    asked = sample(cases_of(prepared, VALIDATION, options, seen), options.queries, options.seed)
     if not len(asked.query_rows):
         raise BundleError(f"{run.folder} has no validation pairs to measure its features on")
     items, generator = np.asarray(run.retriever.vectors), np.random.default_rng(SEED)
@@ -73,7 +73,7 @@ def worth(run: Run, progress: Callable[[str], None] = lambda _: None) -> Told:
         return encode_queries(model, prepared, columns, of, seen, items, chosen)
 
     def values(query_vectors: Array, item_vectors: Array) -> Array:
-        ranks = rank(dot_scorer(query_vectors, item_vectors), asked.relevant, asked.excluded, per=options.per, n_items=prepared.n_items)
+        ranks = ranks_of(dot_scorer(query_vectors, item_vectors), asked, prepared.n_items, options)
         return measure(ranks, (options.select,))[options.select]
 
     progress("ranking with every feature")
