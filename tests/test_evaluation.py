@@ -12,7 +12,7 @@ from twotower.data.sources import open_source
 from twotower.errors import DataError
 from twotower.learning.baselines import documents, lexical, popularity
 from twotower.learning.baselines import texts as texts_of
-from twotower.learning.evaluation import Cases, cases, dot_scorer, evaluate, left_out, list_keys, rank, sample, with_gains
+from twotower.learning.evaluation import Cases, cases, dot_scorer, evaluate, left_out, list_keys, macro, rank, sample, with_gains
 from twotower.learning.options import EvaluateOptions
 
 
@@ -62,6 +62,24 @@ def test_gains_are_those_of_the_labels_whatever_is_taken():
         assert asked.gains.tolist() == [of(told[query, key, item]) for query, key, items in views for item in items]
     with pytest.raises(DataError, match=r"go up to 31.*label"):
         with_gains(plain, labels + 26, "exponential")
+
+
+def test_macro_figures_are_means_of_means():
+    log = random_log(np.random.default_rng(5))
+    asked, options = cases(log, None, "pair"), EvaluateOptions(metrics=("hit@3",), select="mrr", per="pair")
+    scores = np.random.default_rng(6).normal(size=(len(asked.query_rows), 12)).astype(np.float32)
+    evaluated = evaluate(lambda block: scores[block], asked, 12, options)
+    found = macro(evaluated, asked, options)
+    for of, groups in (("item", asked.relevant.values), ("key", list_keys(asked, "pair"))):
+        for metric, values in evaluated.values.items():
+            figure = found[of][metric]
+            assert figure.value == pytest.approx(np.mean([values[groups == group].mean() for group in np.unique(groups)]))
+            assert figure.low < figure.value < figure.high and abs(figure.value - values.mean()) > 1e-6
+    once = Cases(np.arange(3), np.arange(3), ragged([[0], [1], [2]]), None)
+    assert macro(evaluate(lambda block: scores[block], once, 12, options), once, options) == {}
+    per_query = EvaluateOptions(per="query")
+    views = cases(log, None, "query")
+    assert macro(evaluate(lambda block: scores[block], views, 12, per_query), views, per_query) == {}
 
 
 def test_a_sample_is_a_part_and_the_same_for_a_seed():

@@ -135,6 +135,22 @@ def summarise(ranks: Ranks, keys: Array, options: EvaluateOptions) -> Evaluated:
     return Evaluated(values, figures, ranks)
 
 
+def macro(evaluated: Evaluated, asked: Cases, options: EvaluateOptions) -> dict[str, dict[str, Interval]]:
+    """Means of means by metric, with intervals from resampling what is counted alike: every `item` that is asked for, every `key` that asks.
+
+    Only where rankings are of pairs, and not where each would count as it does in the plain mean.
+    """
+    if options.per == "query":
+        return {}
+    values, found = np.stack(list(evaluated.values.values()), axis=1), {}
+    for name, groups in (("item", asked.relevant.values), ("key", list_keys(asked, options.per))):
+        _, member, counts = np.unique(groups, return_inverse=True, return_counts=True)
+        if counts.min(initial=1) < counts.max(initial=1):
+            told = interval(values, weights=1 / counts[member], groups=member, generator=np.random.default_rng(options.seed))
+            found[name] = {metric: Interval(*(part[n] for part in told)) for n, metric in enumerate(evaluated.values)}
+    return found
+
+
 def measure(ranks: Ranks, names: tuple[str, ...]) -> dict[str, Array]:
     """One value a ranking for each named metric."""
     measured = {}

@@ -21,16 +21,16 @@ from twotower.data.prepared import ID, Prepared
 from twotower.data.splits import PARTS, TEST, TRAIN, VALIDATION
 from twotower.data.values import to_text
 from twotower.learning.baselines import BASELINES, INDEXED, text_columns, untuned
-from twotower.learning.evaluation import Cases, Evaluated, Scorer, cases_of, dot_scorer, list_keys, sample
+from twotower.learning.evaluation import Cases, Evaluated, Scorer, cases_of, dot_scorer, list_keys, macro, sample
 from twotower.learning.evaluation import evaluate as evaluate_scorer
 from twotower.learning.lists import list_facts, looked_at, top
 from twotower.learning.pretrained import as_it_is
 from twotower.learning.slices import Facts, slice_all
-from twotower.learning.statistics import Interval, PairedTest, holm
+from twotower.learning.statistics import PairedTest, holm
 from twotower.learning.views import before, reading
 from twotower.runs.comparing import compare_values, ranking_table
 from twotower.runs.exported import encode_items, encode_queries
-from twotower.runs.measuring import Asked, calibrated, choose_mode, indexes_of, scorer
+from twotower.runs.measuring import Asked, calibrated, choose_mode, figures_of, indexes_of, scorer
 from twotower.runs.progress import Progress
 from twotower.search.calibration import Calibration
 from twotower.search.lexical import Lexical
@@ -144,10 +144,11 @@ def _metrics(measured: _Measured, prepared: Prepared, chosen: Config, facts: dic
 
     against = {name: compare_values(("model", name), winner.values, other.values, keys).tests for name, other in measured.baselines.items()}
     return {
-        "model": _figures(winner),
-        "modes": {mode: _figures(evaluated) for mode, evaluated in measured.by_mode.items()},
-        "baselines": {name: _figures(evaluated) for name, evaluated in measured.baselines.items()},
+        "model": figures_of(winner.figures),
+        "modes": {mode: figures_of(evaluated.figures) for mode, evaluated in measured.by_mode.items()},
+        "baselines": {name: figures_of(evaluated.figures) for name, evaluated in measured.baselines.items()},
         "against": _corrected(against),
+        "macro": {of: figures_of(told) for of, told in macro(winner, measured.asked.cases, options).items()},
         "slices": slice_all(known, winner, keys, options, measured.baselines),
         "lists": list_facts(measured.lists, "model", wanted, known.item_matches, measured.item_vectors, prepared.items.column(ID)),
         "search": measured.search,
@@ -199,13 +200,6 @@ def _left_out(chosen: Config, part: str) -> str:
         return f"other known matches of the same key, {training}, are left out of a pair's ranking"
     before = "training and validation" if part == PARTS[TEST] else "training"
     return f"what the key matched in {before} is left out" if chosen.evaluate.exclude_seen else "nothing is left out"
-
-
-def _figures(evaluated: Evaluated) -> dict[str, dict[str, float]]:
-    def plain(figure: Interval) -> dict[str, float]:
-        return {name: float(part) for name, part in figure._asdict().items()}
-
-    return {name: plain(figure) for name, figure in evaluated.figures.items()}
 
 
 def _write_bundle(folder: Path, prepared: Prepared, measured: _Measured, metrics: dict[str, Any], chosen: Config) -> None:

@@ -23,10 +23,11 @@ from twotower.data.sources import Source, open_source
 from twotower.data.values import to_text
 from twotower.errors import ConfigError, DataError, choices
 from twotower.learning.baselines import INDEXED, lexical
-from twotower.learning.evaluation import Cases, Evaluated, Scorer, cases, dot_scorer, list_keys, measure, ranks_of, with_gains
+from twotower.learning.evaluation import Cases, Evaluated, Scorer, cases, dot_scorer, list_keys, macro, measure, ranks_of, with_gains
 from twotower.learning.evaluation import evaluate as evaluate_scorer
 from twotower.learning.options import EvaluateOptions
 from twotower.learning.slices import Facts, slice_all
+from twotower.learning.statistics import Interval
 from twotower.search.calibration import Calibration, error, fit, probability
 from twotower.search.fusion import blend
 from twotower.search.index import similarities
@@ -309,9 +310,14 @@ def _known(retriever: Retriever, pairs: NewPairs) -> Facts:
     return Facts(retriever.encoder.features, asked, retriever.items, pairs.cases.relevant)
 
 
+def figures_of(figures: Mapping[str, Interval]) -> dict[str, dict[str, float]]:
+    """Figures by metric as a file keeps them."""
+    return {name: {part: float(value) for part, value in figure._asdict().items()} for name, figure in figures.items()}
+
+
 def facts_of(retriever: Retriever, evaluated: Evaluated, pairs: NewPairs, options: EvaluateOptions) -> dict[str, Any]:
     """The figures of an evaluation on new pairs, in the form of a run's `metrics.json`."""
-    figures = {name: {part: float(v) for part, v in figure._asdict().items()} for name, figure in evaluated.figures.items()}
+    figures = figures_of(evaluated.figures)
     left_out = "other matches of the same key in the file are left out of a pair's ranking" if options.per == "pair" else "nothing is left out"
     if retriever.history is not None and options.exclude_seen is not False:
         history = "what the key's histories hold is left out"
@@ -329,6 +335,7 @@ def facts_of(retriever: Retriever, evaluated: Evaluated, pairs: NewPairs, option
         "modes": {pairs.mode: figures},
         "baselines": {},
         "against": {},
+        "macro": {of: figures_of(found) for of, found in macro(evaluated, pairs.cases, options).items()},
         "search": {"mode": pairs.mode},
         "evaluation": told,
         "slices": slice_all(_known(retriever, pairs), evaluated, list_keys(pairs.cases, options.per), options, {}),

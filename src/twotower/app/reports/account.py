@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from twotower.app.reports.advice import signs
 from twotower.app.reports.documents import Code, Document, Facts, Paragraph, Part, Picture, Section, Statement, Table
-from twotower.app.reports.results import NAMES, data_facts, distance, told_modes, verdict
+from twotower.app.reports.results import COUNTED, NAMES, data_facts, distance, told_modes, verdict
 
 if TYPE_CHECKING:
     from twotower.app.reporting import Account, Told
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def account(told: Account) -> Document:
     """The document of a run."""
     found: list[Part] = [*signs(told)] or [Paragraph("Nothing that calls for a change.")]
-    parts: list[Part] = [Section("How good it is", [_figures(told.metrics)]), Section("What stands out", found)]
+    parts: list[Part] = [Section("How good it is", [_figures(told.metrics), *_macro(told.metrics)]), Section("What stands out", found)]
     parts += [*_slices(told.metrics), _training(told)]
     parts += [_questions(told), *_lists(told)]
     said, counts = data_facts(told.metrics["data"])
@@ -52,6 +52,15 @@ def _figures(metrics: Mapping[str, Any]) -> Table:
     if beside:
         caption += f" To the model: the difference in {told['select']}, paired; in parentheses where luck may give as much (Holm)."
     return Table(["", *names, *beside], rows, caption, range(1, len(names) + 1 + len(beside)))
+
+
+def _macro(metrics: Mapping[str, Any]) -> list[Part]:
+    """The model's figures where frequent items, or keys, count no more than rare ones."""
+    macro, names = metrics.get("macro") or {}, list(metrics["model"])
+    rows = [["every ranking", *(_cell(metrics["model"][name]) for name in names)]]
+    rows += [[COUNTED[of], *(_cell(row[name]) for name in names)] for of, row in macro.items()]
+    caption = "Means over items of the means over the rankings that ask for each, and the same over who asks: what is rare counts as the rest does."
+    return [Table(["counted alike", *names], rows, caption, range(1, len(names) + 1))] if macro else []
 
 
 def _slices(metrics: Mapping[str, Any]) -> list[Part]:

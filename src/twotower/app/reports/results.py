@@ -39,6 +39,7 @@ NAMES = {
     "recent_popularity": "popularity of late",
     "pretrained": "pretrained encoder, untuned",
 }
+COUNTED = {"item": "every item", "key": "everybody who asks"}  # in means of means
 BRIEF = 24  # characters: what may share a line with its neighbours on a narrow page
 
 
@@ -63,6 +64,10 @@ def figures(metrics: Mapping[str, Any]) -> RenderableType:
         caption += (
             f" To the model, where there is room: the difference in {told['select']}, paired; in parentheses where luck may give as much (Holm)."
         )
+    macro = metrics.get("macro") or {}
+    for of, told_of in COUNTED.items():
+        if of in macro:
+            caption += f" With {told_of} counted alike: {told['select']} {_number(macro[of][told['select']]['value'])}."
     # Intervals of every metric where there is room, else of the one that counts, else of none.
     # Narrower still, the interval of that one is worth more than how far the baselines are.
     ways = [_figures(metrics, intervals, beside) for intervals, beside in (([*metrics["model"]], True), ([told["select"]], True))]
