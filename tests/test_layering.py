@@ -133,6 +133,7 @@ FLOORS = [
     ["exports"],
     [
         "runs.progress",
+        "runs.board",
         "runs.signals",
         "runs.estimates",
         "runs.measuring",

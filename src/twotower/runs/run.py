@@ -7,6 +7,7 @@ import logging
 import time
 import tomllib
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.util import find_spec
@@ -26,6 +27,7 @@ from twotower.data.schema import Side
 from twotower.errors import BundleError, ConfigError, DataError, MissingExtra, TwotowerError
 from twotower.learning import distributed
 from twotower.learning.distributed import ALONE, Team, together
+from twotower.runs.board import BOARD, Board, need_board
 from twotower.runs.estimates import Estimate, enough_memory, probe
 from twotower.runs.finishing import finish
 from twotower.runs.predecessor import KEPT, Kept, Last, continue_from, described, fitting, keep, kept_in
@@ -46,7 +48,7 @@ logger = logging.getLogger("twotower")
 
 # What a run folder may hold: all that `overwrite` ever removes.
 OURS = {"config.toml", "prepared.json", "history.jsonl", "checkpoint.safetensors", "metrics.json", "rankings.parquet", "strangers.json", "bundle"}
-OURS |= {KEPT}
+OURS |= {KEPT, BOARD}
 
 
 class Stopped(TwotowerError):
@@ -101,6 +103,7 @@ def train(
     last: str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    tensorboard: bool = False,
     progress: Progress | None = None,
 ) -> Run:
     """Prepare, train, evaluate and write a run with its bundle.
@@ -109,10 +112,13 @@ def train(
     Config, its plain values or a TOML file; without one the schema is inferred. settings: overrides like "train.epochs=3". bodies:
     for `body = "custom"`, by side a function of (features, dimensions) that makes its module. output: the run folder, by default a
     new one under `runs/`. last: a finished run, or a bundle, of the same features and model, whose weights training goes on from.
-    progress: who is told what happens; by default stderr. Raises ConfigError, DataError, OutputError or MissingExtra before any training.
+    tensorboard: also write losses and figures for TensorBoard, into the run folder. progress: who is told what happens; by default stderr.
+    Raises ConfigError, DataError, OutputError or MissingExtra before any training.
     Started several times by torchrun, all of these processes train one model; the first prepares, speaks and writes.
     """
     _need_extra()
+    if tensorboard:
+        need_board()
     with together() as team:
         if team.count > 1 and output is None:
             raise ConfigError("several processes train one model in one run folder: name it with -o (output in Python)")
@@ -120,7 +126,7 @@ def train(
             assert output is not None
             return _along(team, Path(output), resume, bodies)
         given = {"pairs": pairs, "items": items, "queries": queries, "validation": validation, "test": test}
-        return _lead(team, given, config, settings, bodies, output, last, resume, overwrite, progress)
+        return _lead(team, given, config, settings, bodies, output, last, resume, overwrite, tensorboard, progress)
 
 
 def _lead(
@@ -133,6 +139,7 @@ def _lead(
     last: str | Path | None,
     resume: bool,
     overwrite: bool,
+    tensorboard: bool,
     progress: Progress | None,
 ) -> Run:
     """`train` in the only process, or in the first."""
@@ -150,12 +157,12 @@ def _lead(
             files.claim_folder(folder, overwrite=overwrite, ours=OURS, room=200 << 20)
         logger.info("writing %s", folder)
         if progress is not None:
-            return _train(team, sources, chosen, folder, resume, progress, bodies, before)
+            return _train(team, sources, chosen, folder, resume, tensorboard, progress, bodies, before)
         with watching() as told:
             told.stage(f"a run in {folder}")
             if advice:
                 told.stage(advice)
-            return _train(team, sources, chosen, folder, resume, told, bodies, before)
+            return _train(team, sources, chosen, folder, resume, tensorboard, told, bodies, before)
 
 
 def estimate(
@@ -253,6 +260,7 @@ def _train(
     chosen: Config,
     folder: Path,
     resume: bool,
+    tensorboard: bool,
     progress: Progress,
     bodies: Mapping[Side, Custom] | None,
     last: Last | None,
@@ -282,9 +290,12 @@ def _train(
         keep(kept, folder)
         training.save(state, folder)  # from here on it can be resumed without the last run, and the other processes find it
     team.tell("begun")
-    _fit(state, data, prepared, running, folder, resume, progress, known=kept is not None)
-    facts = {"steps": state.step, "best_epoch": state.best_epoch, "training_seconds": round(state.seconds, 2), "temperature": model.temperature}
-    finish(folder, prepared, model, chosen, facts | ({"from": kept.fingerprint} if kept else {}), progress)
+    with Board(folder / BOARD, progress) if tensorboard else nullcontext() as board:
+        _fit(state, data, prepared, running, folder, resume, board.progress if board else progress, known=kept is not None)
+        facts = {"steps": state.step, "best_epoch": state.best_epoch, "training_seconds": round(state.seconds, 2), "temperature": model.temperature}
+        finish(folder, prepared, model, chosen, facts | ({"from": kept.fingerprint} if kept else {}), progress)
+        if board:
+            board.figures(Run(folder).metrics)
     files.remove_folder(folder / KEPT)
     team.tell("finished")
     return Run(folder)

@@ -147,6 +147,7 @@ def train(
     ] = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write losses and figures for TensorBoard, into the run folder.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take - memory, time, disk - and train nothing.")] = False,
     json: Json = False,
 ) -> None:
@@ -164,7 +165,7 @@ def train(
         from twotower.runs.run import Stopped
 
     with together():  # of several processes that would all say the same one does
-        _check_orders(config, output, resume, overwrite, dry_run)
+        _check_orders(config, output, resume, overwrite, tensorboard, dry_run)
     if dry_run:
         _estimate(config, settings or [], output, last, json)
         return
@@ -172,10 +173,20 @@ def train(
     started = ["torchrun", "--standalone", "--nproc-per-node", str(local_count()), "-m"] if several() else []
     begun = [] if last is None else ["--from", str(last)]
     overrides = [word for setting in settings or [] for word in ("--set", setting)]
-    again = shlex.join([*started, "twotower", "train", str(config), "-o", str(folder), *begun, *overrides])
+    board = ["--tensorboard"] if tensorboard else []
+    again = shlex.join([*started, "twotower", "train", str(config), "-o", str(folder), *begun, *board, *overrides])
     try:
         with watching() as progress:
-            run = train_run(config=config, settings=settings or [], output=folder, last=last, resume=resume, overwrite=overwrite, progress=progress)
+            run = train_run(
+                config=config,
+                settings=settings or [],
+                output=folder,
+                last=last,
+                resume=resume,
+                overwrite=overwrite,
+                tensorboard=tensorboard,
+                progress=progress,
+            )
     except Stopped as stopped:
         raise Stopped(f"{str(stopped).partition('. ')[0]}. Go on with:\n  {again} --resume") from None
     except KeyboardInterrupt:
@@ -329,7 +340,7 @@ def _check_is_config(path: Path, verb: str) -> None:
         raise ConfigError(f"{verb} takes a config and {path} is none. Write one, if that is the log of pairs: {again}")
 
 
-def _check_orders(config: Path, output: Path | None, resume: bool, overwrite: bool, dry_run: bool) -> None:
+def _check_orders(config: Path, output: Path | None, resume: bool, overwrite: bool, tensorboard: bool, dry_run: bool) -> None:
     """Raise ConfigError for what cannot be meant together."""
     from twotower.learning.distributed import several
 
@@ -340,8 +351,8 @@ def _check_orders(config: Path, output: Path | None, resume: bool, overwrite: bo
     _check_is_config(config, "train")
     if dry_run and several():
         raise ConfigError("--dry-run tries what one process takes: ask without torchrun")
-    if dry_run and (resume or overwrite):
-        raise ConfigError("--dry-run writes no run, so it goes with neither --resume nor --overwrite")
+    if dry_run and (resume or overwrite or tensorboard):
+        raise ConfigError("--dry-run writes no run, so it goes with none of --resume, --overwrite and --tensorboard")
     if several() and output is None:
         raise ConfigError("several processes train one model in one run folder: name it with -o RUN")
 
