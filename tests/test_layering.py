@@ -110,6 +110,7 @@ FLOORS = [
         "learning.curves",
         "learning.growth",
         "learning.subsets",
+        "learning.suspects",
         "learning.lists",
         "learning.views",
         "learning.pretrained",

@@ -28,7 +28,7 @@ class Subset(NamedTuple):
 
 def by_queries(prepared: Prepared, share: float, least: float, seed: int) -> Subset:
     """Some of those who ask, with all of their pairs. Who asks in validation has pairs in the smallest subset too, or never had any."""
-    keys = _askers(prepared)
+    keys = askers(prepared)
     training = prepared.parts == TRAIN
     asking = np.unique(keys[training])
     size, smallest = (max(1, round(part * len(asking))) for part in (share, least))
@@ -41,7 +41,7 @@ def by_queries(prepared: Prepared, share: float, least: float, seed: int) -> Sub
 
 def by_pairs(prepared: Prepared, share: float, least: float, seed: int) -> Subset:
     """Some pairs of everybody who asks, at least one."""
-    keys, training = _askers(prepared), np.flatnonzero(prepared.parts == TRAIN)
+    keys, training = askers(prepared), np.flatnonzero(prepared.parts == TRAIN)
     order = np.random.default_rng(seed).random(len(keys))[training]
     by_key = np.lexsort((order, keys[training]))
     ordered = keys[training][by_key]
@@ -85,7 +85,7 @@ def _with(prepared: Prepared, kept: Array, held: Array) -> Prepared:
     return replace(prepared, parts=np.where(kept, TRAIN, np.where(held, VALIDATION, TEST)).astype(np.int8))
 
 
-def _askers(prepared: Prepared) -> Array:
+def askers(prepared: Prepared) -> Array:
     """Who asks: whose history is read, or else whose matches are shared."""
     return np.asarray(prepared.log.query_keys if prepared.log.history_keys is None else prepared.log.history_keys)
 

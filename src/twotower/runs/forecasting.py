@@ -1,6 +1,6 @@
 """Whether more data would help: trainings on nested subsets, the curve that they lie on, and what else would help.
 
-forecast/   config.toml  data.json  trainings.jsonl  values/  forecast.json  prepared/
+forecast/   config.toml  data.json  trainings.jsonl  values/  suspects.safetensors  forecast.json  prepared/
 
 Everything is measured on validation pairs, by vectors; the test pairs stay closed.
 """
@@ -13,9 +13,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 
 from twotower import config as configs
 from twotower import files
@@ -24,27 +25,33 @@ from twotower.data.columns import Array
 from twotower.data.prepared import Prepared
 from twotower.data.splits import TRAIN, VALIDATION
 from twotower.errors import BundleError, ConfigError, DataError
-from twotower.learning import curves, distributed
-from twotower.learning.evaluation import dot_scorer, list_keys, measure, ranks_of
+from twotower.learning import curves, distributed, suspects
+from twotower.learning.evaluation import cases_of, dot_scorer, list_keys, measure, ranks_of
 from twotower.learning.options import seconds_of
 from twotower.learning.slices import FEW
 from twotower.learning.statistics import paired_test
 from twotower.learning.subsets import AXES, Subset, enough
 from twotower.runs.estimates import probe
 from twotower.runs.progress import Progress, telling
-from twotower.runs.remedies import changed_by, heavier, remedies_of
+from twotower.runs.remedies import SUSPECTS, changed_by, heavier, remedies_of
 from twotower.runs.resumption import same_config
 from twotower.runs.run import Stopped, begun_of
 from twotower.runs.settings import settle
 from twotower.runs.signals import interrupts
-from twotower.runs.trials import Shop, fitted, prepared_for
+from twotower.runs.trials import Shop, Tried, fitted, prepared_for
 
-OURS = {"config.toml", "data.json", "trainings.jsonl", "values", "forecast.json", "report.html"}
+if TYPE_CHECKING:
+    from twotower.learning.training import Data
+    from twotower.model.towers import TwoTower
+
+OURS = {"config.toml", "data.json", "trainings.jsonl", "values", "suspects.safetensors", "forecast.json", "report.html"}
 CACHE = "prepared"
 SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
 TIMES = (2, 5, 10)  # the data
 SEEDS = 3
 MOST_PAIRS_ALONE = 1.5  # pairs a query, up to which thinning them out says nothing
+SUSPECTED = "suspects.safetensors"
+SHOWN = 20  # of the pairs that look wrong
 OVERHEAD = 1.5  # seconds of a training beside its steps
 ENCODED = 80  # texts a second by a pretrained encoder, which reads each once
 
@@ -206,12 +213,16 @@ class _Bench:
         chosen = replace(chosen, train=replace(chosen.train, seed=self.chosen.train.seed + work.seed))
         prepared = self.prepared if not work.remedy else prepared_for(self.shop, chosen)
         subset = AXES[work.axis](prepared, work.share, self.shares[0], work.seed if work.share < 1 else 0)
+        if work.remedy == SUSPECTS:
+            rows = self._suspects()
+            if not len(rows):
+                self.shop.progress.note("no pair looks wrong")
+                return
+            subset = subset._replace(prepared=suspects.without(subset.prepared, rows))
         key = _key(subset, work)
         same = next((done for done in self.done if done.key == key), None)
         if same is None:
-            model, data, found = fitted(self.shop, subset.prepared, chosen, self.shop.queries, self.asked)
-            if not found.finished:
-                raise Stopped(f"stopped; the trainings that were finished are kept in {self.folder}. Go on with --resume and the same config.")
+            model, data, found = self._fitted(subset.prepared, chosen)
             values, keys, items = _values(model, data, chosen)
             files.write_tensors(self.folder / "values" / f"{key}.safetensors", {"values": values, "keys": keys, "items": items})
             same = Done(work, subset.size, float(values.mean()), found.seconds, key)
@@ -219,6 +230,35 @@ class _Bench:
         self.done.append(done)
         files.append_line(self.folder / "trainings.jsonl", done._asdict())
         self.shop.progress.note(f"{named}  {self.chosen.evaluate.select} {done.value:.4f}  {done.seconds:.0f} s")
+
+    def _fitted(self, prepared: Prepared, chosen: Config) -> tuple[TwoTower, Data, Tried]:
+        model, data, found = fitted(self.shop, prepared, chosen, self.shop.queries, self.asked)
+        if not found.finished:
+            raise Stopped(f"stopped; the trainings that were finished are kept in {self.folder}. Go on with --resume and the same config.")
+        return model, data, found
+
+    def _suspects(self) -> Array:
+        """The rows of the pairs that look wrong, the worst first; found once."""
+        from twotower.learning import training
+
+        place = self.folder / SUSPECTED
+        if not place.exists():
+            options = replace(self.chosen.evaluate, per="pair", gain="equal")
+            judged: list[Array] = []
+            placed: list[Array] = []
+            for number, half in enumerate(suspects.halves(self.prepared, self.chosen.train.seed)):
+                if not enough(Subset(half, 0)):
+                    continue
+                self.shop.progress.stage(f"looking for pairs that look wrong, half {number + 1} of 2")
+                model, data, _ = self._fitted(half, self.chosen)
+                asked = cases_of(half, VALIDATION, options, data.before_validation)
+                held, queries, items = training.held_out(model, data._replace(validation=asked))
+                assert held.pair_rows is not None
+                judged.append(np.flatnonzero(half.parts == VALIDATION)[held.pair_rows])
+                placed.append(suspects.places(ranks_of(dot_scorer(queries, items), held, half.n_items, options)))
+            rows, stood = suspects.worst([np.empty(0, np.int64), *judged], [np.empty(0), *placed])
+            files.write_tensors(place, {"rows": rows, "places": stood, "judged": np.array([sum(map(len, judged))])})
+        return files.read_tensors(place)["rows"]
 
     # --- what it says ---------------------------------------------------------------------------------------------
 
@@ -243,6 +283,7 @@ class _Bench:
             "axes": axes,
             "remedies": [self._remedy(name, whole, generator) for name in self.remedies if any(done.work.remedy == name for done in self.done)],
             "slices": self._slices(whole, generator),
+            "suspects": self._told_suspects(),
             "trainings": [done._asdict() | {"work": done.work._asdict()} for done in self.done],
         }
 
@@ -282,6 +323,18 @@ class _Bench:
         told = {part: float(value) for part, value in test._asdict().items()}
         return {"name": name, "settings": self.remedies[name], "seeds": len(seeds), "value": float(with_it.mean()), **told}
 
+    def _told_suspects(self) -> dict[str, Any] | None:
+        """How many pairs look wrong, and the worst of them; None where nobody looked."""
+        if not (self.folder / SUSPECTED).exists():
+            return None
+        found = files.read_tensors(self.folder / SUSPECTED)
+        rows, log = found["rows"][:SHOWN], self.prepared.log
+        asked, items = np.asarray(log.query_rows)[rows], np.asarray(log.item_rows)[rows]
+        queries = self.prepared.queries.take(pa.array(asked)).to_pylist() if self.prepared.queries.num_columns else [{} for _ in rows]
+        told = zip(queries, self.prepared.items.take(pa.array(items)).to_pylist(), found["places"].tolist(), strict=False)
+        pairs = [{"asked": _in_a_line(query), "item": _in_a_line(item), "place": place} for query, item, place in told]
+        return {"count": len(found["rows"]), "judged": int(found["judged"][0]), "pairs": pairs}
+
     def _slices(self, whole: Sequence[Done], generator: np.random.Generator) -> list[dict[str, Any]]:
         """What the second half of the data brought, by how often the item matched and what is known of who asks: what grows most is starved."""
         half = [done for done in self.done if done.work.axis == "queries" and done.work.share == SHARES[-2] and not done.work.remedy]
@@ -303,6 +356,11 @@ class _Bench:
                 row = {"name": name, "rankings": int(which.sum()), "value": float(now[which].mean())}
                 told.append(row | _grown(now[which], before[which], kept["keys"][which], generator))
         return told
+
+
+def _in_a_line(row: Mapping[str, Any]) -> str:
+    """The first two values of a row that say something."""
+    return " - ".join([str(value) for value in row.values() if value not in (None, "", [])][:2])
 
 
 def _grown(now: Array, before: Array, keys: Array, generator: np.random.Generator) -> dict[str, float]:

@@ -16,6 +16,8 @@ from twotower.data.schema import SIDES
 from twotower.errors import ConfigError
 from twotower.runs.spaces import changed
 
+SUSPECTS = "without the pairs that look wrong"  # changes the data, and no setting
+
 
 def remedies_of(chosen: Config) -> Iterator[tuple[str, dict[str, Any]]]:
     """What else might help, of all that the config allows: names and the settings that they change."""
@@ -37,6 +39,7 @@ def remedies_of(chosen: Config) -> Iterator[tuple[str, dict[str, Any]]]:
         except ConfigError:
             continue
         yield name, settings
+    yield SUSPECTS, {}
 
 
 def _dropout(chosen: Config) -> dict[str, Any]:
@@ -63,4 +66,4 @@ def changed_by(chosen: Config, settings: Mapping[str, Any]) -> Config:
 
 def heavier(remedy: str) -> float:
     """How much longer a training takes with a remedy, about."""
-    return {"vectors twice as wide": 1.5, "twice the epochs": 2.0, "a pretrained encoder beside the words": 2.0}.get(remedy, 1.0)
+    return {"vectors twice as wide": 1.5, "twice the epochs": 2.0, "a pretrained encoder beside the words": 2.0, SUSPECTS: 2.0}.get(remedy, 1.0)

@@ -7,6 +7,7 @@ from typing import Any
 
 from twotower.app.reports.documents import Document, Facts, Paragraph, Part, Picture, Section, Statement, Table, Tone
 from twotower.learning.growth import HALF, MOST, Grown, Like
+from twotower.runs.remedies import SUSPECTS
 
 NEAR = 4.0  # times the data, past which a curve is stretched far
 COUNTED = {"queries": "queries", "pairs": "training pairs, thinned out for everybody", "items": "items"}
@@ -21,7 +22,7 @@ def forecasted(result: Mapping[str, Any], folder: str) -> Document:
         ("data", f"{now['pairs']:,} training pairs of {now['queries']:,} queries, {now['items']:,} items"),
         ("trainings", f"{len(result['trainings']):,} in a budget of {result['budget']}"),
     ]
-    parts: list[Part] = [Facts(facts), *_more(result), *_target(result), *_beside(result), *_slices(result), *_points(result)]
+    parts: list[Part] = [Facts(facts), *_more(result), *_target(result), *_beside(result), *_slices(result), *_suspects(result), *_points(result)]
     return Document("Whether more data would help", verdict, tone, parts, folder)
 
 
@@ -129,6 +130,25 @@ def _slices(result: Mapping[str, Any]) -> list[Part]:
         advice = "They gained more than the rest from the last doubling: pairs of theirs help most."
         parts.append(Statement("note", f"Starved: {hungriest['name']}", advice))
     return [Section("Who is starved", parts)]
+
+
+def _suspects(result: Mapping[str, Any]) -> list[Part]:
+    """Training pairs that look wrong, and what leaving them out brought."""
+    found = result.get("suspects")
+    if not found:
+        return []
+    if not found["count"]:
+        return [Section("Pairs that look wrong", [Paragraph(f"None of {found['judged']:,} training pairs that could be judged.")])]
+    told = (
+        f"{found['count']:,} of {found['judged']:,} training pairs that could be judged: models that were trained without them rank their items "
+        "in the lower half of the catalogue."
+    )
+    row = next((row for row in result["remedies"] if row["name"] == SUSPECTS), None)
+    if row is not None:
+        told += f" Without them {result['metric']} changes by {row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]."
+    rows = [[pair["asked"], pair["item"], f"{pair['place']:.1%}"] for pair in found["pairs"]]
+    caption = "The worst of them. Wrong, or only unlike the rest: read some before you mend or drop any."
+    return [Section("Pairs that look wrong", [Paragraph(told), Table(["asked", "matched", "ranked behind"], rows, caption, (2,))])]
 
 
 def _points(result: Mapping[str, Any]) -> list[Part]:
