@@ -68,7 +68,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def json_text(value: Any, indent: int | None = 1) -> str:
-    """JSON of plain values, numpy scalars and named tuples; NaN and infinities become null."""
+    """JSON of plain values, numpy arrays and scalars, and named tuples; NaN and infinities become null."""
     return json.dumps(_plain(value), ensure_ascii=False, indent=indent, allow_nan=False)
 
 
@@ -77,10 +77,10 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
         return _plain(value._asdict())
-    if isinstance(value, (list, tuple, np.ndarray)):
+    if isinstance(value, (np.ndarray, np.generic)):
+        value = value.tolist()  # of an array without dimensions its number
+    if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
-    if isinstance(value, np.generic):
-        value = value.item()
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)

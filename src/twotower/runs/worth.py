@@ -7,17 +7,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from twotower import config as configs
-from twotower import files
 from twotower.data.columns import Array, Columns, take
-from twotower.data.prepared import open_prepared, read_as
 from twotower.data.schema import SIDES, Side, feature_name
-from twotower.data.splits import VALIDATION
-from twotower.errors import BundleError
-from twotower.learning.evaluation import Cases, cases_of, dot_scorer, list_keys, measure, ranks_of, sample
+from twotower.learning.evaluation import Cases, dot_scorer, list_keys, measure, ranks_of
 from twotower.learning.statistics import holm, paired_test
-from twotower.learning.views import before, reading
-from twotower.runs.exported import encode_items, encode_queries
+from twotower.runs.exported import encode_items
+from twotower.runs.held import held_of
 from twotower.runs.run import Run
 
 SURE = 0.05
@@ -57,27 +52,16 @@ def worth(run: Run, progress: Callable[[str], None] = lambda _: None) -> Told:
     A query feature is dealt anew among those who ask, a history with the moment it was taken at; an item feature among the catalogue, which is
     encoded again for each. Raises BundleError where the prepared data of the run are gone.
     """
-    model = run.folder / "bundle" / "model"
-    chosen = configs.read(run.folder / "config.toml")
-    place = run.folder.parent / "prepared" / files.read_json(run.folder / "prepared.json")["folder"]
-    if not place.exists():
-        raise BundleError(f"the prepared data of {run.folder} are gone: {place} is not there. Train again to measure its features.")
-    prepared, options = read_as(open_prepared(place), chosen.schema), chosen.evaluate
-    seen = before(prepared, VALIDATION, reading(prepared.encoder, prepared.columns["item"]))
-    asked = sample(cases_of(prepared, VALIDATION, options, seen), options.queries, options.seed)
-    if not len(asked.query_rows):
-        raise BundleError(f"{run.folder} has no validation pairs to measure its features on")
-    items, generator = np.asarray(run.retriever.vectors), np.random.default_rng(SEED)
-
-    def queries(columns: Columns, of: Cases) -> Array:
-        return encode_queries(model, prepared, columns, of, seen, items, chosen)
+    held = held_of(run, "measure its features")
+    prepared, options, asked, items = held.prepared, held.chosen.evaluate, held.asked, held.items
+    model, generator = run.folder / "bundle" / "model", np.random.default_rng(SEED)
 
     def values(query_vectors: Array, item_vectors: Array) -> Array:
         ranks = ranks_of(dot_scorer(query_vectors, item_vectors), asked, prepared.n_items, options)
         return measure(ranks, (options.select,))[options.select]
 
     progress("ranking with every feature")
-    usual = queries(prepared.columns["query"], asked)
+    usual = held.queries()
     whole, keys = values(usual, items), list_keys(asked, options.per)
     found = []
     for side in SIDES:
@@ -86,11 +70,11 @@ def worth(run: Run, progress: Callable[[str], None] = lambda _: None) -> Told:
             name = feature_name(feature)
             if side == "item":
                 dealt = generator.permutation(prepared.n_items)
-                without = values(usual, encode_items(model, _dealt(prepared.columns["item"], name, dealt), chosen))
+                without = values(usual, encode_items(model, _dealt(prepared.columns["item"], name, dealt), held.chosen))
             elif feature.from_log:
-                without = values(queries(prepared.columns["query"], _others_history(asked, generator)), items)
+                without = values(held.queries(asked=_others_history(asked, generator)), items)
             else:
-                without = values(queries(_dealt(prepared.columns["query"], name, _among(asked.query_rows, generator, prepared)), asked), items)
+                without = values(held.queries(_dealt(prepared.columns["query"], name, _among(asked.query_rows, generator, prepared))), items)
             found.append((side, feature, without, paired_test(whole, without, groups=keys, generator=np.random.default_rng(SEED))))
     corrected = holm(np.array([float(test.p_value) for *_, test in found])).tolist()
     parts = [

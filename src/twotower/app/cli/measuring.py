@@ -18,6 +18,7 @@ from twotower.errors import ConfigError
         "twotower evaluate runs/first",
         "twotower evaluate runs/first --slices",
         "twotower evaluate runs/first --features",
+        "twotower evaluate runs/first --index hnsw",
         "twotower evaluate runs/first --pairs newer_clicks.csv",
         "twotower evaluate runs/new --pairs newer_clicks.csv --against runs/old --fail-if-worse",
     )
@@ -29,6 +30,7 @@ def evaluate(
     fail_if_worse: Annotated[bool, typer.Option("--fail-if-worse", help="Exit 3 if the paired test finds the first worse.")] = False,
     slices: Annotated[bool, typer.Option("--slices", help="Also where it does well and where not: rare items, new keys, short queries ...")] = False,
     features: Annotated[bool, typer.Option("--features", help="Instead: what each feature of a run is worth, on its validation pairs.")] = False,
+    index: Annotated[str | None, typer.Option(help="Instead: what an approximate index (hnsw) loses against exact search, and saves.")] = None,
     json: Json = False,
 ) -> None:
     """Measure a model, alone or against another.
@@ -48,10 +50,10 @@ def evaluate(
 
     if fail_if_worse and against is None:
         raise ConfigError("--fail-if-worse compares: name the other model with --against")
-    if features:
-        if pairs is not None or against is not None or slices:
-            raise ConfigError("--features is of a run and its own validation pairs: ask without --pairs, --against and --slices")
-        _features(model, json)
+    if features or index is not None:
+        if pairs is not None or against is not None or slices or (features and index is not None):
+            raise ConfigError("--features and --index are each of a run and its own validation pairs: ask for one of them, and nothing beside it")
+        _features(model, json) if index is None else _index(model, index, json)
         return
     if slices and against is not None:
         raise ConfigError("--slices is of one model: ask without --against")
@@ -92,6 +94,19 @@ def _features(model: Path, json: bool) -> None:
     with watching() as progress:
         found = worth(open_run(model), progress.stage)
     print_json(found) if json else show_parts(reports.features(found))
+
+
+def _index(model: Path, index: str, json: bool) -> None:
+    """Print what an approximate index of a run loses and saves."""
+    with loading():
+        from twotower.app import reports
+        from twotower.runs import open_run
+        from twotower.runs.approximation import approximation
+        from twotower.runs.progress import watching
+
+    with watching() as progress:
+        found = approximation(open_run(model), index, progress.stage)
+    print_json(found) if json else show_parts(reports.approximate(found))
 
 
 @app.command(epilog=examples("twotower compare runs/new runs/old"))

@@ -9,6 +9,7 @@ from twotower.app.reports.documents import Document, plain_text
 from twotower.app.reports.rendering import render, suffix_of
 from twotower.app.reports.results import (
     answer,
+    approximate,
     comparison,
     data,
     dropped,
@@ -26,6 +27,7 @@ from twotower.app.reports.tables import plain, show
 __all__ = [
     "Document",
     "answer",
+    "approximate",
     "comparison",
     "data",
     "dropped",

@@ -21,6 +21,7 @@ from twotower.app.reports.tables import Fitting, columns_of, faint
 
 if TYPE_CHECKING:
     from twotower.app.demonstration import Answered
+    from twotower.runs.approximation import Approximate
     from twotower.runs.comparing import Comparison
     from twotower.runs.estimates import Estimate
     from twotower.runs.worth import Told
@@ -40,6 +41,7 @@ NAMES = {
     "pretrained": "pretrained encoder, untuned",
 }
 COUNTED = {"item": "every item", "key": "everybody who asks"}  # in means of means
+WORTH_IT = 100_000  # items, from which an approximate index is faster by far
 BRIEF = 24  # characters: what may share a line with its neighbours on a narrow page
 
 
@@ -143,6 +145,20 @@ def _worths(found: Told, intervals: bool) -> Table:
         said = "" if part.sure else "nothing that is sure" if intervals else "unsure"
         table.add_row(Text(f"{part.side}: {part.feature} ({part.type})"), _number(part.without), lost, said)
     return table
+
+
+def approximate(found: Approximate) -> RenderableType:
+    """What an approximate index loses, and what it saves."""
+    table = columns_of("", "recall", f"hit@{found.k}", "one query", "building")
+    table.add_row("exact", "1", _number(found.exact_hit), f"{found.exact_milliseconds:.2f} ms", "-")
+    table.add_row(found.name, _number(found.recall), _number(found.hit), f"{found.milliseconds:.2f} ms", _duration(found.seconds))
+    lost = f"{float(found.lost.difference):+.4f} [{float(found.lost.low):+.4f}, {float(found.lost.high):+.4f}]"
+    told = (
+        f"{found.queries:,} validation queries, {found.items:,} items, by vectors. Recall: the share of the exact first {found.k} that it finds. "
+        f"hit@{found.k}: how often the right item is among them, with nothing left out; exact search has {lost} more."
+    )
+    slower = "" if found.milliseconds < found.exact_milliseconds else f" Exact search is as fast here: stay with it below some {WORTH_IT:,} items."
+    return Group("", table, "", faint(told + slower))
 
 
 def told_modes(metrics: Mapping[str, Any]) -> dict[str, Any]:
