@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from twotower.errors import ConfigError, DataError, MissingExtra
-from twotower.search.index import INDEXES, Exact, Hnsw
+from twotower.search.index import INDEXES, Exact, Hnsw, best_of_each
 
 # Whole numbers, so that products are exact in any order of summation and equal scores really tie.
 WHOLE = st.integers(-2, 2)
@@ -145,3 +145,18 @@ def test_a_graph_needs_its_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(MissingExtra, match=r"twotower\[ann\]"):
         Hnsw(clustered(5))
+
+
+@pytest.mark.parametrize(("q", "n", "k"), [(700, 6000, 5), (3, 40_000, 20), (40, 50, 60), (9, 1000, 20), (5, 0, 3), (0, 100, 3)])
+@pytest.mark.parametrize("levels", [7, 1_000_000])
+def test_the_best_of_each_row_are_those_of_a_full_sort(q, n, k, levels):
+    """Grouped and not, by one thread and by several, with ties everywhere, some scores that are none, and floors."""
+    generator = np.random.default_rng(n + k)
+    scores = generator.integers(0, levels, (q, n)).astype(np.float32)
+    scores[generator.random((q, n)) < 0.1] = -np.inf
+    floor = np.where(generator.random(q) < 0.5, -np.inf, np.quantile(scores, 0.8) if scores.size else 0).astype(np.float32)
+    found = best_of_each(scores, k, floor)
+    for row, hits, values, least in zip(scores, found.rows, found.scores, floor, strict=True):
+        wanted = [at for at in np.argsort(-row, kind="stable") if row[at] > least][:k]
+        assert hits.tolist() == wanted + [-1] * (k - len(wanted))
+        assert values.tolist() == [row[at] for at in wanted] + [-np.inf] * (k - len(wanted))

@@ -5,14 +5,15 @@ To add a figure: an entry of `Lists`, computed in `described` from the items of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from twotower.data.columns import Array
-from twotower.learning.evaluation import Cases, Scorer
+from twotower.data.columns import Array, Ragged
+from twotower.learning.evaluation import SCORES_AT_ONCE, Cases, Scorer
+from twotower.search.index import best_of_each
 
 K = 10  # items of a list
 MOST = 8  # items named
@@ -47,17 +48,32 @@ def top(scorer: Scorer, asked: Cases, which: Array, n_items: int, k: int = K) ->
     Among equal scores those first in the catalogue.
     """
     found = np.full((len(which), k), -1, np.int64)
-    wanted = min(k, n_items)
-    for n, case in enumerate(which.tolist()):
-        scores = np.array(scorer(slice(case, case + 1))[0], np.float32)  # [n], a copy to write into
-        if asked.excluded is not None:
-            out, right = (part.values[part.offsets[case] : part.offsets[case + 1]] for part in (asked.excluded, asked.relevant))
-            scores[np.setdiff1d(out, right)] = -np.inf  # what is asked for stays, also where it is among what is known
-        least = np.partition(scores, n_items - wanted)[n_items - wanted]
-        some = np.flatnonzero((scores >= least) & np.isfinite(scores))
-        rows = some[np.argsort(-scores[some], kind="stable")[:wanted]]
-        found[n, : len(rows)] = rows
+    for places in _runs(which, max(1, SCORES_AT_ONCE // max(1, n_items))):
+        first = int(which[places[0]])
+        scores = np.asarray(scorer(slice(first, first + len(places))), np.float32)
+        if asked.excluded is None:
+            found[places] = best_of_each(scores, k).rows
+            continue
+        out, right = (_flat(part, first, len(places), n_items) for part in (asked.excluded, asked.relevant))
+        banned = np.setdiff1d(out, right)  # what is asked for stays, also where it is among what is known
+        rows = best_of_each(scores, k + int(np.bincount(banned // n_items, minlength=1).max())).rows
+        shown = (rows >= 0) & ~np.isin(rows + np.arange(len(rows))[:, None] * n_items, banned)
+        order = np.argsort(~shown, axis=1, kind="stable")[:, :k]
+        found[places] = np.where(np.take_along_axis(shown, order, axis=1), np.take_along_axis(rows, order, axis=1), -1)
     return found
+
+
+def _flat(items: Ragged, first: int, count: int, n_items: int) -> Array:
+    """Where the items of so many cases stand in their scores [count, n_items], as one row after the other."""
+    offsets = np.asarray(items.offsets[first : first + count + 1])
+    return np.repeat(np.arange(count), np.diff(offsets)) * n_items + items.values[offsets[0] : offsets[-1]]
+
+
+def _runs(which: Array, most: int) -> Iterator[Array]:
+    """The places in `which`, in stretches of cases that follow each other, none longer than `most`."""
+    breaks = np.flatnonzero(np.diff(which) != 1) + 1
+    for run in np.split(np.arange(len(which)), breaks):
+        yield from (run[start : start + most] for start in range(0, len(run), most))
 
 
 def described(lists: Array, wanted: Array, item_matches: Array, item_vectors: Array) -> Lists:

@@ -6,7 +6,9 @@ the user's ids back, and vectors of length 1 for a cosine, sees to that outside.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -16,6 +18,9 @@ from twotower.errors import ConfigError, DataError, MissingExtra
 Array = np.ndarray[Any, np.dtype[Any]]
 
 ITEM_BLOCK = 1 << 16  # items scored at once
+SELECTED_AT_ONCE = 1 << 19  # scores whose best are looked for at once: 2 MB, which stay in a cache
+MANY = 8  # times that, from which several threads are worth their start
+GROUPS = 32  # times k, into which scores are dealt to find the best
 SCORE_BLOCK = 1 << 24  # scores held at once: 64 MB of float32
 
 
@@ -134,28 +139,79 @@ def no_hits(q: int, k: int) -> Hits:
 
 def best(scores: Array, k: int, *, floor: float = -np.inf) -> Array:
     """The positions of the at most k highest scores above the floor, best first: scores [n] -> int64 [<= k]."""
-    kept = np.flatnonzero(scores > floor)
-    if kept.size > k:
-        values = scores[kept]
-        # All that tie with the k-th stay until the stable sort, so the lowest positions win and not partition's whim.
-        kept = kept[values >= np.partition(values, kept.size - k)[kept.size - k]]
-    return kept[np.argsort(-scores[kept], kind="stable")[:k]]
+    rows = best_of_each(scores[None], k, np.array([floor], np.float32)).rows[0]
+    return np.asarray(rows[rows >= 0])
+
+
+def best_of_each(scores: Array, k: int, floor: Array | None = None) -> Hits:
+    """The k highest of each row of scores [q, n] above its floor [q], best first; of equal ones the first, as everywhere.
+
+    It goes over the scores a few rows at a time, so that they are read from memory once, on all cores where there are many.
+    """
+    hits = no_hits(len(scores), k)
+    step = max(1, SELECTED_AT_ONCE // max(1, scores.shape[1]))
+    parts = [slice(start, start + step) for start in range(0, len(scores), step)]
+
+    def select(part: slice) -> None:
+        _select(Hits(hits.rows[part], hits.scores[part]), scores[part], k, None if floor is None else floor[part])
+
+    if len(parts) < MANY:
+        for part in parts:
+            select(part)
+    else:
+        with ThreadPoolExecutor(_threads()) as pool:
+            list(pool.map(select, parts))
+    return hits
+
+
+def _threads() -> int:
+    """One for each core that this process may use, or as many as it was told."""
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(int(told), there) if told.isdigit() and int(told) else there
+
+
+def _select(hits: Hits, scores: Array, k: int, floor: Array | None) -> None:
+    """Puts the k best of each row into empty hits."""
+    bound = _reached(scores, k)
+    if floor is not None:
+        bound = np.maximum(bound, np.nextafter(floor, np.inf, dtype=scores.dtype))
+    bound = np.maximum(bound, np.finfo(scores.dtype).min)  # -inf is no score
+    kept = np.flatnonzero(scores >= bound[:, None])
+    query, row = np.divmod(kept, scores.shape[1])
+    values = scores.reshape(-1)[kept]
+    order = np.lexsort((-values, query))
+    query, row, values = query[order], row[order], values[order]
+    place = np.arange(len(query)) - np.searchsorted(query, np.arange(len(scores)))[query]
+    first = place < k
+    hits.rows[query[first], place[first]] = row[first]
+    hits.scores[query[first], place[first]] = values[first]
+
+
+def _reached(scores: Array, k: int) -> Array:
+    """For each row of scores [q, n] a score that k of them or more reach, and few more; -inf where there are no more than k.
+
+    Scores are dealt into groups, and the highest of k groups are at least this: far cheaper than parting all of them.
+    """
+    q, n = scores.shape
+    if n <= k:
+        return np.full(q, -np.inf, scores.dtype)
+    groups = GROUPS * k
+    deep = n // groups
+    some = scores if deep < 2 else scores[:, : deep * groups].reshape(q, deep, groups).max(axis=1)
+    at = some.shape[1] - k
+    return np.asarray(np.partition(some, at, axis=1)[:, at])
 
 
 def _merge(hits: Hits, scores: Array, first: int) -> None:
     """Brings the hits [q, k] so far, in place, up to date with the scores [q, n] of the rows from `first` on."""
     k = hits.rows.shape[1]
-    for rows, values, row_scores in zip(*hits, scores, strict=True):
-        # A later row has to beat the worst hit: at equal scores the lower row, already there, stays.
-        found = best(row_scores, k, floor=values[-1])
-        if found.size == 0:
-            continue
-        if rows[0] < 0:
-            rows[: found.size], values[: found.size] = found + first, row_scores[found]
-            continue
-        all_values = np.concatenate([values, row_scores[found]])
-        order = np.argsort(-all_values, kind="stable")[:k]
-        rows[:], values[:] = np.concatenate([rows, found + first])[order], all_values[order]
+    # A later row has to beat the worst hit: at equal scores the lower row, already there, stays.
+    found = best_of_each(scores, k, hits.scores[:, -1])
+    rows = np.concatenate([hits.rows, np.where(found.rows < 0, -1, found.rows + first)], axis=1)
+    values = np.concatenate([hits.scores, found.scores], axis=1)
+    order = np.argsort(-values, axis=1, kind="stable")[:, :k]
+    hits.rows[:], hits.scores[:] = np.take_along_axis(rows, order, axis=1), np.take_along_axis(values, order, axis=1)
 
 
 INDEXES: dict[str, Callable[[Array], Index]] = {"exact": Exact, "hnsw": Hnsw}
