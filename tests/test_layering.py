@@ -116,6 +116,7 @@ FLOORS = [
         "learning.pretrained",
         "learning.factors",
         "learning.linear",
+        "learning.categories",
         "learning.baselines",
         "learning.memory",
         "learning.material",

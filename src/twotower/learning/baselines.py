@@ -15,6 +15,7 @@ from twotower.data.prepared import Prepared
 from twotower.data.schema import Side
 from twotower.data.splits import TRAIN
 from twotower.data.values import to_text
+from twotower.learning.categories import popularity_by_category
 from twotower.learning.evaluation import Cases, Scorer, dot_scorer
 from twotower.learning.linear import ease, gf_cf, item_knn
 from twotower.learning.pretrained import embed_documents, open_encoder
@@ -102,6 +103,7 @@ def untuned(folder: str, prepared: Prepared, asked: Cases) -> Scorer | None:
 BASELINES: dict[str, Callable[[Prepared, Cases], Scorer | None]] = {
     "popularity": popularity,
     "recent_popularity": recent_popularity,
+    "popularity_by_category": popularity_by_category,
     "item_knn": item_knn,
     "ease": ease,
     "gf_cf": gf_cf,

@@ -38,6 +38,7 @@ NAMES = {
     "gf_cf": "GF-CF",
     "popularity": "popularity",
     "recent_popularity": "popularity of late",
+    "popularity_by_category": "popularity by category",
     "pretrained": "pretrained encoder, untuned",
 }
 COUNTED = {"item": "every item", "key": "everybody who asks"}  # in means of means
