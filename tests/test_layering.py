@@ -116,6 +116,7 @@ FLOORS = [
         "learning.pretrained",
         "learning.factors",
         "learning.linear",
+        "learning.alternating",
         "learning.categories",
         "learning.baselines",
         "learning.memory",

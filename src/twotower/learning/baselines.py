@@ -15,6 +15,7 @@ from twotower.data.prepared import Prepared
 from twotower.data.schema import Side
 from twotower.data.splits import TRAIN
 from twotower.data.values import to_text
+from twotower.learning.alternating import als
 from twotower.learning.categories import popularity_by_category
 from twotower.learning.evaluation import Cases, Scorer, dot_scorer
 from twotower.learning.linear import ease, gf_cf, item_knn
@@ -107,6 +108,12 @@ BASELINES: dict[str, Callable[[Prepared, Cases], Scorer | None]] = {
     "item_knn": item_knn,
     "ease": ease,
     "gf_cf": gf_cf,
+    "als": als,
     "bm25": _words(with_queries=False),
     "bm25_queries": _words(with_queries=True),
 }
+
+
+def baseline(name: str, prepared: Prepared, asked: Cases, threads: int | None = None) -> Scorer | None:
+    """One of `BASELINES`, or None where it does not apply; by so many threads, or one, where it has threads of its own."""
+    return als(prepared, asked, threads or 1) if name == "als" else BASELINES[name](prepared, asked)

@@ -20,7 +20,7 @@ from twotower.data.columns import Array
 from twotower.data.prepared import ID, Prepared
 from twotower.data.splits import PARTS, TEST, TRAIN, VALIDATION
 from twotower.data.values import to_text
-from twotower.learning.baselines import BASELINES, INDEXED, text_columns, untuned
+from twotower.learning.baselines import INDEXED, baseline, text_columns, untuned
 from twotower.learning.evaluation import Cases, Evaluated, Scorer, cases_of, dot_scorer, list_keys, macro, sample
 from twotower.learning.evaluation import evaluate as evaluate_scorer
 from twotower.learning.lists import list_facts, looked_at, top
@@ -120,9 +120,12 @@ def _measure(folder: Path, prepared: Prepared, item_vectors: Array, chosen: Conf
     baselines: dict[str, Evaluated] = {}
     for name in options.baselines:
         index = next((indexes[of] for of, searched in INDEXED.items() if searched == name and of in indexes), None)
-        baseline = BASELINES[name](prepared, asked.cases) if index is None else scorer(asked, item_vectors, index, search | {"mode": "words"})
-        if baseline is not None:
-            baselines[name] = measured(baseline, name)
+        if index is None:
+            other = baseline(name, prepared, asked.cases, chosen.machine.threads)
+        else:
+            other = scorer(asked, item_vectors, index, search | {"mode": "words"})
+        if other is not None:
+            baselines[name] = measured(other, name)
     still = as_it_is(prepared, asked.cases.query_rows) if options.pretrained is None else None
     if still is not None:
         baselines["pretrained"] = measured(dot_scorer(*still), "pretrained")

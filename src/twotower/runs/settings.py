@@ -16,7 +16,7 @@ from twotower.data.schema import Side
 from twotower.data.sources import Source, open_source
 from twotower.data.sources.databases import SqlOptions
 from twotower.errors import ConfigError
-from twotower.learning import pretrained
+from twotower.learning import alternating, pretrained
 from twotower.runs.teachers import require_teacher
 
 if TYPE_CHECKING:
@@ -44,6 +44,8 @@ def settle(given: Mapping[str, Any], config: Any, settings: Sequence[str]) -> tu
         raise ConfigError('[item] unlisted = "keep" is about items that a catalogue lacks, and there is no catalogue. Leave it out.')
     if chosen.evaluate.pretrained is not None:
         pretrained.require(chosen.evaluate.pretrained)
+    if "als" in chosen.evaluate.baselines:
+        alternating.require()
     pretrained.ready(chosen.schema, logger.info)
     require_teacher(chosen.train.teacher)
     return chosen, sources, advice

@@ -36,6 +36,7 @@ NAMES = {
     "item_knn": "item-kNN",
     "ease": "EASE",
     "gf_cf": "GF-CF",
+    "als": "ALS",
     "popularity": "popularity",
     "recent_popularity": "popularity of late",
     "popularity_by_category": "popularity by category",
