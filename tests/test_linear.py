@@ -50,6 +50,30 @@ def test_ease_is_ridge_regression_of_each_item_on_the_others(prepared, matrix, m
     np.testing.assert_allclose(linear.ease(prepared, asked(keys))(slice(0, 3)), matrix[keys] @ weights, atol=1e-5)
 
 
+def test_low_rank_ease_with_all_directions_is_ease(prepared, monkeypatch):
+    monkeypatch.setattr(linear, "RIDGE", 3.0)
+    monkeypatch.setattr(linear, "RIDGE_LOW_RANK", 3.0)
+    keys = np.arange(KEYS)
+    wanted = linear.ease(prepared, asked(keys))(slice(0, KEYS))
+    monkeypatch.setattr(linear, "MOST_DENSE", ITEMS - 1)
+    np.testing.assert_allclose(linear.ease_low_rank(prepared, asked(keys))(slice(0, KEYS)), wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("rank", [1, 3, 6])
+def test_low_rank_ease_is_ease_of_the_strongest_directions_with_the_diagonal_kept(prepared, matrix, monkeypatch, rank):
+    monkeypatch.setattr(linear, "RANK", rank)
+    monkeypatch.setattr(linear, "RIDGE_LOW_RANK", 3.0)
+    monkeypatch.setattr(linear, "MOST_DENSE", ITEMS - 1)
+    values, vectors = np.linalg.eigh(matrix.T @ matrix)
+    gram = (vectors[:, -rank:] * values[-rank:]) @ vectors[:, -rank:].T
+    np.fill_diagonal(gram, matrix.sum(0))
+    inverse = np.linalg.inv(gram + 3.0 * np.eye(ITEMS))
+    weights = np.eye(ITEMS) - inverse / np.diag(inverse)
+    np.testing.assert_allclose(np.diag(weights), 0, atol=1e-12)
+    keys = np.array([3, 0, 17])
+    np.testing.assert_allclose(linear.ease_low_rank(prepared, asked(keys))(slice(0, 3)), matrix[keys] @ weights, atol=1e-4)
+
+
 def test_gf_cf_is_the_sum_of_its_two_filters(prepared, matrix, monkeypatch):
     monkeypatch.setattr(linear, "SMOOTH", 3)
     rows, columns = matrix.sum(1), matrix.sum(0)
@@ -78,3 +102,12 @@ def test_closed_forms_need_keys_that_training_knows(prepared, model):
 def test_ease_leaves_large_catalogues_alone(prepared, monkeypatch):
     monkeypatch.setattr(linear, "MOST_DENSE", ITEMS - 1)
     assert linear.ease(prepared, asked(np.arange(3))) is None
+    assert linear.ease_low_rank(prepared, asked(np.arange(3))) is not None
+
+
+def test_low_rank_ease_takes_what_is_too_large_for_ease_alone(prepared, monkeypatch):
+    assert linear.ease_low_rank(prepared, asked(np.arange(3))) is None
+    monkeypatch.setattr(linear, "MOST_DENSE", ITEMS - 1)
+    monkeypatch.setattr(linear, "MOST_LOW_RANK", ITEMS + KEYS - 1)
+    assert linear.ease_low_rank(prepared, asked(np.arange(3))) is None
+    assert linear.ease_low_rank(prepared, asked(np.arange(KEYS, KEYS + 30))) is None

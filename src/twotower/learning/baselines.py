@@ -18,7 +18,7 @@ from twotower.data.values import to_text
 from twotower.learning.alternating import als
 from twotower.learning.categories import popularity_by_category
 from twotower.learning.evaluation import Cases, Scorer, dot_scorer
-from twotower.learning.linear import ease, gf_cf, item_knn
+from twotower.learning.linear import ease, ease_low_rank, gf_cf, item_knn
 from twotower.learning.pretrained import embed_documents, open_encoder
 from twotower.search.lexical import Lexical
 
@@ -107,6 +107,7 @@ BASELINES: dict[str, Callable[[Prepared, Cases], Scorer | None]] = {
     "popularity_by_category": popularity_by_category,
     "item_knn": item_knn,
     "ease": ease,
+    "ease_low_rank": ease_low_rank,
     "gf_cf": gf_cf,
     "als": als,
     "bm25": _words(with_queries=False),

@@ -128,7 +128,9 @@ class TrainOptions(LossOptions, NegativesOptions, MiningOptions):
 
 
 Gain = Literal["equal", "label", "exponential"]
-Baseline = Literal["popularity", "recent_popularity", "popularity_by_category", "item_knn", "ease", "gf_cf", "als", "bm25", "bm25_queries"]
+Baseline = Literal[
+    "popularity", "recent_popularity", "popularity_by_category", "item_knn", "ease", "ease_low_rank", "gf_cf", "als", "bm25", "bm25_queries"
+]
 USUAL_BASELINES: tuple[Baseline, ...] = ("bm25_queries", "bm25", "ease", "item_knn", "popularity")
 
 

@@ -35,6 +35,7 @@ NAMES = {
     "bm25_queries": "BM25, training queries too",
     "item_knn": "item-kNN",
     "ease": "EASE",
+    "ease_low_rank": "EASE, low rank",
     "gf_cf": "GF-CF",
     "als": "ALS",
     "popularity": "popularity",
