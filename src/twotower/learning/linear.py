@@ -23,7 +23,7 @@ NEIGHBOURS = 100
 BLOCK = 1024  # rows of a dense matrix that are turned at once
 RIDGE = 200.0  # of EASE; its paper has 200 to 1,000 for logs of several hundred thousand users
 RANK, RIDGE_LOW_RANK = 2048, 100.0  # of the low-rank EASE, by held-out training pairs of Gowalla
-MOST_LOW_RANK = 200_000  # keys and items together past which working out its directions takes more than 8 GB
+MOST_LOW_RANK = 200_000  # keys and items together past which working out its directions takes more than 9 GB: 3.1 GB were seen at 70,839
 SMOOTH, WEIGHT = 256, 0.3  # of GF-CF: directions of the low-pass filter, and its weight, as in its paper
 ROUNDS = 6  # of power iterations: the weaker directions of a log are close to each other
 
