@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from twotower.bundle import Found, Retriever, load
     from twotower.config import Config
     from twotower.errors import BundleError, ConfigError, DataError, MissingExtra, OutputError, TwotowerError
-    from twotower.runs import Forecasted, Run, Tuned, compare, estimate, evaluate, forecast, open_run, train, tune
+    from twotower.runs import Forecasted, Run, Tuned, compare, estimate, evaluate, forecast, open_run, train, tune, why
 
 __version__ = "0.1.0"
 
@@ -41,6 +41,7 @@ _HOMES = {
     "open_run": "runs",
     "train": "runs",
     "tune": "runs",
+    "why": "runs",
 }
 
 __all__ = [
@@ -64,6 +65,7 @@ __all__ = [
     "open_run",
     "train",
     "tune",
+    "why",
 ]
 
 

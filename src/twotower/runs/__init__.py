@@ -4,9 +4,10 @@ run/   config.toml  prepared.json  history.jsonl  checkpoint.safetensors  metric
 """
 
 from twotower.runs.comparing import Comparison, compare
+from twotower.runs.explanation import why
 from twotower.runs.forecasting import Forecasted, forecast
 from twotower.runs.measuring import evaluate
 from twotower.runs.run import Run, estimate, open_run, train
 from twotower.runs.tuning import Tuned, tune
 
-__all__ = ["Comparison", "Forecasted", "Run", "Tuned", "compare", "estimate", "evaluate", "forecast", "open_run", "train", "tune"]
+__all__ = ["Comparison", "Forecasted", "Run", "Tuned", "compare", "estimate", "evaluate", "forecast", "open_run", "train", "tune", "why"]

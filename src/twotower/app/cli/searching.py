@@ -82,6 +82,55 @@ def search(
     show_parts(reports.found(found, shown_columns(retriever), mode or retriever.bundle.model["search"]["mode"]))
 
 
+@app.command(
+    epilog=examples(
+        'twotower why runs/first "show disk usage" du',
+        "twotower why runs/first country=DE user_id=42 B07XYZ -o why.html",
+        "twotower why runs/readers --history 13,14,46 2767052",
+    )
+)
+def why(
+    model: BundlePath,
+    query: Annotated[list[str], typer.Argument(help="A question, or columns like country=DE; and last the id of the item.", show_default=False)],
+    history: Annotated[
+        str | None, typer.Option(metavar="ID,ID,...", help="For a model that reads one: the items touched before, oldest first.")
+    ] = None,
+    k: Annotated[int, typer.Option("-k", help="How many items count as found.")] = 10,
+    mode: Annotated[str | None, typer.Option(help="vectors, words or hybrid, instead of what validation chose.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Write a page instead: why.html or why.md.")] = None,
+    json: Json = False,
+) -> None:
+    """Say why an item was found for a question, or missed.
+
+    Its rank, what each feature and each word does for it, and the nearest training pairs.
+    """
+    with loading():
+        from twotower.app.questions import history_ids, question
+        from twotower.app.reports import render, suffix_of
+        from twotower.app.reports.explained import explained
+        from twotower.app.reports.terminal import terminal
+        from twotower.bundle import load
+        from twotower.files import write_text
+        from twotower.runs import why as explain
+
+        if output is not None:
+            suffix_of(output)
+        retriever = load(model)
+    *words, item = query
+    if not words and history is None:
+        raise ConfigError('give a question and then the id of an item, like: twotower why RUN "waterproof boots" B07XYZ')
+    before = None if history is None else history_ids(retriever, history)[0]
+    told = explain(model, question(retriever, words) if words else None, item, history=before, mode=mode, k=k, retriever=retriever)  # type: ignore[arg-type]
+    document = explained(told)
+    if output is not None:
+        write_text(output, render(document, output))
+        print(f"{document.verdict}\nwrote {output}", file=sys.stderr)
+    if json:
+        print_json(told)
+    elif output is None:
+        show_parts(terminal(document))
+
+
 def _wrote(wrote: Wrote, what: str, output: Path | None) -> None:
     without = f", {wrote.empty:,} of them empty since their rows hold nothing to look for" if wrote.empty else ""
     if output is not None:

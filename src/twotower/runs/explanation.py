@@ -1,0 +1,254 @@
+"""Why one item was found for one query, or missed: its rank, what each feature and word does for it, and the nearest training pairs.
+
+What a feature or a word does is what the similarity loses without it, the rest as it is: parts that say alike are each worth little beside the
+other, so the parts do not add up. By the bundle alone; only the training pairs need the run and its prepared data.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from twotower import files
+from twotower.bundle.graphs import open_graph, run_graph
+from twotower.bundle.layout import find_bundle
+from twotower.bundle.retriever import MODES, Mode, Retriever, load, query_text
+from twotower.data.columns import Array, take
+from twotower.data.prepared import ID, Prepared, open_prepared
+from twotower.data.schema import SIDES, Side
+from twotower.data.splits import TRAIN
+from twotower.errors import ConfigError, DataError, choices
+from twotower.search.fusion import blend
+from twotower.search.lexical import tokenize
+
+MOST_WORDS = 50  # of a text, each of which is left out in turn
+NEAREST = 5  # training pairs named
+SECONDS = 5.0  # in which training queries are read, those of the item first
+AT_ONCE = 512
+
+
+class Part(NamedTuple):
+    """A feature, or a word of one, and what the similarity loses without it."""
+
+    side: Side
+    name: str  # of the column
+    word: str  # or nothing, for the whole of it
+    worth: float
+
+
+class Pair(NamedTuple):
+    """A training pair, and how near its query is to the one that was asked."""
+
+    asked: str
+    item: str
+    similarity: float
+
+
+class Training(NamedTuple):
+    """What training knew of it."""
+
+    matches: int  # of the item
+    own: list[Pair]  # the nearest queries that matched it, nearest first
+    near: list[Pair]  # the nearest queries, whatever they matched
+    looked: int  # training queries that were compared
+    of: int  # so many there are
+
+
+class Why(NamedTuple):
+    """All that there is to say of one query and one item.
+
+    rank: of the item, 1 for the best, by the mode; items of equal score before it count. score: its similarity by vectors. words: what shared
+    words add under `hybrid`, or all that counts under `words`; None without words. needed: the score of the k-th item, and found
+    whether it is among these k.
+    """
+
+    query: str
+    item: str
+    mode: str
+    k: int
+    items: int
+    rank: int
+    value: float  # by which it is ranked
+    needed: float
+    score: float
+    words: float | None
+    shared: list[str]
+    first: str  # the item that ranks best
+    parts: list[Part]
+    training: Training | None  # None for a bundle without its run, and for models that read histories
+
+    @property
+    def found(self) -> bool:
+        """Whether it is among the first k."""
+        return self.rank <= self.k
+
+
+def why(
+    place: str | Path,
+    query: Any = None,
+    item: Any = None,
+    *,
+    history: Any = None,
+    mode: Mode | None = None,
+    k: int = 10,
+    retriever: Retriever | None = None,
+) -> Why:
+    """Explain one item for one query of a run or a bundle.
+
+    query, history, mode, k: as for `Retriever.search`. item: its id. retriever: the place's own, where it is loaded already. Raises ConfigError and
+    DataError for what cannot be asked, an id that the catalogue lacks among it.
+    """
+    retriever = retriever or load(place)
+    table = retriever.query_table(query, history)
+    if table.num_rows != 1:
+        raise DataError(f"one query is explained at a time, and these are {table.num_rows}")
+    if k < 1:
+        raise ConfigError(f"k is {k}; at least one item must be asked for")
+    row = int(retriever.rows_of([item])[0])
+    by = mode or retriever.bundle.model["search"]["mode"]
+    if by not in MODES:
+        raise ConfigError(f'there is no search mode "{by}"; {choices(MODES, by)}')
+    if by != "vectors" and retriever.lexical is None:
+        raise ConfigError(f'this bundle holds no words, so it cannot be searched by "{by}"; use mode "vectors"')
+    vector, text = retriever.embed_queries(table), query_text(table, retriever.text_columns)
+    near = vector @ retriever.vectors.T  # [1, n]
+    words = None if retriever.lexical is None else retriever.lexical.scores(text)
+    scores = (
+        near
+        if by == "vectors" or words is None
+        else words
+        if by == "words"
+        else blend(near, words, float(retriever.bundle.model["search"]["words_weight"]))
+    )
+    ranked = scores[0].copy()
+    if retriever.history is not None:
+        known = retriever.history.known(table).values
+        if row in known:
+            raise DataError(f"{item!r} is in the history that was asked with, and a search does not find that again")
+        ranked[known] = -np.inf
+    rank = 1 + int((ranked > ranked[row]).sum()) + int((ranked[:row] == ranked[row]).sum())
+    best = np.sort(ranked)[::-1]
+    shared = sorted(set(tokenize(text[0])) & set(tokenize(" ".join(_texts(retriever, row))))) if text[0] else []
+    added = None if words is None else float(words[0, row]) if by == "words" else float(scores[0, row] - near[0, row]) if by == "hybrid" else None
+    return Why(
+        _said(table.to_pylist()[0]),
+        _named(retriever, row),
+        by,
+        k,
+        len(retriever),
+        rank,
+        float(scores[0, row]),
+        float(best[min(k, len(best)) - 1]),
+        float(near[0, row]),
+        added,
+        shared,
+        _named(retriever, int(ranked.argmax())),
+        _parts(retriever, table, row, vector[0]),
+        None if retriever.history is not None or find_bundle(Path(place)) == Path(place) else _training(Path(place), retriever, row, vector[0]),
+    )
+
+
+def _texts(retriever: Retriever, row: int) -> list[str]:
+    """The words of an item, by its text features."""
+    columns = dict.fromkeys(feature.column for feature in retriever.encoder.features["item"] if feature.worded)
+    shown = retriever.items.slice(row, 1).to_pylist()[0]
+    return [str(shown[name]) for name in columns if shown.get(name) is not None]
+
+
+def _named(retriever: Retriever, row: int) -> str:
+    """An item in a line: its id and the first column that says something else."""
+    shown = retriever.items.slice(row, 1).to_pylist()[0]
+    about = [str(value) for name, value in shown.items() if name != ID and value not in (None, "", []) and str(value) != str(shown[ID])]
+    return " - ".join([str(shown[ID]), *about[:1]])
+
+
+def _said(row: Mapping[str, Any]) -> str:
+    return ", ".join(str(value) for value in row.values() if value not in (None, "", []))
+
+
+# --- what each part does ------------------------------------------------------------------------------------------
+
+
+def _parts(retriever: Retriever, table: pa.Table, row: int, vector: Array) -> list[Part]:
+    """Features and words of both sides, what does most first."""
+    item = retriever.items.slice(row, 1)
+    whole = float(vector @ retriever.vectors[row])
+    found: list[Part] = []
+    for side, rows, other in zip(SIDES, (table, item), (np.asarray(retriever.vectors[row]), vector), strict=True):
+        changed = list(_changes(retriever, side, rows))
+        if changed:
+            tables = pa.concat_tables([each for _, _, each in changed])
+            without = (retriever.embed_queries(tables) if side == "query" else retriever.embed_items(tables)) @ other
+            found += [Part(side, name, word, whole - float(value)) for (name, word, _), value in zip(changed, without, strict=True)]
+    return sorted(found, key=lambda part: -abs(part.worth))
+
+
+def _changes(retriever: Retriever, side: Side, rows: pa.Table) -> list[tuple[str, str, pa.Table]]:
+    """One row of a side without each of its features that holds something, and without each word; never without everything."""
+    features = retriever.encoder.features[side]
+    worded = {feature.column for feature in features if feature.worded}
+    columns = [name for name in retriever.encoder.columns(side) if name in rows.column_names]
+    if side == "query" and retriever.history is not None and retriever.history.column_name in rows.column_names:
+        columns.append(retriever.history.column_name)
+    values = rows.to_pylist()[0]
+    held = [name for name in dict.fromkeys(columns) if values[name] not in (None, "", [])]
+    found = [(name, "", _with(rows, name, None)) for name in held if len(held) > 1]
+    for name in held:
+        words = str(values[name]).split()
+        if name in worded and len(words) > 1:
+            for n, word in enumerate(words[:MOST_WORDS]):
+                found.append((name, word, _with(rows, name, " ".join([*words[:n], *words[n + 1 :]]))))
+    return found
+
+
+def _with(rows: pa.Table, name: str, value: Any) -> pa.Table:
+    place = rows.schema.get_field_index(name)
+    return rows.set_column(place, rows.schema.field(place), pa.array([value], rows.schema.field(place).type))
+
+
+# --- what training knew -------------------------------------------------------------------------------------------
+
+
+def _training(run: Path, retriever: Retriever, row: int, vector: Array) -> Training | None:
+    """The training pairs nearest to the query, by the vectors of their queries; None where the prepared data are gone."""
+    told = run / "prepared.json"
+    place = run.parent / "prepared" / files.read_json(told)["folder"] if told.exists() else None
+    if place is None or not place.exists():
+        return None
+    prepared = open_prepared(place)
+    matches = (prepared.parts == TRAIN) & (np.asarray(prepared.log.labels) > 0)
+    asks, items = (np.asarray(part)[matches] for part in (prepared.log.query_rows, prepared.log.item_rows))
+    ids = {str(name): at for at, name in enumerate(prepared.items.column(ID).to_pylist())}
+    at = ids.get(str(retriever.items.column(ID)[row].as_py()), -1)
+    own = np.unique(asks[items == at])
+    others = np.random.default_rng(0).permutation(np.setdiff1d(asks, own))
+    order = np.concatenate([own, others])
+    graph, near = open_graph(find_bundle(run) / "model", "query"), np.full(prepared.queries.num_rows, -np.inf, np.float32)
+    until, looked = time.monotonic() + SECONDS, 0
+    while looked < len(order) and (looked < len(own) or time.monotonic() < until):
+        some = order[looked : looked + AT_ONCE]
+        columns = {name: take(column, some) for name, column in prepared.columns["query"].items()}
+        near[some] = run_graph(graph, columns, retriever.bundle.dimensions) @ vector
+        looked += len(some)
+    return Training(
+        int((items == at).sum()),
+        _pairs(prepared, own, items, asks, near, at),
+        _pairs(prepared, order[:looked], items, asks, near),
+        looked,
+        len(order),
+    )
+
+
+def _pairs(prepared: Prepared, rows: Array, items: Array, asks: Array, near: Array, item: int | None = None) -> list[Pair]:
+    """The nearest of some training queries, each with what it matched, or with this item."""
+    best = rows[np.argsort(-near[rows], kind="stable")[:NEAREST]]
+    found = []
+    for query, said in zip(best.tolist(), prepared.queries.take(pa.array(best)).to_pylist(), strict=True):
+        matched = item if item is not None else int(items[np.flatnonzero(asks == query)[0]])
+        found.append(Pair(_said(said), str(prepared.items.column(ID)[matched].as_py()), float(near[query])))
+    return found
