@@ -1,5 +1,6 @@
 """The report of a run: one page that says what the run's own files say."""
 
+import html
 import json
 import re
 import shutil
@@ -9,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import twotower as tt
+from conftest import WORLD_CONFIG
 from twotower.app.reporting import account_of
 
 
@@ -82,6 +84,88 @@ def test_a_run_that_tells_no_slices_and_no_lists_is_reported_without(world_run, 
     assert code == 0, err
     page = (tmp_path / "before/report.html").read_text(encoding="utf-8")
     assert "How good it is" in page and "What people are shown" not in page and "Where it does well" not in page
+
+
+def test_the_map_holds_the_items_and_says_how_faithful_it_is(world_run, typed, tmp_path):
+    laid, space = account_of(world_run.folder).laid, world_run.metrics["space"]
+    assert len(laid.points) == len(set(laid.points)) == 36
+    for name, group in zip(laid.names, laid.groups.of, strict=True):
+        row = int(name.split(" - ")[0]) - 1000
+        assert name == f"{1000 + row} - tovar{row // 3} vid{row % 3} (k{row % 2})" and laid.groups.names[group] == f"k{row % 2}"
+    # By another road: the cosines of the vectors, and the places on paper.
+    retriever, k = world_run.retriever, 10
+    order = [int(name.split(" - ")[0]) - 1000 for name in laid.names]
+    vectors = retriever.vectors[order] / np.linalg.norm(retriever.vectors[order], axis=1, keepdims=True)
+    near = np.argsort(-(vectors @ vectors.T - 9 * np.eye(36)), axis=1)[:, :k]
+    places = np.array(laid.points)
+    there = np.argsort(np.linalg.norm(places[:, None] - places[None], axis=2) + 1e9 * np.eye(36), axis=1)[:, :k]
+    assert laid.kept == pytest.approx(np.mean([len(set(a) & set(b)) / k for a, b in zip(near, there, strict=True)]), abs=0.01)
+    assert laid.kept > laid.by_lot + 0.1 and laid.by_lot == pytest.approx(10 / 35)
+    kinds = np.array(order) % 2
+    assert space["alike"] == pytest.approx(float((kinds[near] == kinds[:, None]).mean()), abs=1e-6)
+    assert (space["by"], space["items"], space["nearest"]) == ("kind", 36, 10) and space["chance"] == pytest.approx(17 / 35)
+    assert typed("report", world_run.folder, "-o", tmp_path / "run.html")[0] == 0
+    page = (tmp_path / "run.html").read_text(encoding="utf-8")
+    assert page.count('class="at"') == 36 and "Distances between groups mean nothing" in page
+    assert f"space {laid.kept:.0%} are among its ten nearest here, where by lot it would be 29%" in page
+    assert typed("report", world_run.folder, "-o", tmp_path / "run.md")[0] == 0
+    assert f"| k0 | 18 | {laid.groups.each[laid.groups.names.index('k0')][0]:.0%} | 49% |" in (tmp_path / "run.md").read_text(encoding="utf-8")
+    card = (world_run.folder / "bundle/model/card.md").read_text(encoding="utf-8")
+    assert f"10 nearest items {space['alike']:.0%} are of its kind; by lot it would be 49%" in card
+
+
+def test_a_report_says_what_was_found_in_the_data(world_run, typed, tmp_path):
+    found = world_run.findings
+    assert found and {"severity", "title", "advice", "code"} <= found[0].keys()
+    for suffix in ("html", "md"):
+        assert typed("report", world_run.folder, "-o", tmp_path / f"run.{suffix}")[0] == 0
+    page, text = ((tmp_path / f"run.{suffix}").read_text(encoding="utf-8") for suffix in ("html", "md"))
+    counts = [(sum(each["severity"] == tone for each in found), tone) for tone in ("warning", "note")]
+    for each in found:
+        assert html.escape(each["title"]) in page and html.escape(each["advice"]) in page
+    for count, tone in counts:
+        assert not count or f"{count} {tone}{'' if count == 1 else 's'}" in text.split("## What was found in the data")[1]
+    shutil.copytree(world_run.folder, tmp_path / "before")  # of a run that kept none
+    (tmp_path / "before/findings.json").unlink()
+    assert typed("report", tmp_path / "before")[0] == 0
+    assert "What was found in the data" not in (tmp_path / "before/report.html").read_text(encoding="utf-8")
+    (tmp_path / "before/findings.json").write_text("[]")
+    assert typed("report", tmp_path / "before")[0] == 0
+    assert "Nothing that stands against training on them, at a first look" in (tmp_path / "before/report.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def shorter(world, tmp_path_factory):
+    """A run on the same pairs that learns less, and reads no id."""
+    item = WORLD_CONFIG["item"] | {"features": WORLD_CONFIG["item"]["features"][1:]}
+    config = WORLD_CONFIG | {"item": item, "train": WORLD_CONFIG["train"] | {"epochs": 1}}
+    return tt.train(*world, config=config, output=tmp_path_factory.mktemp("shorter") / "run")
+
+
+def test_other_runs_stand_beside(world_run, shorter, typed, tmp_path):
+    code, _, err = typed("report", world_run.folder, "-o", tmp_path / "run.md", "--against", shorter.folder, "--against", world_run.folder)
+    assert code == 0, err
+    text = (tmp_path / "run.md").read_text(encoding="utf-8").split("## Beside other runs")[1].split("\n## ")[0].replace("\\", "")
+    test = tt.compare(world_run.folder, shorter.folder).tests["mrr"]
+    here, there = (run.metrics["model"]["mrr"]["value"] for run in (world_run, shorter))
+    assert f"| {shorter.folder} | mrr | {here:.3f} | {there:.3f} | {test.difference:+.3f} [{test.low:+.3f}, {test.high:+.3f}] |" in text
+    # Two tests in one table: the smaller p counts twice (Holm).
+    assert f"| {min(1.0, 2 * float(test.p_value)):.4f} |" in text and "all runs taken together" in text
+    assert f"| {world_run.folder} | mrr | {here:.3f} | {here:.3f} | +0.000" in text
+    assert "| train.epochs | 6 | 1 | 6 |" in text and "| item.name (id) | yes | - | yes |" in text
+    assert "item.name (id).dropout" not in text and "train.seed" not in text
+    assert typed("report", world_run.folder, "-o", tmp_path / "run.html", "--against", world_run.folder)[0] == 0
+    assert "Their configs say the same." in (tmp_path / "run.html").read_text(encoding="utf-8")
+    assert typed("report", world_run.folder, "-o", tmp_path / "alone.md")[0] == 0
+    assert "Beside other runs" not in (tmp_path / "alone.md").read_text(encoding="utf-8")
+
+
+def test_what_cannot_stand_beside_is_refused(world_run, typed, tmp_path):
+    code, _, err = typed("report", world_run.folder, "-o", tmp_path / "run.md", "--against", tmp_path / "nothing")
+    assert code == 2 and "nothing is no finished run" in err and not (tmp_path / "run.md").exists()
+    (tmp_path / "tuning.json").write_text("{}")
+    code, _, err = typed("report", tmp_path, "--against", world_run.folder)
+    assert code == 2 and "leave out --against" in err
 
 
 def test_what_cannot_be_told_is_refused(world_run, typed, tmp_path):

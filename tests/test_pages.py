@@ -51,7 +51,17 @@ def browser():
 
 RUN = (
     "What the run came to",
-    ["How good it is", "What stands out", "Where it does well and where not", "How it was trained", "Test questions", "What people are shown"],
+    [
+        "How good it is",
+        "What stands out",
+        "Where it does well and where not",
+        "How it was trained",
+        "Test questions",
+        "What people are shown",
+        "How items lie in the space",
+        "The data",
+        "What was found in the data",
+    ],
 )
 STUDY = ("What tuning came to", ["What was decided", "What to go on with", "What mattered", "What was tried"])
 FORECAST = ("Whether more data would help", ["More data", "What pays most now", "Who is starved", "What was measured"])
@@ -102,4 +112,44 @@ def test_the_report_prints(browser, reports):
     page.emulate_media(media="print")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") in ("rgb(255, 255, 255)", "rgba(0, 0, 0, 0)")
     assert len(page.pdf()) > 10_000
+    page.close()
+
+
+def shown(page):
+    """The names that a map shows."""
+    seen = "getComputedStyle(point.querySelector('text')).display !== 'none'"
+    return page.locator(".at").evaluate_all(f"all => all.filter(point => {seen}).map(point => point.ariaLabel)")
+
+
+@pytest.mark.parametrize("width", [360, 1200])
+def test_a_point_of_the_map_says_its_name(browser, reports, width):
+    context = browser.new_context(viewport={"width": width, "height": 800}, has_touch=width == 360)
+    page = context.new_page()
+    page.goto(reports[RUN[0]].as_uri())
+    points = page.locator(".at")
+    assert points.count() == 36 and shown(page) == []
+    for n in (0, 17, 35):
+        point = points.nth(n)
+        point.tap() if width == 360 else point.hover()
+        assert shown(page) == [point.get_attribute("aria-label")] and "tovar" in shown(page)[0]
+        name, frame = point.locator("text").bounding_box(), page.locator(".map svg").bounding_box()
+        assert frame["x"] <= name["x"] and name["x"] + name["width"] <= frame["x"] + frame["width"] and name["y"] >= frame["y"]
+        assert name["height"] > 10
+    page.mouse.move(0, 0)
+    page.evaluate("document.activeElement.blur()")
+    page.locator("figure.map").evaluate("figure => { figure.previousElementSibling.tabIndex = 0; figure.previousElementSibling.focus() }")
+    page.keyboard.press("Tab")
+    assert len(shown(page)) == 1 and page.evaluate("document.activeElement.matches('.at')")
+    context.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_signs_of_a_map_can_be_told_from_its_paper(browser, reports, scheme):
+    page = browser.new_page(color_scheme=scheme)
+    page.goto(reports[RUN[0]].as_uri())
+    light = """(names) => { const probe = document.createElement("i"); document.body.append(probe);
+      return names.map((name) => { probe.style.color = `var(--${name})`; const [r, g, b] = getComputedStyle(probe).color.match(/[\\d.]+/g).map(Number)
+        .map((v) => (v /= 255) <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4); return 0.2126 * r + 0.7152 * g + 0.0722 * b; }); }"""
+    paper, *signs = page.evaluate(light, ["paper", *(f"g{n}" for n in range(8))])
+    assert min((max(sign, paper) + 0.05) / (min(sign, paper) + 0.05) for sign in signs) >= 3  # WCAG 2, of what is no text
     page.close()

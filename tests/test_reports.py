@@ -15,7 +15,7 @@ from rich.console import Console
 import twotower
 from twotower.app.reports import documents, render
 from twotower.app.reports.diagnosis import diagnosis
-from twotower.app.reports.documents import Code, Document, Facts, Paragraph, Picture, Section, Statement, Table
+from twotower.app.reports.documents import Code, Document, Facts, Map, Paragraph, Picture, Section, Statement, Table
 from twotower.app.reports.drawings import in_words, svg
 from twotower.app.reports.terminal import terminal
 from twotower.data.doctor import Diagnosis, Figure, Finding, Setting
@@ -23,7 +23,7 @@ from twotower.errors import ConfigError
 
 SOURCE = Path(twotower.__file__).parent.parent
 EVIL = '<script>alert("x")</script> | `a` \x1b[2J & [b](http://c.d)\nnext'
-VOID = {"meta", "line", "rect", "circle", "polyline", "polygon"}
+VOID = {"meta", "line", "rect", "circle", "path", "polyline", "polygon"}
 PICTURES = [
     Picture("bars", "A few bars", ("one", EVIL), (3, 4)),
     Picture(
@@ -32,6 +32,10 @@ PICTURES = [
     Picture("line", "Doubling", (32, 64, 128, 256), (0.1, 0.2, 0.3, 0.4), "batch size", share=True),
     Picture("histogram", "Lengths", (0, 10, 20, 30), (5, 0, 2), "words"),
 ]
+MAP = Map(
+    "A map", [(n % 7 - 3.0, n / 9) for n in range(40)], [f"point {n} {EVIL if n == 3 else 'of a rather long name ' * 6}" for n in range(40)],
+    [min(n % 5, 2) for n in range(40)], ("few", EVIL), "kind"
+)  # fmt: skip
 DOCUMENT = Document(
     f"A report {EVIL}",
     f"All is well {EVIL}",
@@ -53,7 +57,7 @@ DOCUMENT = Document(
                 Paragraph("In passing", faint=True),
             ],
         ),
-        Section("Rest", [Facts([("pairs", "7"), (EVIL, EVIL)]), Code(f"[split]\n# ``` {EVIL}", "toml"), *PICTURES]),
+        Section("Rest", [Facts([("pairs", "7"), (EVIL, EVIL)]), Code(f"[split]\n# ``` {EVIL}", "toml"), *PICTURES, MAP]),
     ],
     f"by hand {EVIL}",
 )
@@ -93,7 +97,7 @@ def page():
 def test_a_page_is_whole_and_closed(page):
     reader = Reader(page)
     assert reader.open == [] and page.startswith("<!doctype html>") and reader.tags.count("h1") == 1
-    assert reader.tags.count("svg") == len(PICTURES) + 1 == reader.tags.count("figure")
+    assert reader.tags.count("svg") == len(PICTURES) + 2 == reader.tags.count("figure")
 
 
 def test_a_page_needs_nothing_from_anywhere(page):
@@ -113,7 +117,9 @@ def test_a_page_can_be_read_by_those_who_do_not_see(page):
     assert all(attributes.get("scope") == "col" for tag, attributes in reader.attributes if tag == "th")
     pictures = [attributes for tag, attributes in reader.attributes if tag == "svg"]
     names = [name for attributes in pictures for name in attributes["aria-labelledby"].split()]
-    assert len(set(names)) == 2 * len(pictures) and all(attributes["role"] == "img" for attributes in pictures)
+    assert len(set(names)) == 2 * len(pictures)
+    assert [attributes["role"] for attributes in pictures] == ["img"] * (1 + len(PICTURES)) + ["group"]  # whose points can be reached
+    assert sum(attributes.get("tabindex") == "0" for tag, attributes in reader.attributes if tag == "g") == 3  # one of each group
     assert set(names) <= {attributes.get("id") for _, attributes in reader.attributes}
     assert 'lang="en"' in page and "prefers-color-scheme: dark" in page and "@media print" in page and "width=device-width" in page
 
@@ -173,6 +179,31 @@ def test_a_curve_rises_on_paper_where_its_numbers_do():
     heights = [float(point.split(",")[1]) for point in points]
     assert heights == sorted(heights, reverse=True) and heights[0] > heights[-1] + 200
     assert in_words(PICTURES[3]).startswith("0: 5; 10: 0")
+
+
+def test_a_map_shows_every_point_where_it_is_by_a_sign_of_its_group():
+    drawing = svg(MAP, "x")
+    paths = {name: re.findall(r"M([-\d.]+) ([-\d.]+)(m[^M]*?z)(?=M|$)", d) for name, d in re.findall(r'class="dots (\w+)" d="([^"]+)"', drawing)}
+    assert {name: len(found) for name, found in paths.items()} == {"g0": 8, "g1": 8, "rest": 24}
+    assert len({sign for found in paths.values() for _, _, sign in found}) == 3
+    places = [tuple(map(float, place)) for place in re.findall(r'class="at"[^>]*translate\(([\d.]+) ([\d.]+)\)', drawing)]
+    assert len(places) == 40 and sorted(places) == sorted((float(x), float(y)) for found in paths.values() for x, y, _ in found)
+    width, height = map(float, re.search(r'viewBox="0 0 (\S+) (\S+)"', drawing).groups())
+    assert all(10 <= x <= width - 10 and 10 <= y <= height - 10 for x, y in places)
+    # One scale for both ways, and up is up.
+    (x0, y0), (x6, y6), (x7, y7) = places[0], places[6], places[7]
+    assert (x6 - x0) / 6 == pytest.approx((y0 - y7) / (7 / 9), rel=0.02) and x7 == x0 and y6 < y0
+    named = re.findall(r'aria-label="([^"]*)"', drawing)
+    assert named[0].startswith("point 0 of a rather") and "<" not in named[3] and max(map(len, named)) <= 120
+    assert all(len(line) <= 30 for line in re.findall(r'<tspan x="0" dy="[^"]*">([^<&]*)</tspan>', drawing))
+    assert "few: 8" in in_words(MAP) and in_words(MAP).endswith("other: 24")
+
+
+def test_a_map_without_groups_has_no_key():
+    plain = Map("A map", [(0.0, 0.0), (1.0, 1.0)], ["a", "b"], [0, 0], ())
+    drawing = svg(plain, "x")
+    assert 'class="key"' not in drawing and 'class="dots g0"' in drawing and in_words(plain) == "all: 2"
+    assert "all: 2" in render(Document("t", "v", "note", [plain]), Path("a.md"))
 
 
 # --- a diagnosis --------------------------------------------------------------------------------------------------

@@ -55,7 +55,9 @@ def config():
 
 def test_the_files_of_a_run(world_folder):
     names = sorted(path.name for path in world_folder.iterdir())
-    assert names == sorted(["bundle", "checkpoint.safetensors", "config.toml", "history.jsonl", "metrics.json", "prepared.json", "rankings.parquet"])
+    assert names == sorted(
+        ["bundle", "checkpoint.safetensors", "config.toml", "findings.json", "history.jsonl", "metrics.json", "prepared.json", "rankings.parquet"]
+    )
     assert (world_folder.parent / "prepared").is_dir()
 
 

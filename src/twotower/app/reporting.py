@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import tomllib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +16,11 @@ from twotower.app.questions import shown_columns
 from twotower.bundle import Retriever
 from twotower.data.columns import Array
 from twotower.errors import BundleError
-from twotower.runs import Run, open_run
+from twotower.learning.projection import kept, plane
+from twotower.learning.space import NEAREST, Groups, grouped, sampled
+from twotower.learning.statistics import holm
+from twotower.runs import Comparison, Run, compare, open_run
+from twotower.runs.differences import differences
 
 SHOWN = 8  # questions told in full, of the best and of the worst
 FOUND = 3  # items shown for each
@@ -30,6 +35,24 @@ class Told(NamedTuple):
     found: list[str]  # best first; empty where the run does not say what history it was asked with
 
 
+class Laid(NamedTuple):
+    """Some items laid out in a plane. kept: of each one's nearest in the space, the share still nearest there; by_lot: of a plane without sense."""
+
+    points: list[tuple[float, float]]
+    names: list[str]
+    groups: Groups | None
+    kept: float
+    by_lot: float
+
+
+class Beside(NamedTuple):
+    """Other runs beside this one, each compared with it. options: what not all of them say alike, with the value of each, this one's first."""
+
+    compared: list[Comparison]
+    p_values: list[dict[str, float]]  # of each, by metric, raised so that they hold for all of the runs together (Holm 1979)
+    options: dict[str, list[str]]
+
+
 class Account(NamedTuple):
     """All that a report of a run says."""
 
@@ -40,11 +63,15 @@ class Account(NamedTuple):
     best: list[Told]
     commonest: list[tuple[str, int]]  # items that most lists hold, and how many do
     config: str
+    findings: list[dict[str, Any]] | None = None  # of the data; None where the run did not keep them
+    laid: Laid | None = None  # None of a catalogue too small
+    beside: Beside | None = None
 
 
-def account_of(folder: Path, progress: Callable[[str], None] = lambda _: None) -> Account:
-    """Gather it. Raises BundleError where the run is not whole."""
+def account_of(folder: Path, progress: Callable[[str], None] = lambda _: None, against: Sequence[Path] = ()) -> Account:
+    """Gather it. against: runs to stand beside this one. Raises BundleError where a run is not whole, DataError where two cannot be compared."""
     run = open_run(folder)
+    beside = _beside(folder, against) if against else None  # said before any work
     progress("loading the run")
     retriever, rankings = run.retriever, _rankings(run)
     select = run.metrics["evaluation"]["select"]
@@ -57,7 +84,37 @@ def account_of(folder: Path, progress: Callable[[str], None] = lambda _: None) -
     hubs = run.metrics.get("lists", {}).get("commonest", [])
     rows = retriever.find(pa.array([hub["item"] for hub in hubs]))
     commonest = [(_item(retriever, row), int(hub["lists"])) for row, hub in zip(rows, hubs, strict=True) if row >= 0]
-    return Account(str(folder), run.metrics, history, worst, best, commonest, (folder / "config.toml").read_text(encoding="utf-8"))
+    progress("laying items out on a map")
+    config = (folder / "config.toml").read_text(encoding="utf-8")
+    return Account(str(folder), run.metrics, history, worst, best, commonest, config, run.findings, _laid(retriever), beside)
+
+
+def _laid(retriever: Retriever) -> Laid | None:
+    """A sample of the catalogue on a map."""
+    sample = sampled(retriever.vectors)
+    if sample is None:
+        return None
+    groups = grouped(sample, retriever.items, retriever.encoder.features["item"])
+    places, names = plane(sample.vectors), _items(retriever, sample.rows)
+    if groups is not None:
+        names = [f"{name} ({value})" if value else name for name, value in zip(names, groups.values, strict=True)]
+    points = [(x, y) for x, y in places.tolist()]
+    return Laid(points, names, groups, kept(sample.near, places), NEAREST / (len(points) - 1))
+
+
+def _beside(folder: Path, against: Sequence[Path]) -> Beside:
+    compared = [compare(folder, other) for other in against]
+    said = [tomllib.loads((open_run(each).folder / "config.toml").read_text(encoding="utf-8")) for each in (folder, *against)]
+    return Beside(compared, _raised(compared), differences(said))
+
+
+def _raised(compared: Sequence[Comparison]) -> list[dict[str, float]]:
+    found: list[dict[str, float]] = [{} for _ in compared]
+    for metric in {metric for each in compared for metric in each.tests}:
+        which = [n for n, each in enumerate(compared) if metric in each.tests]
+        for n, p_value in zip(which, holm(np.array([float(compared[n].tests[metric].p_value) for n in which])).tolist(), strict=True):
+            found[n][metric] = p_value
+    return found
 
 
 def _rankings(run: Run) -> pa.Table:
@@ -93,6 +150,9 @@ def _wanted(retriever: Retriever, item: str) -> list[str]:
 
 def _item(retriever: Retriever, row: int) -> str:
     """An item in a line: its id, and its first column to show."""
-    (shown,) = retriever.show(np.array([row]))
-    about = [str(shown[name]) for name in shown_columns(retriever)[:1] if shown[name] not in (None, "")]
-    return " - ".join([str(shown["_id"]), *about])
+    return _items(retriever, np.array([row]))[0]
+
+
+def _items(retriever: Retriever, rows: Array) -> list[str]:
+    named = shown_columns(retriever)[:1]
+    return [" - ".join([str(shown["_id"]), *(str(shown[name]) for name in named if shown[name] not in (None, ""))]) for shown in retriever.show(rows)]

@@ -1,6 +1,6 @@
 """What a run is: data prepared, towers trained, evaluated beside baselines, a bundle written; all in one folder.
 
-run/   config.toml  prepared.json  history.jsonl  checkpoint.safetensors  metrics.json  rankings.parquet  bundle/
+run/   config.toml  prepared.json  findings.json  history.jsonl  checkpoint.safetensors  metrics.json  rankings.parquet  bundle/
 """
 
 from twotower.runs.comparing import Comparison, compare

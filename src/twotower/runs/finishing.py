@@ -26,6 +26,7 @@ from twotower.learning.evaluation import evaluate as evaluate_scorer
 from twotower.learning.lists import list_facts, looked_at, top
 from twotower.learning.pretrained import as_it_is
 from twotower.learning.slices import Facts, slice_all
+from twotower.learning.space import grouped, sampled, told
 from twotower.learning.statistics import PairedTest, holm
 from twotower.learning.views import before, reading
 from twotower.runs.comparing import compare_values, ranking_table
@@ -154,6 +155,7 @@ def _metrics(measured: _Measured, prepared: Prepared, chosen: Config, facts: dic
         "macro": {of: figures_of(told) for of, told in macro(winner, measured.asked.cases, options).items()},
         "slices": slice_all(known, winner, keys, options, measured.baselines),
         "lists": list_facts(measured.lists, "model", wanted, known.item_matches, measured.item_vectors, prepared.items.column(ID)),
+        "space": _space(measured.item_vectors, prepared),
         "search": measured.search,
         "calibration": None if measured.calibration is None else measured.calibration._asdict(),
         "evaluation": {
@@ -167,6 +169,12 @@ def _metrics(measured: _Measured, prepared: Prepared, chosen: Config, facts: dic
         "training": facts,
         "data": prepared.report,
     }
+
+
+def _space(item_vectors: Array, prepared: Prepared) -> dict[str, Any] | None:
+    """What the nearest items have in common, where items have a category."""
+    sample = sampled(item_vectors)
+    return None if sample is None else told(sample, grouped(sample, prepared.items, prepared.encoder.features["item"]))
 
 
 def _corrected(against: Mapping[str, Mapping[str, PairedTest]]) -> dict[str, dict[str, Any]]:
@@ -265,6 +273,11 @@ def _card(metrics: dict[str, Any], chosen: Config) -> str:
     rows = {"model": metrics["model"], **metrics["baselines"]}
     table = ["| | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
     table += [f"| {name} | " + " | ".join(_cell(figures[m]) for m in names) + " |" for name, figures in rows.items()]
+    space = metrics["space"]
+    near = space and (
+        f"Of an item's {space['nearest']} nearest items {space['alike']:.0%} are of its {space['by']}; by lot it would be {space['chance']:.0%}"
+        f" ({space['items']:,} items drawn at random)."
+    )
     sides = {side: ", ".join(f"{f.column} ({f.type})" for f in chosen.schema.features(side)) for side in ("query", "item")}
     return "\n".join(
         [
@@ -280,6 +293,7 @@ def _card(metrics: dict[str, Any], chosen: Config) -> str:
             *table,
             "",
             f"Searched by {metrics['search']['mode']}. Scores are raw similarities: they order items for one query and are no probabilities.",
+            *([near] if near else []),
             "The model knows what the log shows: it repeats the log's habits, gaps and mistakes, and knows nothing of later changes.",
             "",
         ]

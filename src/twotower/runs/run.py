@@ -19,7 +19,7 @@ from twotower import files
 from twotower.bundle import layout
 from twotower.bundle.retriever import Retriever, load
 from twotower.config import Config
-from twotower.data.doctor import Asked, examine
+from twotower.data.doctor import Asked, Finding, examine
 from twotower.data.preparation import prepare
 from twotower.data.preparation.intake import Sources
 from twotower.data.prepared import Prepared, open_prepared, read_as
@@ -48,7 +48,8 @@ logger = logging.getLogger("twotower")
 
 # What a run folder may hold: all that `overwrite` ever removes.
 OURS = {"config.toml", "prepared.json", "history.jsonl", "checkpoint.safetensors", "metrics.json", "rankings.parquet", "strangers.json", "bundle"}
-OURS |= {KEPT, BOARD}
+FINDINGS = "findings.json"  # of the data, as training saw them
+OURS |= {KEPT, BOARD, FINDINGS}
 
 
 class Stopped(TwotowerError):
@@ -65,6 +66,12 @@ class Run:
     def metrics(self) -> dict[str, Any]:
         """The content of `metrics.json`."""
         return dict(files.read_json(self.folder / "metrics.json"))
+
+    @cached_property
+    def findings(self) -> list[dict[str, Any]] | None:
+        """What was found in the data before training, the gravest first; None of a run that kept nothing of it."""
+        path = self.folder / FINDINGS
+        return list(files.read_json(path)) if path.exists() else None
 
     @cached_property
     def retriever(self) -> Retriever:
@@ -215,12 +222,13 @@ def prepared_of(sources: Sources, chosen: Config, cache: Path, progress: Progres
     )
 
 
-def _stop_on_faults(sources: Sources, prepared: Prepared, chosen: Config, progress: Progress) -> None:
-    """Raise DataError for what the fast part of an examination finds cannot work."""
+def _examined(sources: Sources, prepared: Prepared, chosen: Config, progress: Progress) -> tuple[Finding, ...]:
+    """What the fast part of an examination finds. Raises DataError for what cannot work."""
     asked = Asked(chosen.train.batch_size, chosen.train.correction, chosen.model.temperature)
     found = examine(sources.pairs, sources.items, chosen.schema, chosen.split, prepared, asked, fast=True, progress=progress.stage)
     if found.stops:
         raise DataError(found.message())
+    return found.findings
 
 
 def begun_of(
@@ -275,7 +283,7 @@ def _train(
         raise BundleError(f"the teacher of {folder}, {chosen.train.teacher}, has changed since it was begun, so it cannot be continued. Start anew.")
     if resume and begun["folder"] != prepared.folder.name:
         raise BundleError(f"the data of {folder} have changed since it was begun, so it cannot be continued. Start anew with --overwrite.")
-    _stop_on_faults(sources, prepared, chosen, progress)
+    findings = _examined(sources, prepared, chosen, progress)
     running = replace(chosen, train=chosen.train.continued()) if kept else chosen
     team.tell("prepared", files.json_text([prepared.folder.name, configs.to_toml(chosen), kept is not None]))
     model, data, state = begun_of(prepared, running, bodies, progress, team)
@@ -286,6 +294,7 @@ def _train(
         files.empty_folder(folder, OURS)
     files.write_text(folder / "config.toml", configs.to_toml(chosen))
     files.write_json(folder / "prepared.json", prepared.report | {"folder": prepared.folder.name} | ({"teacher": teacher} if teacher else {}))
+    files.write_json(folder / FINDINGS, findings)
     if kept and not resume:
         keep(kept, folder)
         training.save(state, folder)  # from here on it can be resumed without the last run, and the other processes find it

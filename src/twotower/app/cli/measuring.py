@@ -129,16 +129,18 @@ def compare(
         "twotower report runs/first",
         "twotower report runs/first -o first.html",
         "twotower report runs/first -o first.md",
+        "twotower report runs/first --against runs/second",
         "twotower report runs/tuned",
     )
 )
 def report(
     run: Annotated[Path, typer.Argument(metavar="RUN|STUDY|FORECAST", help="A finished run, study of `tune` or forecast.", show_default=False)],
     output: Annotated[Path | None, typer.Option("-o", "--output", help="The page: report.html or report.md; by default in the run folder.")] = None,
+    against: Annotated[list[Path] | None, typer.Option(help="Another run to stand beside it; may be given several times.")] = None,
 ) -> None:
     """Write what a run, a study or a forecast came to as one page.
 
-    Figures beside baselines, slices, curves, the best and the worst test questions, what is found, the config. The page needs nothing else.
+    Figures beside baselines, slices, curves, the best and the worst test questions, a map of the items, the config. The page needs nothing else.
     """
     with loading():
         from twotower.app.reporting import account_of
@@ -154,7 +156,9 @@ def report(
     with watching() as progress:
         others = {"tuning.json": tuned, "forecast.json": forecasted}
         found = next((name for name in others if (run / name).exists()), None)
-        document = account(account_of(run, progress.stage)) if found is None else others[found](read_json(run / found), str(run))
+        if found is not None and against:
+            raise ConfigError(f"{run} is no run, and only runs stand beside each other: leave out --against")
+        document = account(account_of(run, progress.stage, against or [])) if found is None else others[found](read_json(run / found), str(run))
         write_text(place, render(document, place))
     print(f"{document.verdict}\nwrote {place}", file=sys.stderr)
 

@@ -6,21 +6,24 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from twotower.app.reports.advice import signs
-from twotower.app.reports.documents import Code, Document, Facts, Paragraph, Part, Picture, Section, Statement, Table
-from twotower.app.reports.results import COUNTED, NAMES, data_facts, distance, told_modes, verdict
+from twotower.app.reports.diagnosis import counted
+from twotower.app.reports.documents import Code, Document, Facts, Map, Paragraph, Part, Picture, Section, Statement, Table
+from twotower.app.reports.results import COUNTED, NAMES, data_facts, distance, told_modes, unlike, verdict
 
 if TYPE_CHECKING:
-    from twotower.app.reporting import Account, Told
+    from twotower.app.reporting import Account, Beside, Told
 
 
 def account(told: Account) -> Document:
     """The document of a run."""
     found: list[Part] = [*signs(told)] or [Paragraph("Nothing that calls for a change.")]
-    parts: list[Part] = [Section("How good it is", [_figures(told.metrics), *_macro(told.metrics)]), Section("What stands out", found)]
+    parts: list[Part] = [Section("How good it is", [_figures(told.metrics), *_macro(told.metrics)])]
+    parts += [*_beside(told.beside, told), Section("What stands out", found)]
     parts += [*_slices(told.metrics), _training(told)]
-    parts += [_questions(told), *_lists(told)]
+    parts += [_questions(told), *_lists(told), *_map(told)]
     said, counts = data_facts(told.metrics["data"])
     parts.append(Section("The data", [Paragraph(said), *([Table(["", "what"], counts, numbers=(0,))] if counts else [])]))
+    parts += _findings(told)
     again = f"twotower train {told.folder}/config.toml -o runs/again"
     parts.append(Section("How to repeat it", [Code(again), Code(told.config, "toml")]))
     whole = verdict(told.metrics)
@@ -154,3 +157,69 @@ def _lists(told: Account) -> list[Part]:
         names, counts = zip(*told.commonest, strict=True)
         parts.append(Picture("bars", f"Found most often by the model, and in how many of {found['lists']:,} lists", names, counts))
     return [Section("What people are shown", parts)]
+
+
+def _map(told: Account) -> list[Part]:
+    """How items lie in the space: a map of some of them, and what the nearest have in common."""
+    laid = told.laid
+    if laid is None:
+        return []
+    of, n = laid.groups, len(laid.points)
+    parts: list[Part] = []
+    if of is not None:
+        parts.append(Paragraph(f"Of an item's ten nearest in the space {of.alike:.0%} are of its {of.by}; by lot it would be {of.chance:.0%}."))
+    title = (
+        f"{n:,} items{' drawn at random' if n < told.metrics['evaluation']['catalogue'] else ''}{f', by {of.by}' if of else ''}; point at one, "
+        "or tap it, for its name. What is near in the space is near here, as far as a plane has room (t-SNE): of each item's ten nearest in the "
+        f"space {laid.kept:.0%} are among its ten nearest here, where by lot it would be {laid.by_lot:.0%}. Distances between groups mean nothing, "
+        "nor do their sizes."
+    )
+    groups, labels = (of.of.tolist(), of.names) if of else ([0] * n, ())
+    parts.append(Map(title, laid.points, laid.names, groups, labels, of.by if of else ""))
+    if of is not None:
+        rows = [
+            [name, f"{groups.count(group):,}", f"{alike:.0%}", f"{lot:.0%}"]
+            for group, (name, (alike, lot)) in enumerate(zip(of.names, of.each, strict=True))
+        ]
+        caption = "Alike: of the ten nearest of the items here, the share of the same group."
+        parts.append(Table([of.by, "items here", "alike", "by lot"], rows, caption, numbers=(1, 2, 3)))
+    return [Section("How items lie in the space", parts)]
+
+
+def _findings(told: Account) -> list[Part]:
+    """What was found in the data before training."""
+    if told.findings is None:
+        return []
+    said = counted([finding["severity"] for finding in told.findings]) or "Nothing that stands against training on them"
+    parts: list[Part] = [
+        Paragraph(f"{said}, at a first look, before training."),
+        *(Statement(finding["severity"], finding["title"], finding["advice"]) for finding in told.findings),
+        Paragraph("twotower check reads every row and looks for forty more.", faint=True),
+    ]
+    return [Section("What was found in the data", parts)]
+
+
+def _beside(beside: Beside | None, told: Account) -> list[Part]:
+    """Other runs, ranking by ranking, and what their configs say otherwise."""
+    if beside is None:
+        return []
+    select, rows, notes = told.metrics["evaluation"]["select"], [], []
+    for compared, raised in zip(beside.compared, beside.p_values, strict=True):
+        name = compared.names[1]
+        metrics = sorted(compared.tests, key=lambda metric: metric != select)
+        for metric in metrics:
+            test, (here, there) = compared.tests[metric], compared.figures[metric]
+            gain = f"{float(test.difference):+.3f} [{float(test.low):+.3f}, {float(test.high):+.3f}]"
+            rows.append([name if metric == metrics[0] else "", metric, _number(here), _number(there), gain, f"{raised[metric]:.4f}"])
+        alike = f"{name}: {compared.rankings:,} rankings that both answered."
+        notes.append(Paragraph(" ".join([alike, *unlike(compared, ("this run", name))]), faint=True))
+    caption = (
+        "Compared ranking by ranking, on those that both answered. Difference: this run less the other, with its 95% interval. p: how often luck "
+        f"would give as much{', all runs taken together (Holm)' if len(beside.compared) > 1 else ''}."
+    )
+    parts: list[Part] = [Table(["beside", "by", "this run", "the other", "difference", "p"], rows, caption, range(2, 6)), *notes]
+    if not beside.options:
+        return [Section("Beside other runs", [*parts, Paragraph("Their configs say the same.")])]
+    others = [compared.names[1] for compared in beside.compared]
+    options = [[name, *values] for name, values in beside.options.items()]
+    return [Section("Beside other runs", [*parts, Table(["option", "this run", *others], options, "What their configs do not say alike.")])]

@@ -29,15 +29,21 @@ def diagnosis(found: Diagnosis, config: str) -> Document:
     return Document("What the data are like", verdict, tone, parts, f"twotower check {config}")
 
 
-def _verdict(found: Diagnosis) -> tuple[Tone, str]:
-    counts = {tone: sum(finding.severity == tone for finding in found.findings) for tone, _, _ in COUNTED}
+def counted(severities: Sequence[str]) -> str:
+    """How many findings of each kind, such as `1 warning and 2 notes`."""
+    counts = {tone: severities.count(tone) for tone, _, _ in COUNTED}
     said = [f"{counts[tone]} {one if counts[tone] == 1 else many}" for tone, one, many in COUNTED if counts[tone]]
-    listed = " and ".join([", ".join(said[:-1]), said[-1]]) if len(said) > 1 else "".join(said)
-    if counts["stop"]:
+    return " and ".join([", ".join(said[:-1]), said[-1]]) if len(said) > 1 else "".join(said)
+
+
+def _verdict(found: Diagnosis) -> tuple[Tone, str]:
+    counts = [finding.severity for finding in found.findings]
+    listed = counted(counts)
+    if "stop" in counts:
         return "stop", f"Training on these data cannot work as it is: {listed}."
-    if counts["warning"]:
+    if "warning" in counts:
         return "warning", f"These data can be trained on; read first: {listed}."
-    if counts["note"]:
+    if "note" in counts:
         return "note", f"These data can be trained on, with {listed}."
     return "good", "Nothing stands against training on these data."
 

@@ -75,6 +75,22 @@ class Picture(NamedTuple):
         return f"{value:.1%}" if self.share else f"{value:,.4g}"
 
 
+class Map(NamedTuple):
+    """Points in a plane, each with a name, coloured by the group that it is of. by: what groups are; group len(labels): none of them."""
+
+    title: str
+    points: Sequence[tuple[float, float]]  # one scale for both ways
+    names: Sequence[str]
+    groups: Sequence[int]
+    labels: Sequence[str]
+    by: str = ""
+
+    def counted(self) -> list[tuple[str, int]]:
+        """Each group and how many points are of it, those of none at the end."""
+        counts = [(label, self.groups.count(n)) for n, label in enumerate([*self.labels, "other" if self.labels else "all"])]
+        return [(label, count) for label, count in counts if count]
+
+
 class Statement(NamedTuple):
     """Something found: what it is, what to do, and what shows it."""
 
@@ -93,7 +109,7 @@ class Section(NamedTuple):
     parts: Sequence[Part]
 
 
-Part = Paragraph | Table | Facts | Code | Picture | Statement | Section
+Part = Paragraph | Table | Facts | Code | Picture | Map | Statement | Section
 
 
 class Document(NamedTuple):

@@ -3,29 +3,49 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterator, Sequence
 from html import escape
 
-from twotower.app.reports.documents import Picture, plain_text
+from twotower.app.reports.documents import Map, Picture, plain_text
 
 WIDTH, HEIGHT = 640, 280
 LEFT, RIGHT, TOP, BOTTOM = 62, 16, 12, 44
 BAR = 26  # height of a bar and the room around it
 MOST_POINTS = 12  # in words
 BLOCKS = " ▏▎▍▌▋▊▉█"
+PLANE, EDGE, ENTRY = 560, 14, 27  # the height of a map, the room at its edges, the height of an entry of its key
+NAMED, LINES = 30, 3  # characters of a line of a point's name, and lines
+# The signs of the groups of a map, from where the point is: told apart without colour too. The last is of those in no group.
+SIGNS = (
+    "m-3 0a3 3 0 1 0 6 0a3 3 0 1 0-6 0z",
+    "m-2.7-2.7h5.4v5.4h-5.4z",
+    "m0-3.8l3.5 6.2h-7z",
+    "m0-3.9l3.6 3.9l-3.6 3.9l-3.6-3.9z",
+    "m0 3.8l3.5-6.2h-7z",
+    "m-1.2-3.6h2.4v2.4h2.4v2.4h-2.4v2.4h-2.4v-2.4h-2.4v-2.4h2.4z",
+    "m-3.6-2l1.6-1.6 2 2 2-2 1.6 1.6-2 2 2 2-1.6 1.6-2-2-2 2-1.6-1.6 2-2z",
+    "m-3.3-3.3h6.6l-6.6 6.6h6.6z",
+    "m-2 0a2 2 0 1 0 4 0a2 2 0 1 0-4 0z",
+)
 
 
-def svg(picture: Picture, name: str) -> str:
+def svg(picture: Picture | Map, name: str) -> str:
     """A picture as inline SVG, with its title and a description for those who do not see it. name: unique on its page."""
-    width, height, body = _bars(picture) if picture.kind == "bars" else _plane(picture)
+    if isinstance(picture, Map):
+        role, (width, height, body) = "group", _map(picture)
+    else:
+        role, (width, height, body) = "img", _bars(picture) if picture.kind == "bars" else _plane(picture)
     return (
-        f'<svg viewBox="0 0 {width} {height}" role="img" aria-labelledby="{name}-t {name}-d">'
+        f'<svg viewBox="0 0 {width} {height}" role="{role}" aria-labelledby="{name}-t {name}-d">'
         f'<title id="{name}-t">{escape(plain_text(picture.title))}</title><desc id="{name}-d">{escape(in_words(picture))}</desc>{body}</svg>'
     )
 
 
-def in_words(picture: Picture) -> str:
+def in_words(picture: Picture | Map) -> str:
     """What a picture shows, as a sentence."""
+    if isinstance(picture, Map):
+        return "; ".join(f"{plain_text(label)}: {count:,}" for label, count in picture.counted())
     step = max(1, -(-len(picture.y) // MOST_POINTS))
     at = list(range(0, len(picture.y), step))
     if at and at[-1] != len(picture.y) - 1:
@@ -138,3 +158,72 @@ def blocks(picture: Picture, width: int = 32) -> list[tuple[str, str, str]]:
         eighths = round(8 * width * picture.y[i] / top)
         rows.append((_label(picture.x[i], picture), BLOCKS[8] * (eighths // 8) + BLOCKS[eighths % 8].strip(), picture.said(picture.y[i])))
     return rows
+
+
+# --- maps ---------------------------------------------------------------------------------------------------------
+
+
+def _map(picture: Map) -> tuple[int, int, str]:
+    """The points, their names above all of them, to be seen one at a time, and a key of their signs."""
+    places, last = _fitted(picture.points), len(picture.labels)
+    parts = [f'<rect class="frame" x="0.5" y="0.5" width="{WIDTH - 1}" height="{PLANE - 1}" rx="6"/>']
+    for group in (last, *range(last)):  # those of no group below the others
+        drawn = "".join(f"M{x:.1f} {y:.1f}{_sign(group, last)}" for (x, y), of in zip(places, picture.groups, strict=True) if of == group)
+        parts += [f'<path class="dots {_colour(group, last)}" d="{drawn}"/>'] if drawn else []
+    reached = _reached(places, picture.groups)
+    parts += [_named(*place, name, n in reached) for n, (place, name) in enumerate(zip(places, picture.names, strict=True))]
+    key = list(_key(picture))
+    return WIDTH, PLANE + 12 + ENTRY * -(-len(key) // 2) if key else PLANE, "".join(parts + key)
+
+
+def _sign(group: int, last: int) -> str:
+    return SIGNS[-1] if group == last and last else SIGNS[group]
+
+
+def _colour(group: int, last: int) -> str:
+    return "rest" if group == last and last else f"g{group}"
+
+
+def _fitted(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Points where they are drawn, as large as there is room for."""
+    across, up = zip(*points, strict=True)
+    width, height = WIDTH - 2 * EDGE, PLANE - 2 * EDGE
+    scale = min(width / max(max(across) - min(across), 1e-12), height / max(max(up) - min(up), 1e-12))
+    middle = (max(across) + min(across)) / 2, (max(up) + min(up)) / 2
+    return [(WIDTH / 2 + scale * (x - middle[0]), PLANE / 2 - scale * (y - middle[1])) for x, y in points]
+
+
+def _reached(places: Sequence[tuple[float, float]], groups: Sequence[int]) -> set[int]:
+    """The point nearest to the middle of each group, which the keyboard reaches: of a thousand it would reach none."""
+    found = set()
+    for group in set(groups):
+        members = [n for n, of in enumerate(groups) if of == group]
+        x, y = (sorted(places[n][axis] for n in members)[len(members) // 2] for axis in (0, 1))
+        found.add(min(members, key=lambda n: (places[n][0] - x) ** 2 + (places[n][1] - y) ** 2))
+    return found
+
+
+def _named(x: float, y: float, name: str, reached: bool) -> str:
+    """What shows the name of a point where it is pointed at, tapped or, of one in each group, reached by the keyboard."""
+    text = plain_text(name, NAMED * LINES)
+    lines = textwrap.wrap(text, NAMED, max_lines=LINES, placeholder="…") or ["-"]
+    anchor = "start" if x < WIDTH / 3 else "middle" if x < 2 * WIDTH / 3 else "end"
+    first = 1.9 if y < PLANE / 4 else -0.9 - 1.15 * (len(lines) - 1)
+    spans = "".join(f'<tspan x="0" dy="{1.15 if n else first:.2f}em">{escape(line)}</tspan>' for n, line in enumerate(lines))
+    return (
+        f'<g class="at" tabindex="{0 if reached else -1}" role="img" aria-label="{escape(text)}" transform="translate({x:.1f} {y:.1f})">'
+        f'<circle r="5"/><text text-anchor="{anchor}">{spans}</text></g>'
+    )
+
+
+def _key(picture: Map) -> Iterator[str]:
+    """Signs and what they mean, in two columns."""
+    last = len(picture.labels)
+    shown = [(group, label) for group, label in enumerate([*picture.labels, "other"]) if last and group in picture.groups]
+    for n, (group, label) in enumerate(shown):
+        x, y = 14 + WIDTH // 2 * (n % 2), PLANE + 12 + ENTRY * (n // 2) + ENTRY / 2
+        text = plain_text(label, 22)
+        yield (
+            f'<path class="dots {_colour(group, last)}" transform="translate({x} {y}) scale(1.7)" d="M0 0{_sign(group, last)}"/>'
+            f'<text class="key" x="{x + 16}" y="{y}" dy=".35em">{escape(text)} <tspan class="count">{picture.groups.count(group):,}</tspan></text>'
+        )

@@ -5,8 +5,22 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from twotower.app.reports.documents import MARKS, Code, Document, Facts, Paragraph, Part, Picture, Section, Statement, Table, plain_lines, plain_text
-from twotower.app.reports.drawings import blocks
+from twotower.app.reports.documents import (
+    MARKS,
+    Code,
+    Document,
+    Facts,
+    Map,
+    Paragraph,
+    Part,
+    Picture,
+    Section,
+    Statement,
+    Table,
+    plain_lines,
+    plain_text,
+)
+from twotower.app.reports.drawings import blocks, in_words
 
 
 def markdown(document: Document) -> str:
@@ -37,6 +51,8 @@ def _drawn(part: Part, level: int) -> Iterator[str]:
             yield from (f"{fence}{part.language}", plain_lines(part.text), fence, "")
         case Picture():
             yield from (f"*{_escaped(part.title)}*", "", *_table(Table((part.x_label, "", part.y_label), blocks(part, 20), numbers=(2,))))
+        case Map():
+            yield from (f"*{_escaped(part.title)}*", "", _escaped(in_words(part)), "")
         case Statement():
             yield from _statement(part, level)
 

@@ -215,10 +215,10 @@ def comparison(compared: Comparison) -> RenderableType:
     names = f"A is {a}, B is {b}. " if long else ""
     first, second = ("A", "B") if long else (a, b)
     told = f"{names}{compared.rankings:,} rankings that both answered, compared one by one. difference: {first} - {second}, with its 95% interval."
-    return Group("", table, "", faint(" ".join([told, *_unlike(compared, (first, second))])))
+    return Group("", table, "", faint(" ".join([told, *unlike(compared, (first, second))])))
 
 
-def _unlike(compared: Comparison, names: Sequence[str]) -> list[str]:
+def unlike(compared: Comparison, names: Sequence[str]) -> list[str]:
     """What was not the same for both, and so is part of the difference."""
     a, b = names
     said = []

@@ -10,8 +10,22 @@ from rich.padding import Padding
 from rich.table import Table as Grid
 from rich.text import Text
 
-from twotower.app.reports.documents import MARKS, Code, Document, Facts, Paragraph, Part, Picture, Section, Statement, Table, plain_lines, plain_text
-from twotower.app.reports.drawings import blocks
+from twotower.app.reports.documents import (
+    MARKS,
+    Code,
+    Document,
+    Facts,
+    Map,
+    Paragraph,
+    Part,
+    Picture,
+    Section,
+    Statement,
+    Table,
+    plain_lines,
+    plain_text,
+)
+from twotower.app.reports.drawings import blocks, in_words
 
 LONGEST = 32  # characters of a bar
 
@@ -45,6 +59,8 @@ def _drawn(part: Part) -> Iterator[RenderableType]:
             yield from ("", Text("\n".join(f"  {line}" for line in plain_lines(part.text).splitlines()), no_wrap=True, overflow="ignore"))
         case Picture():
             yield from ("", Text(plain_text(part.title)), _Bars(part))
+        case Map():
+            yield from ("", Text(plain_text(part.title, 1000)), Text(in_words(part), style="dim"))
         case Statement():
             yield from _statement(part)
 

@@ -7,7 +7,21 @@ from collections.abc import Iterator
 from html import escape
 from importlib import resources
 
-from twotower.app.reports.documents import MARKS, Code, Document, Facts, Paragraph, Part, Picture, Section, Statement, Table, plain_lines, plain_text
+from twotower.app.reports.documents import (
+    MARKS,
+    Code,
+    Document,
+    Facts,
+    Map,
+    Paragraph,
+    Part,
+    Picture,
+    Section,
+    Statement,
+    Table,
+    plain_lines,
+    plain_text,
+)
 from twotower.app.reports.drawings import svg
 
 STYLE = "page.css"
@@ -47,6 +61,8 @@ def _drawn(part: Part, level: int, names: Iterator[str]) -> Iterator[str]:
             yield f'<pre tabindex="0"><code>{escape(plain_lines(part.text))}</code></pre>'
         case Picture():
             yield f"<figure>{svg(part, next(names))}<figcaption>{_text(part.title)}{_axis(part)}</figcaption></figure>"
+        case Map():
+            yield f'<figure class="map">{svg(part, next(names))}<figcaption>{_text(part.title)}</figcaption></figure>'
         case Statement():
             yield from _statement(part, level, names)
 
