@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from twotower.app.reports.advice import signs
@@ -12,6 +13,7 @@ from twotower.app.reports.results import COUNTED, NAMES, data_facts, distance, t
 
 if TYPE_CHECKING:
     from twotower.app.reporting import Account, Beside, Told
+    from twotower.learning.statistics import PairedTest
 
 
 def account(told: Account) -> Document:
@@ -194,7 +196,7 @@ def _findings(told: Account) -> list[Part]:
     parts: list[Part] = [
         Paragraph(f"{said}, at a first look, before training."),
         *(Statement(finding["severity"], finding["title"], finding["advice"]) for finding in told.findings),
-        Paragraph("twotower check reads every row and looks for forty more.", faint=True),
+        Paragraph("twotower check reads every row, and looks for some forty things more.", faint=True),
     ]
     return [Section("What was found in the data", parts)]
 
@@ -203,23 +205,31 @@ def _beside(beside: Beside | None, told: Account) -> list[Part]:
     """Other runs, ranking by ranking, and what their configs say otherwise."""
     if beside is None:
         return []
-    select, rows, notes = told.metrics["evaluation"]["select"], [], []
+    select = told.metrics["evaluation"]["select"]
+    together = ", all of these runs taken together (Holm)" if len(beside.compared) > 1 else ""
+    parts: list[Part] = [
+        Paragraph(
+            "Compared ranking by ranking, on those that both answered. Difference: this run less the other, with its 95% interval. p: how often luck "
+            f"would give as much{together}.",
+            faint=True,
+        )
+    ]
     for compared, raised in zip(beside.compared, beside.p_values, strict=True):
         name = compared.names[1]
-        metrics = sorted(compared.tests, key=lambda metric: metric != select)
-        for metric in metrics:
-            test, (here, there) = compared.tests[metric], compared.figures[metric]
-            gain = f"{float(test.difference):+.3f} [{float(test.low):+.3f}, {float(test.high):+.3f}]"
-            rows.append([name if metric == metrics[0] else "", metric, _number(here), _number(there), gain, f"{raised[metric]:.4f}"])
-        alike = f"{name}: {compared.rankings:,} rankings that both answered."
-        notes.append(Paragraph(" ".join([alike, *unlike(compared, ("this run", name))]), faint=True))
-    caption = (
-        "Compared ranking by ranking, on those that both answered. Difference: this run less the other, with its 95% interval. p: how often luck "
-        f"would give as much{', all runs taken together (Holm)' if len(beside.compared) > 1 else ''}."
-    )
-    parts: list[Part] = [Table(["beside", "by", "this run", "the other", "difference", "p"], rows, caption, range(2, 6)), *notes]
+        rows = [
+            [metric, *map(_number, compared.figures[metric]), _gain(compared.tests[metric]), f"{raised[metric]:.4f}"]
+            for metric in sorted(compared.tests, key=lambda metric: metric != select)
+        ]
+        caption = " ".join([f"{compared.rankings:,} rankings that both answered.", *unlike(compared, ("this run", name))])
+        parts.append(Section(name, [Table(["", "this run", "the other", "difference", "p"], rows, caption, range(1, 5))]))
     if not beside.options:
         return [Section("Beside other runs", [*parts, Paragraph("Their configs say the same.")])]
     others = [compared.names[1] for compared in beside.compared]
+    brief = [Path(name).name for name in others]
+    others = brief if len(set(brief)) == len(brief) else others
     options = [[name, *values] for name, values in beside.options.items()]
-    return [Section("Beside other runs", [*parts, Table(["option", "this run", *others], options, "What their configs do not say alike.")])]
+    return [Section("Beside other runs", [*parts, Section("Where their configs differ", [Table(["option", "this run", *others], options)])])]
+
+
+def _gain(test: PairedTest) -> str:
+    return f"{float(test.difference):+.3f} [{float(test.low):+.3f}, {float(test.high):+.3f}]"
