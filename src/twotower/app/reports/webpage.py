@@ -86,8 +86,10 @@ def _table(part: Table) -> str:
     kind = [' class="number"' if n in part.numbers else "" for n in range(len(part.columns))]
     head = "".join(f'<th scope="col"{kind[n]}>{_text(name)}</th>' for n, name in enumerate(part.columns))
     rows = "".join(f"<tr>{''.join(f'<td{kind[n]}>{_text(cell)}</td>' for n, cell in enumerate(row))}</tr>\n" for row in part.rows)
-    caption = f"<caption>{_text(part.caption)}</caption>" if part.caption else ""
-    return f'<div class="wide" tabindex="0"><table>{caption}<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}</tbody></table></div>'
+    # Beside the table and not in it: a table that is wider than a phone scrolls, and its caption stays.
+    caption = f"<figcaption>{_text(part.caption)}</figcaption>" if part.caption else ""
+    table = f"<table><thead><tr>{head}</tr></thead>\n<tbody>\n{rows}</tbody></table>"
+    return f'<figure class="table"><div class="wide" tabindex="0">{table}</div>{caption}</figure>'
 
 
 def _axis(part: Picture) -> str:
