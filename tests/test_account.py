@@ -56,6 +56,18 @@ def test_what_is_shown_is_what_searches_find(world_run):
         assert found.count(name.split(" - ")[0]) == count
 
 
+def test_thresholds_are_told_with_what_they_do_not_say(world_run, typed, tmp_path):
+    assert typed("report", world_run.folder, "-o", tmp_path / "run.html")[0] == 0
+    assert typed("report", world_run.folder, "-o", tmp_path / "run.md")[0] == 0
+    page, text = ((tmp_path / name).read_text(encoding="utf-8") for name in ("run.html", "run.md"))
+    for written in (page, text):
+        assert "When to answer nothing" in written and "how often a query without one would be turned away is not known" in written
+        assert "How many first results are right, by the share of queries that are answered" in written
+    for row in world_run.metrics["fits"]["reached"]:
+        told = ("-", "-") if row["threshold"] is None else (f"{row['threshold']:.4g}", f"{row['coverage']:.1%}")
+        assert f"| {row['wanted']:.0%} | {told[0]} | {told[1]} |" in text
+
+
 def test_queries_with_several_right_items_and_histories_are_told(typed, tmp_path):
     pairs = [{"user": u, "item": f"i{(u + step) % 12}"} for u in range(60) for step in range(6)]
     config = {
@@ -78,12 +90,13 @@ def test_queries_with_several_right_items_and_histories_are_told(typed, tmp_path
 
 def test_a_run_that_tells_no_slices_and_no_lists_is_reported_without(world_run, typed, tmp_path):
     shutil.copytree(world_run.folder, tmp_path / "before")
-    metrics = {name: part for name, part in world_run.metrics.items() if name not in ("slices", "lists", "calibration")}
+    metrics = {name: part for name, part in world_run.metrics.items() if name not in ("slices", "lists", "calibration", "fits")}
     (tmp_path / "before/metrics.json").write_text(json.dumps(metrics))
     code, _, err = typed("report", tmp_path / "before")
     assert code == 0, err
     page = (tmp_path / "before/report.html").read_text(encoding="utf-8")
     assert "How good it is" in page and "What people are shown" not in page and "Where it does well" not in page
+    assert "When to answer nothing" not in page
 
 
 def test_the_map_holds_the_items_and_says_how_faithful_it_is(world_run, typed, tmp_path):

@@ -7,8 +7,13 @@ import pyarrow.csv as csv
 import pytest
 
 from twotower.bundle import load
+from twotower.data.columns import Ragged
 from twotower.errors import ConfigError
+from twotower.learning.evaluation import Cases
+from twotower.runs.held import held_of
+from twotower.runs.measuring import Asked, fitting
 from twotower.search.calibration import error, fit, probability
+from twotower.search.thresholds import fits
 
 
 def test_the_curve_that_made_the_matches_is_found():
@@ -48,6 +53,81 @@ def test_the_error_is_the_mean_distance_in_bins():
     probabilities, matches = np.repeat([0.2, 0.9], 50), np.arange(100) % 2 == 0
     assert error(probabilities, matches) == pytest.approx((0.3 + 0.4) / 2, abs=0.05)
     assert error(np.array([0.7]), np.array([True])) == pytest.approx(0.3)
+
+
+# --- when to answer nothing -------------------------------------------------------------------------------------------
+
+
+def counted(scores, relevant, threshold):
+    """Coverage, precision and the number of answers, one query after the other."""
+    answered = [right for score, right in zip(scores.tolist(), relevant.tolist(), strict=True) if score >= threshold]
+    return len(answered) / len(scores), sum(answered) / max(1, len(answered)), len(answered)
+
+
+def agrees_with_a_count(found, scores, relevant):
+    """Every point, and for every precision each threshold that there might have been."""
+    for threshold, coverage, precision in found.points:
+        assert (coverage, precision) == pytest.approx(counted(scores, relevant, threshold)[:2])
+    assert [wanted for wanted, _, _ in found.reached] == [0.5, 0.8, 0.9, 0.95]
+    possible = sorted({score for score in scores.tolist() if score > -np.inf})
+    for wanted, threshold, coverage in found.reached:
+        enough = [t for t in possible if counted(scores, relevant, t)[1] >= wanted and counted(scores, relevant, t)[2] >= 30]
+        assert threshold == (enough[0] if enough else None)
+        assert coverage == (pytest.approx(counted(scores, relevant, threshold)[0]) if enough else None)
+
+
+@pytest.mark.parametrize("digits", [7, 1])  # with 1 most scores are shared
+@pytest.mark.parametrize("steepness", [0, 3, 20])
+def test_thresholds_are_those_of_a_count(digits, steepness):
+    generator = np.random.default_rng(steepness)
+    scores = generator.uniform(-0.2, 1, 600).round(digits).astype(np.float32)
+    relevant = generator.random(600) < 1 / (1 + np.exp(-steepness * (scores - 0.5)))
+    scores[:60] = -np.inf  # which found nothing
+    found = fits(scores, relevant & (scores > -np.inf))
+    agrees_with_a_count(found, scores, relevant)
+    coverages = [coverage for _, coverage, _ in found.points]
+    assert found.queries == 600 and coverages == sorted(set(coverages)) and coverages[-1] == pytest.approx(0.9)
+    if digits == 7:
+        assert coverages == pytest.approx(np.arange(1, 21) * 0.9 / 20, abs=1 / 600)
+    assert (found.reached[3].threshold is None) == (steepness < 20)
+
+
+def test_few_answers_tell_no_precision():
+    scores = np.arange(100, dtype=np.float32)
+    assert fits(scores, scores >= 71).reached[3].threshold == pytest.approx(70)  # 29 of 30
+    assert fits(scores, scores >= 72).reached[3] == (0.95, None, None)  # 28 of 30, and 28 of 28 are too few
+    assert fits(np.full(5, -np.inf), np.zeros(5, bool)) is None and fits(np.empty(0), np.empty(0, bool)) is None
+    same = fits(np.full(40, 0.5, np.float32), np.arange(40) < 36)
+    assert same.points == [(0.5, 1.0, 0.9)] and same.reached[2] == (0.9, 0.5, 1.0)
+
+
+def test_the_first_result_is_that_of_the_ranking():
+    """What is left out is passed over, unless it is asked for; whose vector is 0 finds nothing."""
+    items = np.array([[1, 0], [0.8, 0.6], [0, 1]], np.float32)
+    queries = np.array([[1, 0], [1, 0], [1, 0], [0, 0]], np.float32)
+    relevant = Ragged(np.array([0, 1, 0, 0]), np.arange(5))
+    left_out = Ragged(np.array([0, 0, 1]), np.array([0, 0, 1, 3, 3]))  # nothing; the best; the best, which is asked for, and the next; nothing
+    found = fitting(Asked(Cases(np.arange(4), np.arange(4), relevant, left_out), queries, [""] * 4), items)
+    assert found.queries == 4
+    assert found.points == [(pytest.approx(1.0), 0.5, 1.0), (pytest.approx(0.8), 0.75, 1.0)]
+    last = Cases(np.arange(4), np.arange(4), Ragged(np.full(4, 2), np.arange(5)), left_out)
+    found = fitting(Asked(last, queries, [""] * 4), items)
+    np.testing.assert_allclose(found.points, [(1, 0.25, 0), (0.8, 0.5, 0), (0, 0.75, 1 / 3)], rtol=1e-6)
+
+
+def test_a_run_tells_what_thresholds_come_to(world_run):
+    held, retriever = held_of(world_run, "look"), world_run.retriever
+    questions = held.prepared.queries.column("asked").take(held.asked.query_rows).to_pylist()
+    first = retriever.search(questions, k=1, mode="vectors")
+    right = retriever.items.column("_id").take(held.asked.relevant.values).to_pylist()
+    relevant = first.ids[:, 0] == np.array(right, object)
+    told = world_run.metrics["fits"]
+    assert told["queries"] == len(questions) == world_run.metrics["calibration"]["matches"] and len(told["points"]) > 10
+    for threshold, coverage, precision in map(dict.values, told["points"]):
+        assert (coverage, precision) == pytest.approx(counted(first.scores[:, 0], relevant, threshold - 1e-5)[:2])
+    for wanted, threshold, coverage in map(dict.values, told["reached"]):
+        kept = retriever.search(questions, k=1, mode="vectors", threshold=threshold - 1e-5).rows[:, 0] >= 0
+        assert kept.mean() == pytest.approx(coverage) and relevant[kept].mean() >= wanted
 
 
 # --- a bundle ---------------------------------------------------------------------------------------------------------

@@ -175,6 +175,19 @@ def test_a_question_of_nothing_known_finds_nothing_and_says_so(tt, world_folder,
     assert json.loads(tt("search", world_folder, "--json", "--", query).out) == []
 
 
+def test_what_scores_below_the_threshold_is_not_shown(tt, world_folder):
+    whole = json.loads(tt("search", world_folder, "subject3 sort1", "--json").out)
+    middle = sorted(answer["score"] for answer in whole)[5]
+    outcome = tt("search", world_folder, "subject3 sort1", "--json", "--threshold", middle)
+    assert json.loads(outcome.out) == [answer for answer in whole if answer["score"] >= middle]
+    outcome = tt("search", world_folder, "subject3 sort1", "--threshold", 1.5)
+    best = max(answer["score"] for answer in whole)
+    assert outcome.code == 0 and outcome.out == ""
+    assert f"nothing fits: the best scores {best:.4g}, below the threshold 1.5" in outcome.err
+    assert "nothing was found" in tt("search", world_folder, "--threshold", 1.5, "--", "][").err
+    assert json.loads(tt("search", world_folder, "subject3", "--json", "--threshold", 1.5).out) == []
+
+
 def test_what_is_shown_cannot_move_the_cursor():
     from twotower.app.reports import plain_text
 
@@ -204,6 +217,16 @@ def test_a_file_of_queries_is_answered_row_by_row(tt, world_run, world_folder, a
         assert found["ids"][n].as_py() == ([] if one is None else one.ids.tolist())
         assert found["scores"][n].as_py() == ([] if one is None else pytest.approx(one.scores.tolist(), abs=1e-5))
     assert sorted(p.name for p in desk.iterdir()) == ["found.parquet", "pairs.csv", "queries.csv", "things.parquet", "twotower.toml"]
+
+
+def test_a_file_of_queries_is_answered_above_a_threshold(tt, world_run, world_folder, asked, desk):
+    tt("search", world_folder, "--queries", "queries.csv", "-k", 4, "-o", "found.parquet")
+    scores = np.concatenate(pa.parquet.read_table("found.parquet")["scores"].to_pylist())
+    threshold = float(np.quantile(scores, 0.8))
+    assert tt("search", world_folder, "--queries", "queries.csv", "-k", 4, "-o", "found.parquet", "--threshold", threshold).code == 0
+    kept = pa.parquet.read_table("found.parquet")["scores"].to_pylist()
+    np.testing.assert_array_equal(np.concatenate(kept), scores[scores >= threshold])
+    assert [] in kept and len(kept) == 50
 
 
 def test_a_killed_job_goes_on_where_it_was(tt, world_folder, asked, monkeypatch):
@@ -292,6 +315,9 @@ REFUSED = {
     "fewer than none": (["search", "RUN", "x", "-k", -3], ["k is -3"]),
     "k in words": (["search", "RUN", "x", "-k", "ten"], ["-k"]),
     "a mode that is none": (["search", "RUN", "x", "--mode", "wrods"], ["wrods", "did you mean", "words"]),
+    "a threshold that is no number": (["search", "RUN", "x", "--threshold", "nan"], ["threshold", "nan", "0.5"]),
+    "a threshold in words": (["search", "RUN", "x", "--threshold", "high"], ["--threshold", "number"]),
+    "a threshold of no number for a file": (["search", "RUN", "--queries", "pairs.csv", "-o", "f.parquet", "--threshold", "inf"], ["threshold"]),
     "no such run": (["search", "nowhere", "x"], ["nowhere"]),
     "a folder that is neither": (["search", ".", "x"], ["neither"]),
     "a slip in the name of the column": (["search", "RUN", "aksed=boots"], ['"aksed"', 'did you mean asked="boots"', 'asked="aksed=boots"']),

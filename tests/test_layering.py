@@ -12,7 +12,7 @@ SOURCE = Path(twotower.__file__).parent
 FLOORS = [
     ["errors"],
     ["files.single", "files.arrays", "files.folders", "files", "manifests"],
-    ["search.index", "search.lexical", "search.fusion", "search.calibration"],
+    ["search.index", "search.lexical", "search.fusion", "search.calibration", "search.thresholds"],
     [
         "data.columns",
         "data.values",

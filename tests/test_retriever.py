@@ -141,6 +141,36 @@ def test_the_mode_chosen_on_validation_is_used(retriever):
         retriever.search("subject1", mode="vektors")
 
 
+@pytest.mark.parametrize("mode", ["vectors", "words", "hybrid"])
+@pytest.mark.parametrize("k", [5, 50])
+def test_a_threshold_leaves_out_exactly_what_is_below(retriever, mode, k):
+    whole = retriever.search(ASKED, k=k, mode=mode)
+    scores = np.sort(whole.scores[whole.rows >= 0])
+    for threshold in (-5.0, *scores[:: max(1, len(scores) // 7)], float(scores[-1]), 5):
+        found = retriever.search(ASKED, k=k, mode=mode, threshold=threshold)
+        assert [part.shape for part in found] == [(len(ASKED), k)] * 3 and (found.scores.dtype, found.rows.dtype) == (np.float32, np.int64)
+        for n in range(len(ASKED)):
+            wanted = [hit for hit in zip(*(part[n].tolist() for part in whole), strict=True) if hit[2] >= 0 and hit[1] >= float(threshold)]
+            assert list(zip(*(part[n].tolist() for part in found), strict=True)) == wanted + [(None, -np.inf, -1)] * (k - len(wanted))
+    one = retriever.search(ASKED[0], k=k, mode=mode, threshold=5)
+    assert one.ids.tolist() == [None] * k
+
+
+def test_by_words_too_the_threshold_is_on_the_similarity(retriever):
+    """What is left out stands between what stays, since the order is another."""
+    whole = retriever.search(ASKED[1], k=36, mode="words")
+    kept = whole.scores >= np.median(whole.scores[whole.rows >= 0])
+    assert (np.diff(np.flatnonzero(kept)) > 1).any() or not kept[0]
+    found = retriever.search(ASKED[1], k=36, mode="words", threshold=np.median(whole.scores[whole.rows >= 0]))
+    assert found.ids[found.rows >= 0].tolist() == whole.ids[kept].tolist()
+
+
+@pytest.mark.parametrize("threshold", [float("nan"), float("inf"), -float("inf"), "0.5", True, [0.5], np.float32("nan")], ids=repr)
+def test_a_threshold_that_is_no_number_is_refused(retriever, threshold):
+    with pytest.raises(ConfigError, match="a threshold is the similarity"):
+        retriever.search("subject1", threshold=threshold)
+
+
 def test_it_finds_what_it_should(retriever):
     for topic in range(12):
         for sort in range(3):

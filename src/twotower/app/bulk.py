@@ -36,8 +36,10 @@ class Wrote(NamedTuple):
     strangers: str = ""
 
 
-def search_file(retriever: Retriever, queries: str, output: Path, k: int, mode: str | None, report: Callable[[int], None]) -> Wrote:
-    """Answer every row of a file: its columns, `ids` and `scores` as lists, best first; an empty query has empty lists.
+def search_file(
+    retriever: Retriever, queries: str, output: Path, k: int, mode: str | None, threshold: float | None, report: Callable[[int], None]
+) -> Wrote:
+    """Answer every row of a file: its columns, `ids` and `scores` as lists, best first; an empty query has empty lists, and so has what nothing fits.
 
     Parts are kept beside the output until the last is done; the same command after a kill goes on behind them. Rows that cannot be read leave none.
     """
@@ -46,6 +48,7 @@ def search_file(retriever: Retriever, queries: str, output: Path, k: int, mode: 
     source = _opened(retriever, queries, "query")
     _check_output(output)
     begun = {"bundle": retriever.bundle.fingerprint, "version": retriever.bundle.version, "queries": source.digest(), "k": k, "mode": mode}
+    begun |= {"threshold": threshold}
     parts = output.with_name(f".{output.name}.parts")
     if not (parts / "job.json").exists() or files.read_json(parts / "job.json") != begun:
         files.remove_folder(parts)
@@ -56,7 +59,7 @@ def search_file(retriever: Retriever, queries: str, output: Path, k: int, mode: 
         names.append(parts / f"{len(names):08d}.arrow")
         asked = queries_asked.of(table)
         if not names[-1].exists():
-            answered = _answered(retriever, table, asked, k, mode)
+            answered = _answered(retriever, table, asked, k, mode, threshold)
             if not (parts / "job.json").exists():
                 files.write_json(parts / "job.json", begun)
             files.write_table(names[-1], answered)
@@ -74,11 +77,11 @@ def search_file(retriever: Retriever, queries: str, output: Path, k: int, mode: 
     return queries_asked.wrote(rows)
 
 
-def _answered(retriever: Retriever, table: pa.Table, asked: Array, k: int, mode: str | None) -> pa.Table:
+def _answered(retriever: Retriever, table: pa.Table, asked: Array, k: int, mode: str | None, threshold: float | None) -> pa.Table:
     """The table with a list of ids and one of scores behind each row."""
     rows, scores = np.full((len(asked), k), -1, np.int64), np.full((len(asked), k), -np.inf, np.float32)
     if asked.any():
-        found = retriever.search(table.filter(pa.array(asked)), k=k, mode=mode)  # type: ignore[arg-type]
+        found = retriever.search(table.filter(pa.array(asked)), k=k, mode=mode, threshold=threshold)  # type: ignore[arg-type]
         rows[asked], scores[asked] = found.rows, found.scores
     present = rows >= 0
     offsets = pa.array(np.concatenate([[0], np.cumsum(present.sum(axis=1))]), pa.int32())

@@ -6,6 +6,7 @@ the raw similarity of the vectors.
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +64,24 @@ class Found(NamedTuple):
     rows: Array  # int64, rows of the catalogue; -1 past the end
 
 
+def check_threshold(threshold: Any) -> None:
+    """Raise ConfigError for a threshold, where there is one, that is no finite number."""
+    if threshold is None:
+        return
+    if not isinstance(threshold, numbers.Real) or isinstance(threshold, bool) or not np.isfinite(float(threshold)):
+        raise ConfigError(f"a threshold is the similarity that results have at least, a number such as 0.5, and not {threshold!r}")
+
+
+def at_least(found: Found, threshold: float) -> Found:
+    """What was found with a similarity of at least the threshold, in its order; behind it the same pads as past the end of the catalogue."""
+    below = ~(found.scores.astype(np.float64) >= float(threshold))
+    order = np.argsort(below, axis=-1, kind="stable")
+    below = np.take_along_axis(below, order, axis=-1)
+    ids, scores, rows = (np.take_along_axis(part, order, axis=-1) for part in found)
+    ids[below], scores[below], rows[below] = None, -np.inf, -1
+    return Found(ids, scores, rows)
+
+
 def query_text(table: pa.Table, columns: Sequence[str]) -> list[str]:
     """The words of each query row: its text columns, joined."""
     parts = [to_text(table.column(name), exact=False).to_pylist() for name in columns]
@@ -98,15 +117,26 @@ class Retriever:
 
     # Asking.
 
-    def search(self, queries: Any = None, k: int = 10, *, history: Any = None, repeats: bool = False, mode: Mode | None = None) -> Found:
+    def search(
+        self,
+        queries: Any = None,
+        k: int = 10,
+        *,
+        history: Any = None,
+        repeats: bool = False,
+        mode: Mode | None = None,
+        threshold: float | None = None,
+    ) -> Found:
         """The k best items for each query: [k] for one query (a text or a dict), [q, k] for several.
 
         queries: a text or an id, or several, where the query side reads one column; otherwise dicts, a data frame or an Arrow table. history:
         for a model that reads one, the ids of the items that were touched before, oldest first: a list for one query, a list of
         lists for several; or a column of the queries. repeats: whether items of the history may be found again. k may exceed the
-        catalogue: the rest is filled with None; so is all for a query of which the model knows nothing. Raises ConfigError for k
-        below 1 and DataError for an empty query.
+        catalogue: the rest is filled with None; so is all for a query of which the model knows nothing. threshold: those of the k whose score is
+        below are left out; the score is the similarity of the vectors, by whichever mode they were found. Raises ConfigError for k below 1 and a
+        threshold that is no number, and DataError for an empty query.
         """
+        check_threshold(threshold)
         one = is_one(queries, history, self._nested)
         table = self.query_table(queries, history)
         vectors = self.embed_queries(table)
@@ -114,6 +144,7 @@ class Retriever:
         longest = 0 if known is None else int(lengths_of(known).max(initial=0))
         hits = self._hits(vectors, table, k + longest if k > 0 else k, mode or self._search["mode"])
         found = self._found(hits if known is None else without(hits, known, k), vectors)
+        found = found if threshold is None else at_least(found, threshold)
         return _first(found) if one else found
 
     def _hits(self, vectors: Array, table: pa.Table, k: int, mode: str) -> Hits:

@@ -31,10 +31,11 @@ from twotower.learning.statistics import PairedTest, holm
 from twotower.learning.views import before, reading
 from twotower.runs.comparing import compare_values, ranking_table
 from twotower.runs.exported import encode_items, encode_queries
-from twotower.runs.measuring import Asked, calibrated, choose_mode, figures_of, indexes_of, scorer
+from twotower.runs.measuring import Asked, calibrated, choose_mode, figures_of, fitting, indexes_of, scorer
 from twotower.runs.progress import Progress
 from twotower.search.calibration import Calibration
 from twotower.search.lexical import Lexical
+from twotower.search.thresholds import Fits
 
 if TYPE_CHECKING:
     from twotower.model.towers import TwoTower
@@ -55,6 +56,7 @@ class _Measured(NamedTuple):
     lists: dict[str, Array]  # what the model, "model", and each baseline show for some of the cases, int64 [few, k]
     few: Array  # which cases these are
     calibration: Calibration | None
+    fits: Fits | None
 
 
 def finish(folder: Path, prepared: Prepared, model: TwoTower, chosen: Config, facts: dict[str, Any], progress: Progress) -> None:
@@ -136,7 +138,7 @@ def _measure(folder: Path, prepared: Prepared, item_vectors: Array, chosen: Conf
         assert encoder is not None  # a config that asks for it has words on both sides
         baselines["pretrained"] = measured(encoder, "pretrained")
     calibration = calibrated(held, asked if part == TEST else None, item_vectors, options.seed)
-    return _Measured(PARTS[part], by_mode, baselines, asked, search, item_vectors, words, lists, few, calibration)
+    return _Measured(PARTS[part], by_mode, baselines, asked, search, item_vectors, words, lists, few, calibration, fitting(held, item_vectors))
 
 
 def _metrics(measured: _Measured, prepared: Prepared, chosen: Config, facts: dict[str, Any]) -> dict[str, Any]:
@@ -158,6 +160,7 @@ def _metrics(measured: _Measured, prepared: Prepared, chosen: Config, facts: dic
         "space": _space(measured.item_vectors, prepared),
         "search": measured.search,
         "calibration": None if measured.calibration is None else measured.calibration._asdict(),
+        "fits": None if measured.fits is None else measured.fits._asdict(),
         "evaluation": {
             "part": measured.part,
             "per": options.per,

@@ -25,6 +25,7 @@ from twotower.errors import ConfigError, DataError, choices
 from twotower.learning.baselines import INDEXED, lexical
 from twotower.learning.evaluation import Cases, Evaluated, Scorer, cases, dot_scorer, list_keys, macro, measure, ranks_of, with_gains
 from twotower.learning.evaluation import evaluate as evaluate_scorer
+from twotower.learning.lists import top
 from twotower.learning.options import EvaluateOptions
 from twotower.learning.slices import Facts, slice_all
 from twotower.learning.statistics import Interval
@@ -32,6 +33,7 @@ from twotower.search.calibration import Calibration, error, fit, probability
 from twotower.search.fusion import blend
 from twotower.search.index import similarities
 from twotower.search.lexical import Lexical
+from twotower.search.thresholds import Fits, fits
 
 WORDS_WEIGHTS = (0.15, 0.3, 0.5, 1.0)
 
@@ -117,6 +119,20 @@ def _matched_and_drawn(asked: Asked, item_vectors: Array, seed: int) -> tuple[Ar
     new = ~np.isin(query * n + drawn, known)
     rows, items = np.concatenate([query, query[new]]), np.concatenate([relevant.values, drawn[new]])
     return similarities(asked.vectors, rows, item_vectors, items), np.arange(len(rows)) < len(query)
+
+
+def fitting(held: Asked, item_vectors: Array) -> Fits | None:
+    """What thresholds on the similarity of the first result come to, by vectors; None where there are no results.
+
+    What the rankings of the cases leave out is left out here; whose vector is 0 finds nothing, as in a search.
+    """
+    q, n = len(held.cases.query_rows), len(item_vectors)
+    first = top(dot_scorer(held.vectors, item_vectors), held.cases, np.arange(q), n, k=1)[:, 0]
+    found = np.flatnonzero((first >= 0) & held.vectors.any(axis=1))
+    scores, relevant = np.full(q, -np.inf, np.float32), np.zeros(q, bool)
+    scores[found] = similarities(held.vectors, found, item_vectors, first[found])
+    relevant[found] = np.isin(found * n + first[found], ragged_rows(held.cases.relevant) * n + held.cases.relevant.values)
+    return fits(scores, relevant)
 
 
 # --- new pairs ----------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from twotower.errors import ConfigError
 
 if TYPE_CHECKING:
     from twotower.app.bulk import Wrote
+    from twotower.bundle import Found, Retriever
 
 
 @app.command(
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
         "twotower search runs/first country=DE user_id=42",
         "twotower search runs/readers --history 13,14,46",
         "twotower search runs/first --queries users.parquet -k 50 -o found.parquet",
+        'twotower search runs/first "how tall is the moon" --threshold 0.45',
     )
 )
 def search(
@@ -32,6 +34,12 @@ def search(
     ] = None,
     k: Annotated[int, typer.Option("-k", help="How many items.")] = 10,
     mode: Annotated[str | None, typer.Option(help="vectors, words or hybrid, instead of what validation chose.")] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            help="Leave out results whose score is below. The score is the similarity of the vectors, in every mode; the report of a run has a table."
+        ),
+    ] = None,
     queries: Annotated[str | None, typer.Option(help="A file of queries, one a row; the answers go to -o.")] = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="With --queries: the Parquet file to write. After a kill, the same command goes on.")
@@ -51,18 +59,12 @@ def search(
         raise ConfigError("--queries needs -o FOUND.parquet for the answers")
     with loading():
         from twotower.bundle import load
+        from twotower.bundle.retriever import at_least, check_threshold
 
+        check_threshold(threshold)
         retriever = load(model)
     if queries is not None and output is not None:
-        from twotower.app.bulk import search_file
-        from twotower.runs.progress import counting
-
-        try:
-            with counting("searching") as report:
-                wrote = search_file(retriever, queries, output, k, mode, report)
-        except KeyboardInterrupt:
-            exits.fail("stopped. What is answered is kept; the same command goes on behind it.", exits.STOPPED)
-        _wrote(wrote, "answers", output)
+        _search_file(retriever, queries, output, k, mode, threshold)
         return
     from twotower.app.questions import answers, history_ids, question, shown_columns
 
@@ -70,14 +72,15 @@ def search(
     asked = question(retriever, query) if query else None
     if unknown:
         print(f"twotower: the catalogue lacks {', '.join(unknown[:5])}; the history is read without", file=sys.stderr)
-    found = answers(retriever, retriever.search(asked, min(k, len(retriever)), history=before, mode=mode))  # type: ignore[arg-type]
+    hits = retriever.search(asked, min(k, len(retriever)), history=before, mode=mode)  # type: ignore[arg-type]
+    found = answers(retriever, hits if threshold is None else at_least(hits, threshold))
     if json:
         print_json(found)
         return
     from twotower.app import reports
 
     if not found:
-        print("twotower: nothing was found: the model knows nothing of what this query holds", file=sys.stderr)
+        print(f"twotower: {_why_nothing(hits, threshold)}", file=sys.stderr)
         return
     show_parts(reports.found(found, shown_columns(retriever), mode or retriever.bundle.model["search"]["mode"]))
 
@@ -129,6 +132,25 @@ def why(
         print_json(told)
     elif output is None:
         show_parts(terminal(document))
+
+
+def _search_file(retriever: Retriever, queries: str, output: Path, k: int, mode: str | None, threshold: float | None) -> None:
+    from twotower.app.bulk import search_file
+    from twotower.runs.progress import counting
+
+    try:
+        with counting("searching") as report:
+            wrote = search_file(retriever, queries, output, k, mode, threshold, report)
+    except KeyboardInterrupt:
+        exits.fail("stopped. What is answered is kept; the same command goes on behind it.", exits.STOPPED)
+    _wrote(wrote, "answers", output)
+
+
+def _why_nothing(hits: Found, threshold: float | None) -> str:
+    """Why nothing is shown of what was found for one query."""
+    if threshold is None or not (hits.rows >= 0).any():
+        return "nothing was found: the model knows nothing of what this query holds"
+    return f"nothing fits: the best scores {hits.scores.max():.4g}, below the threshold {threshold:.4g}"
 
 
 def _wrote(wrote: Wrote, what: str, output: Path | None) -> None:

@@ -21,7 +21,7 @@ def account(told: Account) -> Document:
     found: list[Part] = [*signs(told)] or [Paragraph("Nothing that calls for a change.")]
     parts: list[Part] = [Section("How good it is", [_figures(told.metrics), *_macro(told.metrics)])]
     parts += [*_beside(told.beside, told), Section("What stands out", found)]
-    parts += [*_slices(told.metrics), _training(told)]
+    parts += [*_slices(told.metrics), *_fits(told.metrics), _training(told)]
     parts += [_questions(told), *_lists(told), *_map(told)]
     said, counts = data_facts(told.metrics["data"])
     parts.append(Section("The data", [Paragraph(said), *([Table(["", "what"], counts, numbers=(0,))] if counts else [])]))
@@ -98,6 +98,35 @@ def _slices(metrics: Mapping[str, Any]) -> list[Part]:
         ]
         parts.append(Table([cut["by"], "rankings", "the model", *beside], rows, numbers=(1, 2, 3) if against else (1, 2)))
     return [Section("Where it does well and where not", parts)]
+
+
+def _fits(metrics: Mapping[str, Any]) -> list[Part]:
+    """What refusing first results below a threshold comes to."""
+    found = metrics.get("fits")
+    if not found:
+        return []
+    rows = [
+        [f"{row['wanted']:.0%}", *(["-", "-"] if row["threshold"] is None else [f"{row['threshold']:.4g}", f"{row['coverage']:.1%}"])]
+        for row in found["reached"]
+    ]
+    caption = (
+        f"The first results by vectors for {found['queries']:,} validation queries: the lowest threshold from which on that share of the answers is "
+        "right, as search takes it with --threshold; - where none is with 30 answers or more. It is chosen on the queries that it is told of."
+    )
+    parts: list[Part] = [
+        Paragraph(
+            "These validation queries all have an answer in the catalogue, so how often a query without one would be turned away is not known."
+        ),
+        Table(["precision wanted", "threshold", "queries answered"], rows, caption, range(3)),
+    ]
+    if metrics["search"]["mode"] != "vectors":
+        said = f"This model searches by {metrics['search']['mode']}, which may put another item first: these figures hold for --mode vectors."
+        parts.append(Paragraph(said, faint=True))
+    if len(found["points"]) > 1:
+        percent, precisions = [round(100 * point["coverage"], 1) for point in found["points"]], [point["precision"] for point in found["points"]]
+        title = "How many first results are right, by the share of queries that are answered"
+        parts.append(Picture("line", title, percent, precisions, "% of queries answered", "precision", share=True))
+    return [Section("When to answer nothing", parts)]
 
 
 def _training(told: Account) -> Section:
