@@ -256,6 +256,11 @@ def test_a_killed_job_goes_on_where_it_was(tt, world_folder, asked, monkeypatch)
     assert tt(*command).code == 130
     assert tt(*command[:4], "-k", 2, "-o", "found.parquet").code == 0
     assert all(len(ids) <= 2 for ids in pa.parquet.read_table("found.parquet")["ids"].to_pylist())
+    # So is another threshold.
+    calls.clear()
+    assert tt(*command).code == 130
+    assert tt(*command, "--threshold", 1.5).code == 0
+    assert not any(pa.parquet.read_table("found.parquet")["ids"].to_pylist())
 
 
 def test_an_error_leaves_nothing_half_written(tt, world_folder, asked, desk, monkeypatch):

@@ -47,8 +47,8 @@ def search_file(
     k = min(k, len(retriever))
     source = _opened(retriever, queries, "query")
     _check_output(output)
-    begun = {"bundle": retriever.bundle.fingerprint, "version": retriever.bundle.version, "queries": source.digest(), "k": k, "mode": mode}
-    begun |= {"threshold": threshold}
+    bundle = {"bundle": retriever.bundle.fingerprint, "version": retriever.bundle.version}
+    begun = {**bundle, "queries": source.digest(), "k": k, "mode": mode, "threshold": threshold}
     parts = output.with_name(f".{output.name}.parts")
     if not (parts / "job.json").exists() or files.read_json(parts / "job.json") != begun:
         files.remove_folder(parts)
