@@ -55,6 +55,7 @@ RUN = (
         "How good it is",
         "What stands out",
         "Where it does well and where not",
+        "When to answer nothing",
         "How it was trained",
         "Test questions",
         "What people are shown",
@@ -64,7 +65,7 @@ RUN = (
     ],
 )
 STUDY = ("What tuning came to", ["What was decided", "What to go on with", "What mattered", "What was tried"])
-FORECAST = ("Whether more data would help", ["More data", "What pays most now", "Who is starved", "What was measured"])
+FORECAST = ("Whether more data would help", ["More data", "What pays most now", "Who is starved", "Pairs that look wrong", "What was measured"])
 
 
 @pytest.fixture(scope="module")

@@ -50,13 +50,17 @@ def worlds(draw):
     return scores, relevant, excluded, per, draw(st.none() | st.integers(1, 7))
 
 
+def test_a_ranking_alone_knows_no_grades():
+    assert rank(lambda rows: np.zeros((1, 2), np.float32), lists([[1]]), n_items=2).gains is None
+
+
 @settings(max_examples=300, deadline=None)
 @given(worlds())
 def test_equals_loops_over_sets(world):
     scores, relevant, excluded, per, block = world
     options = {"per": per, "n_items": scores.shape[1], "block": block}
     ranks = rank(lambda rows: scores[rows], lists(relevant), lists(excluded), **options)
-    for found, expected in zip(ranks, by_loops(scores, relevant, excluded, per), strict=True):
+    for found, expected in zip(ranks[:4], by_loops(scores, relevant, excluded, per), strict=True):
         assert found.dtype == np.int64
         assert found.tolist() == expected
 
@@ -68,7 +72,7 @@ def test_a_large_world_with_few_and_many_relevant_items_equals_loops():
     excluded = [generator.integers(0, 300, 50).tolist() for _ in range(30)]
     for per in ("pair", "query"):
         ranks = rank(lambda rows: scores[rows], lists(relevant), lists(excluded), per=per, n_items=300, block=4)
-        for found, expected in zip(ranks, by_loops(scores, relevant, excluded, per), strict=True):
+        for found, expected in zip(ranks[:4], by_loops(scores, relevant, excluded, per), strict=True):
             assert found.tolist() == expected
 
 
@@ -76,9 +80,9 @@ def test_a_world_worked_by_hand():
     scores = np.array([[5, 4, 4, 3, 9]], np.float32)
     relevant, excluded = lists([[1, 3]]), lists([[4, 3, 4]])  # 3 is both: relevant
     whole = rank(lambda rows: scores[rows], relevant, excluded, per="query", n_items=5)
-    assert [array.tolist() for array in whole] == [[1, 3], [2, 1], [0, 2], [4]]
+    assert [array.tolist() for array in whole[:4]] == [[1, 3], [2, 1], [0, 2], [4]]
     pairs = rank(lambda rows: scores[rows], relevant, excluded, per="pair", n_items=5)
-    assert [array.tolist() for array in pairs] == [[1, 2], [2, 1], [0, 1, 2], [3, 3]]
+    assert [array.tolist() for array in pairs[:4]] == [[1, 2], [2, 1], [0, 1, 2], [3, 3]]
     seen = rank(lambda rows: scores[rows], relevant, per="query", n_items=5)
     assert seen.above.tolist() == [2, 4] and seen.n_candidates.tolist() == [5]
 
@@ -89,7 +93,7 @@ def test_pairs_of_one_relevant_item_each_equal_queries():
     relevant = lists(generator.integers(0, 50, (20, 1)).tolist())
     by_pair = rank(lambda rows: scores[rows], relevant, per="pair", n_items=50)
     by_query = rank(lambda rows: scores[rows], relevant, per="query", n_items=50)
-    for one, other in zip(by_pair, by_query, strict=True):
+    for one, other in zip(by_pair[:4], by_query[:4], strict=True):
         assert one.tolist() == other.tolist()
 
 
