@@ -179,7 +179,27 @@ def test_what_cannot_stand_beside_is_refused(world_run, typed, tmp_path):
     assert code == 2 and "nothing is no finished run" in err and not (tmp_path / "run.md").exists()
     (tmp_path / "tuning.json").write_text("{}")
     code, _, err = typed("report", tmp_path, "--against", world_run.folder)
-    assert code == 2 and "leave out --against" in err
+    assert code == 2 and "leave out --against and --forecast" in err
+
+
+def test_a_forecast_of_the_same_data_is_told_in_the_report(world_run, typed, tmp_path):
+    point = {"value": 0.5, "low": 0.4, "high": 0.6}
+    curve = {"sound": True, "here": point, "smallest": 20, "largest": 200, "off": 1.0, "at": {"2": {"value": 0.7, "low": 0.65, "high": 0.75}}}
+    curve |= {"ceiling": {"value": 0.9, "low": 0.8, "high": 0.95}, "points": [{"size": 100, "value": 0.4}, {"size": 200, "value": 0.5}]}
+    now = {"value": 0.5, "pairs": 300, "queries": 200, "items": 30, "rankings": 40, "seeds": 3}
+    told = {"metric": "mrr", "budget": "20m", "target": None, "now": now, "axes": {"queries": curve}}
+    told |= {"remedies": [], "slices": [], "suspects": None, "trainings": []}
+    (tmp_path / "forecast.json").write_text(json.dumps(told))
+    prepared = json.loads((world_run.folder / "prepared.json").read_text())["folder"]
+    (tmp_path / "data.json").write_text(json.dumps({"prepared": prepared}))
+    assert typed("report", world_run.folder, "-o", tmp_path / "run.md", "--forecast", tmp_path)[0] == 0
+    text = (tmp_path / "run.md").read_text(encoding="utf-8")
+    assert "## Whether more data would help" in text and "Twice the queries would bring mrr from 0.500 to 0.700" in text
+    (tmp_path / "data.json").write_text(json.dumps({"prepared": "another"}))
+    code, _, err = typed("report", world_run.folder, "-o", tmp_path / "other.md", "--forecast", tmp_path)
+    assert code == 2 and "of other data" in err and "twotower forecast" in err and not (tmp_path / "other.md").exists()
+    code, _, err = typed("report", world_run.folder, "-o", tmp_path / "other.md", "--forecast", tmp_path / "nothing")
+    assert code == 2 and "forecast.json is missing" in err
 
 
 def test_what_cannot_be_told_is_refused(world_run, typed, tmp_path):

@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 from twotower.app.questions import shown_columns
 from twotower.bundle import Retriever
 from twotower.data.columns import Array
-from twotower.errors import BundleError
+from twotower.errors import BundleError, DataError
+from twotower.files import read_json
 from twotower.learning.projection import kept, plane
 from twotower.learning.space import NEAREST, Groups, grouped, sampled
 from twotower.learning.statistics import holm
@@ -66,12 +67,17 @@ class Account(NamedTuple):
     findings: list[dict[str, Any]] | None = None  # of the data; None where the run did not keep them
     laid: Laid | None = None  # None of a catalogue too small
     beside: Beside | None = None
+    forecast: dict[str, Any] | None = None  # what more data would bring
 
 
-def account_of(folder: Path, progress: Callable[[str], None] = lambda _: None, against: Sequence[Path] = ()) -> Account:
-    """Gather it. against: runs to stand beside this one. Raises BundleError where a run is not whole, DataError where two cannot be compared."""
+def account_of(folder: Path, progress: Callable[[str], None] = lambda _: None, against: Sequence[Path] = (), forecast: Path | None = None) -> Account:
+    """Gather it. against: runs to stand beside this one. forecast: the folder of one from the same data.
+
+    Raises BundleError where a run or a forecast is not whole, DataError where two cannot be compared, or the forecast is of other data.
+    """
     run = open_run(folder)
     beside = _beside(folder, against) if against else None  # said before any work
+    more = None if forecast is None else _forecast(run, forecast)
     progress("loading the run")
     retriever, rankings = run.retriever, _rankings(run)
     select = run.metrics["evaluation"]["select"]
@@ -86,7 +92,7 @@ def account_of(folder: Path, progress: Callable[[str], None] = lambda _: None, a
     commonest = [(_item(retriever, row), int(hub["lists"])) for row, hub in zip(rows, hubs, strict=True) if row >= 0]
     progress("laying items out on a map")
     config = (folder / "config.toml").read_text(encoding="utf-8")
-    return Account(str(folder), run.metrics, history, worst, best, commonest, config, run.findings, _laid(retriever), beside)
+    return Account(str(folder), run.metrics, history, worst, best, commonest, config, run.findings, _laid(retriever), beside, more)
 
 
 def _laid(retriever: Retriever) -> Laid | None:
@@ -100,6 +106,14 @@ def _laid(retriever: Retriever) -> Laid | None:
         names = [f"{name} ({value})" if value else name for name, value in zip(names, groups.values, strict=True)]
     points = [(x, y) for x, y in places.tolist()]
     return Laid(points, names, groups, kept(sample.near, places), NEAREST / (len(points) - 1))
+
+
+def _forecast(run: Run, folder: Path) -> dict[str, Any]:
+    found = dict(read_json(folder / "forecast.json"))
+    if read_json(folder / "data.json")["prepared"] != read_json(run.folder / "prepared.json")["folder"]:
+        again = f"twotower forecast {run.folder / 'config.toml'}"
+        raise DataError(f"the forecast {folder} is of other data, or of others read from them, than the run {run.folder}. Make one: {again}")
+    return found
 
 
 def _beside(folder: Path, against: Sequence[Path]) -> Beside:

@@ -130,6 +130,7 @@ def compare(
         "twotower report runs/first -o first.html",
         "twotower report runs/first -o first.md",
         "twotower report runs/first --against runs/second",
+        "twotower report runs/first --forecast runs/forecast",
         "twotower report runs/tuned",
     )
 )
@@ -137,6 +138,7 @@ def report(
     run: Annotated[Path, typer.Argument(metavar="RUN|STUDY|FORECAST", help="A finished run, study of `tune` or forecast.", show_default=False)],
     output: Annotated[Path | None, typer.Option("-o", "--output", help="The page: report.html or report.md; by default in the run folder.")] = None,
     against: Annotated[list[Path] | None, typer.Option(help="Another run to stand beside it; may be given several times.")] = None,
+    forecast: Annotated[Path | None, typer.Option(help="A forecast from the same data, to be told in the report of the run.")] = None,
 ) -> None:
     """Write what a run, a study or a forecast came to as one page.
 
@@ -156,9 +158,12 @@ def report(
     with watching() as progress:
         others = {"tuning.json": tuned, "forecast.json": forecasted}
         found = next((name for name in others if (run / name).exists()), None)
-        if found is not None and against:
-            raise ConfigError(f"{run} is no run, and only runs stand beside each other: leave out --against")
-        document = account(account_of(run, progress.stage, against or [])) if found is None else others[found](read_json(run / found), str(run))
+        if found is not None and (against or forecast):
+            raise ConfigError(f"{run} is no run, and runs alone are told with others, or with a forecast: leave out --against and --forecast")
+        if found is None:
+            document = account(account_of(run, progress.stage, against or [], forecast))
+        else:
+            document = others[found](read_json(run / found), str(run))
         write_text(place, render(document, place))
     print(f"{document.verdict}\nwrote {place}", file=sys.stderr)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from twotower.app.reports.advice import signs
 from twotower.app.reports.diagnosis import counted
 from twotower.app.reports.documents import Code, Document, Facts, Map, Paragraph, Part, Picture, Section, Statement, Table
+from twotower.app.reports.forecasted import forecasted
 from twotower.app.reports.results import COUNTED, NAMES, data_facts, distance, told_modes, unlike, verdict
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ def account(told: Account) -> Document:
     found: list[Part] = [*signs(told)] or [Paragraph("Nothing that calls for a change.")]
     parts: list[Part] = [Section("How good it is", [_figures(told.metrics), *_macro(told.metrics)])]
     parts += [*_beside(told.beside, told), Section("What stands out", found)]
-    parts += [*_slices(told.metrics), *_fits(told.metrics), _training(told)]
+    parts += [*_slices(told.metrics), *_fits(told.metrics), *_forecast(told), _training(told)]
     parts += [_questions(told), *_lists(told), *_map(told)]
     said, counts = data_facts(told.metrics["data"])
     parts.append(Section("The data", [Paragraph(said), *([Table(["", "what"], counts, numbers=(0,))] if counts else [])]))
@@ -215,6 +216,14 @@ def _map(told: Account) -> list[Part]:
         caption = "Alike: of the ten nearest of the items here, the share of the same group."
         parts.append(Table([of.by, "items here", "alike", "by lot"], rows, caption, numbers=(1, 2, 3)))
     return [Section("How items lie in the space", parts)]
+
+
+def _forecast(told: Account) -> list[Part]:
+    """What more data would bring, where a forecast was made."""
+    if told.forecast is None:
+        return []
+    document = forecasted(told.forecast, "")
+    return [Section(document.title, [Paragraph(document.verdict), *document.parts])]
 
 
 def _findings(told: Account) -> list[Part]:
