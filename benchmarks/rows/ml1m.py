@@ -29,7 +29,7 @@ SASREC = {
     "batch_size": 128,
     "lr": 0.001,
     "epochs": 60,
-    "minutes": 80,
+    "minutes": 150,
     "seed": 0,
 }
 
