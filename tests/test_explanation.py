@@ -35,6 +35,18 @@ def test_ranks_and_scores_are_those_of_a_search(world_run, asked, mode):
         assert document.title == ("Why it was found" if told.found else "Why it was missed") and f"number {place + 1} of" in document.verdict
 
 
+def test_what_a_search_does_not_find_has_no_rank(world_run, asked):
+    retriever = world_run.retriever
+    for query in ("zzqqx", asked[0]):
+        found = retriever.search(query, k=len(retriever), mode="words")
+        missed = next(row for row in range(len(retriever)) if row not in found.rows)
+        told = tt.why(world_run.folder, query, retriever.items.column("_id")[missed].as_py(), mode="words")
+        assert told.rank is None and not told.found and told.of == int((found.rows >= 0).sum()) and (told.first is None) == (told.of == 0)
+        document = explained(told)
+        assert document.title == "Why it was missed"
+        assert ("nothing is found" if told.first is None else f"by which {told.of:,} other items are found") in document.verdict
+
+
 def test_a_part_is_worth_what_is_lost_without_it(world_run, asked):
     told, retriever = tt.why(world_run.folder, *asked), world_run.retriever
     parts = {(part.side, part.name, part.word): part.worth for part in told.parts}

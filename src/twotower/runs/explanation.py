@@ -62,9 +62,9 @@ class Training(NamedTuple):
 class Why(NamedTuple):
     """All that there is to say of one query and one item.
 
-    rank: of the item, 1 for the best, by the mode; items of equal score before it count. score: its similarity by vectors. words: what shared
-    words add under `hybrid`, or all that counts under `words`; None without words. needed: the score of the k-th item, and found
-    whether it is among these k.
+    rank: of the item among all that a search by this mode finds, of them so many; None where it is not found at all, since it shares no word with
+    the query under `words`, or nothing of the query is known. score: its similarity by vectors. words: what shared words add under
+    `hybrid`, or all that counts under `words`; None without words. needed: the score of the k-th item found.
     """
 
     query: str
@@ -72,20 +72,21 @@ class Why(NamedTuple):
     mode: str
     k: int
     items: int
-    rank: int
+    rank: int | None
+    of: int
     value: float  # by which it is ranked
-    needed: float
+    needed: float | None
     score: float
     words: float | None
     shared: list[str]
-    first: str  # the item that ranks best
+    first: str | None  # the item that ranks best
     parts: list[Part]
     training: Training | None  # None for a bundle without its run, and for models that read histories
 
     @property
     def found(self) -> bool:
         """Whether it is among the first k."""
-        return self.rank <= self.k
+        return self.rank is not None and self.rank <= self.k
 
 
 def why(
@@ -125,14 +126,11 @@ def why(
         if by == "words"
         else blend(near, words, float(retriever.bundle.model["search"]["words_weight"]))
     )
-    ranked = scores[0].copy()
-    if retriever.history is not None:
-        known = retriever.history.known(table).values
-        if row in known:
-            raise DataError(f"{item!r} is in the history that was asked with, and a search does not find that again")
-        ranked[known] = -np.inf
-    rank = 1 + int((ranked > ranked[row]).sum()) + int((ranked[:row] == ranked[row]).sum())
-    best = np.sort(ranked)[::-1]
+    if retriever.history is not None and row in retriever.history.known(table).values:
+        raise DataError(f"{item!r} is in the history that was asked with, and a search does not find that again")
+    order = retriever.search(table, k=max(k, len(retriever)), mode=by).rows[0]
+    order = order[order >= 0]
+    at = np.flatnonzero(order == row)
     shared = sorted(set(tokenize(text[0])) & set(tokenize(" ".join(_texts(retriever, row))))) if text[0] else []
     added = None if words is None else float(words[0, row]) if by == "words" else float(scores[0, row] - near[0, row]) if by == "hybrid" else None
     return Why(
@@ -141,13 +139,14 @@ def why(
         by,
         k,
         len(retriever),
-        rank,
+        int(at[0]) + 1 if len(at) else None,
+        len(order),
         float(scores[0, row]),
-        float(best[min(k, len(best)) - 1]),
+        float(scores[0, order[k - 1]]) if len(order) >= k else None,
         float(near[0, row]),
         added,
         shared,
-        _named(retriever, int(ranked.argmax())),
+        _named(retriever, int(order[0])) if len(order) else None,
         _parts(retriever, table, row, vector[0]),
         None if retriever.history is not None or find_bundle(Path(place)) == Path(place) else _training(Path(place), retriever, row, vector[0]),
     )

@@ -17,7 +17,7 @@ def explained(told: Why) -> Document:
     facts = [
         ("asked", told.query or "a history"),
         ("item", told.item),
-        ("rank", f"{told.rank:,} of {told.items:,}, by {NAMES[told.mode]}"),
+        ("rank", f"{'none' if told.rank is None else f'{told.rank:,}'} of {told.of:,} found by {NAMES[told.mode]}, of {told.items:,} items"),
         ("similarity", f"{told.score:.3f}"),
     ]
     if told.words is not None:
@@ -32,9 +32,14 @@ def explained(told: Why) -> Document:
 
 def _verdict(told: Why) -> str:
     score = "score" if told.mode != "vectors" else "similarity"
+    if told.first is None:
+        return "Missed: nothing is found, since nothing of what this query holds is known."
+    if told.rank is None:
+        return f"Missed: it shares no word with the query, by which {told.of:,} other items are found."
     if told.found:
         return f"Found: number {told.rank:,} of {told.items:,}, with a {score} of {told.value:.3f}."
-    first = f"Missed: number {told.rank:,} of {told.items:,}, with a {score} of {told.value:.3f}; number {told.k} has {told.needed:.3f}."
+    needed = "" if told.needed is None else f"; number {told.k} has {told.needed:.3f}"
+    first = f"Missed: number {told.rank:,} of {told.items:,}, with a {score} of {told.value:.3f}{needed}."
     trained = told.training
     if trained is None:
         return first
