@@ -23,7 +23,7 @@ from twotower.learning.statistics import Interval, interval
 
 Scorer = Callable[[slice], Array]  # a block of queries -> float32 [block, n_items]
 
-SCORES_AT_ONCE = 1 << 23  # 32 MB of float32
+SCORES_AT_ONCE = 1 << 22  # 16 MB of float32
 LARGEST_GRADE = 30  # of exponential gains
 FEW = 8  # targets up to which counting beats sorting the row; the crossing lies at 5 to 20, by machine
 
@@ -188,7 +188,7 @@ def rank(
     With `per="query"` a query is a row of the result and its relevant items are ranked in one list. With `per="pair"`
     each entry of `relevant`, in its order, is a row of its own, and the other relevant items of the query are left out
     of its list. An item that is both relevant and excluded is relevant. Scores tie where the floats are equal.
-    `block`: queries scored at once, by default as many as make 32 MB of scores.
+    `block`: queries scored at once, by default as many as make 16 MB of scores.
     """
     _check(relevant, excluded, per, n_items)
     block = max(1, SCORES_AT_ONCE // max(1, n_items)) if block is None else block

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from twotower.data.columns import Array, Ragged
+from twotower.data.columns import Array, Ragged, lengths_of
 from twotower.learning.evaluation import SCORES_AT_ONCE, Cases, Scorer
 from twotower.search.index import best_of_each
 
@@ -48,16 +48,21 @@ def top(scorer: Scorer, asked: Cases, which: Array, n_items: int, k: int = K) ->
     Among equal scores those first in the catalogue.
     """
     found = np.full((len(which), k), -1, np.int64)
-    for places in _runs(which, max(1, SCORES_AT_ONCE // max(1, n_items))):
+    block = max(1, SCORES_AT_ONCE // max(1, n_items))
+    banned = np.zeros(block * n_items if asked.excluded is not None else 0, bool)  # in the scores of a block
+    lengths = np.zeros(0, np.int64) if asked.excluded is None else lengths_of(asked.excluded)
+    for places in _runs(which, block):
         first = int(which[places[0]])
         scores = np.asarray(scorer(slice(first, first + len(places))), np.float32)
         if asked.excluded is None:
             found[places] = best_of_each(scores, k).rows
             continue
         out, right = (_flat(part, first, len(places), n_items) for part in (asked.excluded, asked.relevant))
-        banned = np.setdiff1d(out, right)  # what is asked for stays, also where it is among what is known
-        rows = best_of_each(scores, k + int(np.bincount(banned // n_items, minlength=1).max())).rows
-        shown = (rows >= 0) & ~np.isin(rows + np.arange(len(rows))[:, None] * n_items, banned)
+        banned[out] = True
+        banned[right] = False  # what is asked for stays, also where it is among what is known
+        rows = best_of_each(scores, k + int(lengths[first : first + len(places)].max())).rows
+        shown = (rows >= 0) & ~banned[np.maximum(rows, 0) + np.arange(len(rows))[:, None] * n_items]
+        banned[out] = False
         order = np.argsort(~shown, axis=1, kind="stable")[:, :k]
         found[places] = np.where(np.take_along_axis(shown, order, axis=1), np.take_along_axis(rows, order, axis=1), -1)
     return found

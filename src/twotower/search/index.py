@@ -6,9 +6,7 @@ the user's ids back, and vectors of length 1 for a cosine, sees to that outside.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -19,8 +17,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 ITEM_BLOCK = 1 << 16  # items scored at once
 SELECTED_AT_ONCE = 1 << 19  # scores whose best are looked for at once: 2 MB, which stay in a cache
-MANY = 8  # times that, from which several threads are worth their start
-GROUPS = 32  # times k, into which scores are dealt to find the best
+GROUPS = 64  # times k, into which scores are dealt to find the best
 SCORE_BLOCK = 1 << 24  # scores held at once: 64 MB of float32
 
 
@@ -146,29 +143,14 @@ def best(scores: Array, k: int, *, floor: float = -np.inf) -> Array:
 def best_of_each(scores: Array, k: int, floor: Array | None = None) -> Hits:
     """The k highest of each row of scores [q, n] above its floor [q], best first; of equal ones the first, as everywhere.
 
-    It goes over the scores a few rows at a time, so that they are read from memory once, on all cores where there are many.
+    It goes over the scores a few rows at a time, so that they are read from memory once.
     """
     hits = no_hits(len(scores), k)
     step = max(1, SELECTED_AT_ONCE // max(1, scores.shape[1]))
-    parts = [slice(start, start + step) for start in range(0, len(scores), step)]
-
-    def select(part: slice) -> None:
+    for start in range(0, len(scores), step):
+        part = slice(start, start + step)
         _select(Hits(hits.rows[part], hits.scores[part]), scores[part], k, None if floor is None else floor[part])
-
-    if len(parts) < MANY:
-        for part in parts:
-            select(part)
-    else:
-        with ThreadPoolExecutor(_threads()) as pool:
-            list(pool.map(select, parts))
     return hits
-
-
-def _threads() -> int:
-    """One for each core that this process may use, or as many as it was told."""
-    told = os.environ.get("OMP_NUM_THREADS", "")
-    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(int(told), there) if told.isdigit() and int(told) else there
 
 
 def _select(hits: Hits, scores: Array, k: int, floor: Array | None) -> None:

@@ -44,7 +44,6 @@ NAMES = {
     "pretrained": "pretrained encoder, untuned",
 }
 COUNTED = {"item": "every item", "key": "everybody who asks"}  # in means of means
-WORTH_IT = 100_000  # items, from which an approximate index is faster by far
 BRIEF = 24  # characters: what may share a line with its neighbours on a narrow page
 
 
@@ -160,7 +159,7 @@ def approximate(found: Approximate) -> RenderableType:
         f"{found.queries:,} validation queries, {found.items:,} items, by vectors. Recall: the share of the exact first {found.k} that it finds. "
         f"hit@{found.k}: how often the right item is among them, with nothing left out; exact search has {lost} more."
     )
-    slower = "" if found.milliseconds < found.exact_milliseconds else f" Exact search is as fast here: stay with it below some {WORTH_IT:,} items."
+    slower = "" if found.milliseconds < 0.9 * found.exact_milliseconds else " Exact search is as fast here: stay with it."
     return Group("", table, "", faint(told + slower))
 
 
