@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
 
 # Idle OpenMP threads that spin starve the other worker of a parallel run.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# A shell's background job ignores Ctrl-C, and so would what is tested to obey it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import numpy as np
 import pyarrow as pa

@@ -161,6 +161,7 @@ FLOORS = [
         "runs.study",
         "runs.tuning",
         "runs.remedies",
+        "runs.suspicion",
         "runs.forecasting",
         "runs",
     ],

@@ -17,12 +17,12 @@ import pyarrow as pa
 from twotower import files
 from twotower.bundle.graphs import open_graph, run_graph
 from twotower.bundle.layout import find_bundle
-from twotower.bundle.retriever import MODES, Mode, Retriever, load, query_text
+from twotower.bundle.retriever import Mode, Retriever, load, query_text
 from twotower.data.columns import Array, take
 from twotower.data.prepared import ID, Prepared, open_prepared
 from twotower.data.schema import SIDES, Side
 from twotower.data.splits import TRAIN
-from twotower.errors import ConfigError, DataError, choices
+from twotower.errors import ConfigError, DataError
 from twotower.search.fusion import blend
 from twotower.search.lexical import tokenize
 
@@ -112,24 +112,16 @@ def why(
         raise ConfigError(f"k is {k}; at least one item must be asked for")
     row = int(retriever.rows_of([item])[0])
     by = mode or retriever.bundle.model["search"]["mode"]
-    if by not in MODES:
-        raise ConfigError(f'there is no search mode "{by}"; {choices(MODES, by)}')
-    if by != "vectors" and retriever.lexical is None:
-        raise ConfigError(f'this bundle holds no words, so it cannot be searched by "{by}"; use mode "vectors"')
+    order = retriever.search(table, k=max(k, len(retriever)), mode=by).rows[0]  # which refuses a mode that cannot be
+    order = order[order >= 0]
     vector, text = retriever.embed_queries(table), query_text(table, retriever.text_columns)
     near = vector @ retriever.vectors.T  # [1, n]
     words = None if retriever.lexical is None else retriever.lexical.scores(text)
-    scores = (
-        near
-        if by == "vectors" or words is None
-        else words
-        if by == "words"
-        else blend(near, words, float(retriever.bundle.model["search"]["words_weight"]))
-    )
+    scores = near
+    if words is not None and by != "vectors":
+        scores = words if by == "words" else blend(near, words, float(retriever.bundle.model["search"]["words_weight"]))
     if retriever.history is not None and row in retriever.history.known(table).values:
         raise DataError(f"{item!r} is in the history that was asked with, and a search does not find that again")
-    order = retriever.search(table, k=max(k, len(retriever)), mode=by).rows[0]
-    order = order[order >= 0]
     at = np.flatnonzero(order == row)
     shared = sorted(set(tokenize(text[0])) & set(tokenize(" ".join(_texts(retriever, row))))) if text[0] else []
     added = None if words is None else float(words[0, row]) if by == "words" else float(scores[0, row] - near[0, row]) if by == "hybrid" else None

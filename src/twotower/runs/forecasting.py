@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 
+import twotower.runs.suspicion as suspicion
 from twotower import config as configs
 from twotower import files
 from twotower.config import Config
@@ -26,7 +26,7 @@ from twotower.data.prepared import Prepared
 from twotower.data.splits import TRAIN, VALIDATION
 from twotower.errors import BundleError, ConfigError, DataError
 from twotower.learning import curves, distributed, suspects
-from twotower.learning.evaluation import cases_of, dot_scorer, list_keys, measure, ranks_of
+from twotower.learning.evaluation import dot_scorer, list_keys, measure, ranks_of
 from twotower.learning.options import seconds_of
 from twotower.learning.slices import FEW
 from twotower.learning.statistics import paired_test
@@ -38,6 +38,7 @@ from twotower.runs.resumption import same_config
 from twotower.runs.run import Stopped, begun_of
 from twotower.runs.settings import settle
 from twotower.runs.signals import interrupts
+from twotower.runs.study import spoken
 from twotower.runs.trials import Shop, Tried, fitted, prepared_for
 
 if TYPE_CHECKING:
@@ -51,7 +52,6 @@ TIMES = (2, 5, 10)  # the data
 SEEDS = 3
 MOST_PAIRS_ALONE = 1.5  # pairs a query, up to which thinning them out says nothing
 SUSPECTED = "suspects.safetensors"
-SHOWN = 20  # of the pairs that look wrong
 OVERHEAD = 1.5  # seconds of a training beside its steps
 ENCODED = 80  # texts a second by a pretrained encoder, which reads each once
 
@@ -186,13 +186,13 @@ class _Bench:
             if spent + takes > limit and len(found) < len(self.shares):
                 needed = sum(OVERHEAD + whole * share for share in self.shares)
                 raise ConfigError(
-                    f"one curve takes {len(self.shares)} trainings, about {_minutes(needed)}, and the budget is {_minutes(limit)}. "
+                    f"one curve takes {len(self.shares)} trainings, about {spoken(needed)}, and the budget is {spoken(limit)}. "
                     f"Give --budget {max(1, round(2 * needed / 60 + 0.5))}m or more."
                 )
             if spent + takes <= limit:
                 found.append(work)
                 spent += takes
-        progress.note(f"{len(found)} trainings, about {_minutes(spent)}; the data took {_minutes(time.monotonic() - begun)}")
+        progress.note(f"{len(found)} trainings, about {spoken(spent)}; the data took {spoken(time.monotonic() - begun)}")
         return found
 
     def do(self, work: Work) -> None:
@@ -239,25 +239,10 @@ class _Bench:
 
     def _suspects(self) -> Array:
         """The rows of the pairs that look wrong, the worst first; found once."""
-        from twotower.learning import training
-
         place = self.folder / SUSPECTED
         if not place.exists():
-            options = replace(self.chosen.evaluate, per="pair", gain="equal")
-            judged: list[Array] = []
-            placed: list[Array] = []
-            for number, half in enumerate(suspects.halves(self.prepared, self.chosen.train.seed)):
-                if not enough(Subset(half, 0)):
-                    continue
-                self.shop.progress.stage(f"looking for pairs that look wrong, half {number + 1} of 2")
-                model, data, _ = self._fitted(half, self.chosen)
-                asked = cases_of(half, VALIDATION, options, data.before_validation)
-                held, queries, items = training.held_out(model, data._replace(validation=asked))
-                assert held.pair_rows is not None
-                judged.append(np.flatnonzero(half.parts == VALIDATION)[held.pair_rows])
-                placed.append(suspects.places(ranks_of(dot_scorer(queries, items), held, half.n_items, options)))
-            rows, stood = suspects.worst([np.empty(0, np.int64), *judged], [np.empty(0), *placed])
-            files.write_tensors(place, {"rows": rows, "places": stood, "judged": np.array([sum(map(len, judged))])})
+            self.shop.progress.stage("looking for pairs that look wrong")
+            files.write_tensors(place, suspicion.suspected(self.prepared, self.chosen, self._fitted))
         return files.read_tensors(place)["rows"]
 
     # --- what it says ---------------------------------------------------------------------------------------------
@@ -325,15 +310,8 @@ class _Bench:
 
     def _told_suspects(self) -> dict[str, Any] | None:
         """How many pairs look wrong, and the worst of them; None where nobody looked."""
-        if not (self.folder / SUSPECTED).exists():
-            return None
-        found = files.read_tensors(self.folder / SUSPECTED)
-        rows, log = found["rows"][:SHOWN], self.prepared.log
-        asked, items = np.asarray(log.query_rows)[rows], np.asarray(log.item_rows)[rows]
-        queries = self.prepared.queries.take(pa.array(asked)).to_pylist() if self.prepared.queries.num_columns else [{} for _ in rows]
-        told = zip(queries, self.prepared.items.take(pa.array(items)).to_pylist(), found["places"].tolist(), strict=False)
-        pairs = [{"asked": _in_a_line(query), "item": _in_a_line(item), "place": place} for query, item, place in told]
-        return {"count": len(found["rows"]), "judged": int(found["judged"][0]), "pairs": pairs}
+        place = self.folder / SUSPECTED
+        return suspicion.told(files.read_tensors(place), self.prepared) if place.exists() else None
 
     def _slices(self, whole: Sequence[Done], generator: np.random.Generator) -> list[dict[str, Any]]:
         """What the second half of the data brought, by how often the item matched and what is known of who asks: what grows most is starved."""
@@ -356,11 +334,6 @@ class _Bench:
                 row = {"name": name, "rankings": int(which.sum()), "value": float(now[which].mean())}
                 told.append(row | _grown(now[which], before[which], kept["keys"][which], generator))
         return told
-
-
-def _in_a_line(row: Mapping[str, Any]) -> str:
-    """The first two values of a row that say something."""
-    return " - ".join([str(value) for value in row.values() if value not in (None, "", [])][:2])
 
 
 def _grown(now: Array, before: Array, keys: Array, generator: np.random.Generator) -> dict[str, float]:
@@ -426,7 +399,3 @@ def _shares(prepared: Prepared) -> tuple[float, ...]:
 def _pairs_a_query(prepared: Prepared) -> float:
     keys = np.asarray(prepared.log.query_keys)[prepared.parts == TRAIN]
     return len(keys) / max(1, len(np.unique(keys)))
-
-
-def _minutes(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"

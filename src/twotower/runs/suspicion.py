@@ -1,0 +1,59 @@
+"""Which training pairs look wrong: models of both halves of the data judge the pairs that they never saw, and the worst are told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from twotower.config import Config
+from twotower.data.columns import Array
+from twotower.data.prepared import Prepared
+from twotower.data.splits import VALIDATION
+from twotower.learning import suspects
+from twotower.learning.evaluation import cases_of, dot_scorer, ranks_of
+from twotower.learning.subsets import Subset, enough
+
+if TYPE_CHECKING:
+    from twotower.learning.training import Data
+    from twotower.model.towers import TwoTower
+    from twotower.runs.trials import Tried
+
+SHOWN = 20  # pairs told
+
+
+def suspected(prepared: Prepared, chosen: Config, fit: Callable[[Prepared, Config], tuple[TwoTower, Data, Tried]]) -> dict[str, Array]:
+    """Their rows in the log and where they stood, the worst first, and how many pairs were judged, [1]. fit: trains a config on data."""
+    from twotower.learning import training
+
+    options = replace(chosen.evaluate, per="pair", gain="equal")
+    rows, places = [np.empty(0, np.int64)], [np.empty(0)]
+    for half in suspects.halves(prepared, chosen.train.seed):
+        if not enough(Subset(half, 0)):
+            continue
+        model, data, _ = fit(half, chosen)
+        asked = cases_of(half, VALIDATION, options, data.before_validation)
+        held, queries, items = training.held_out(model, data._replace(validation=asked))
+        assert held.pair_rows is not None
+        rows.append(np.flatnonzero(half.parts == VALIDATION)[held.pair_rows])
+        places.append(suspects.places(ranks_of(dot_scorer(queries, items), held, half.n_items, options)))
+    found, stood = suspects.worst(rows, places)
+    return {"rows": found, "places": stood, "judged": np.array([sum(map(len, rows))])}
+
+
+def told(found: Mapping[str, Array], prepared: Prepared) -> dict[str, Any]:
+    """How many there are, and the worst of them in words."""
+    rows, log = found["rows"][:SHOWN], prepared.log
+    asked, items = np.asarray(log.query_rows)[rows], np.asarray(log.item_rows)[rows]
+    queries = prepared.queries.take(pa.array(asked)).to_pylist() if prepared.queries.num_columns else [{} for _ in rows]
+    lines = zip(queries, prepared.items.take(pa.array(items)).to_pylist(), found["places"][:SHOWN].tolist(), strict=True)
+    pairs = [{"asked": _in_a_line(query), "item": _in_a_line(item), "place": place} for query, item, place in lines]
+    return {"count": len(found["rows"]), "judged": int(found["judged"][0]), "pairs": pairs}
+
+
+def _in_a_line(row: Mapping[str, Any]) -> str:
+    """The first two values of a row that say something."""
+    return " - ".join([str(value) for value in row.values() if value not in (None, "", [])][:2])
