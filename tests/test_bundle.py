@@ -15,7 +15,7 @@ import pytest
 
 from twotower import load
 from twotower.bundle import open_bundle, verify
-from twotower.bundle.layout import Segment, write_catalogue
+from twotower.bundle.layout import Segment, write_segment, write_version
 from twotower.errors import BundleError
 
 
@@ -33,7 +33,8 @@ def test_the_files_of_a_bundle(world_folder):
     segment = next(name for name in names if name.startswith("segments/")).split("/")[1]
     model = ["card.md", "config.toml", "encoder.json", "golden.json", "item.onnx", "manifest.json", "metrics.json", "query.onnx"]
     model += ["states.safetensors", "weights.safetensors"]
-    words = [f"words/{name}" for name in ("n.npy", "offsets.npy", "rows.npy", "vocabulary.json", "weights.npy")]
+    counts = ("counts.npy", "lengths.npy", "offsets.npy", "rows.npy", "vocabulary.json")
+    words = [f"words/{part}/{name}" for part in ("own", "asked") for name in counts]
     expected = ["CURRENT", "catalogue/000001/manifest.json", *(f"model/{name}" for name in model)]
     assert names == sorted(expected + [f"segments/{segment}/{name}" for name in ["items.arrow", "manifest.json", "vectors.npy", *words]])
 
@@ -81,7 +82,7 @@ def test_a_truncated_file_is_named(world_folder, copied):
         content = path.read_bytes()
         for size in (0, len(content) // 2):
             path.write_bytes(content[:size])
-            named = "missing" if name == "CURRENT" and size else path.name  # half a version is another version
+            named = "no catalogue version" if name == "CURRENT" and size else path.name  # half a version is another version
             with pytest.raises(BundleError, match=re.escape(named)):
                 open_bundle(copied)
         path.write_bytes(content)
@@ -124,7 +125,7 @@ def test_the_model_of_another_run_is_refused(copied, world_folder):
 def test_verify_reads_every_version(copied):
     bundle = open_bundle(copied)
     segment = Segment(np.array(bundle.segments[0].vectors[:3]), bundle.segments[0].items.slice(0, 3), None)
-    write_catalogue(copied, bundle.fingerprint, [segment], number=2, parent="000001")
+    write_version(copied, bundle.fingerprint, [write_segment(copied, segment, bundle.fingerprint)], 3, parent="000001")
     assert len(load(copied)) == 3
     verify(copied)
     old = next(path for path in (copied / "segments").iterdir() if (path / "words").exists())

@@ -1,4 +1,4 @@
-"""Bundles of every past format stay readable. `tests/data/bundle-1` is a run on the planted world by version 0.1.0."""
+"""Bundles of every past format stay readable. Each is a run on the planted world; from the second on, words are counted."""
 
 import shutil
 from pathlib import Path

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from twotower.errors import BundleError, ConfigError, DataError
-from twotower.search.lexical import Lexical, tokenize
+from twotower.search.lexical import Counts, Lexical, count, one_behind_another, side_by_side, taken, tokenize
 
 TEXTS = ["List all files", "", "copy files, and COPY folders", "remove a folder", "!?", "list list"]
 
@@ -119,31 +119,75 @@ def test_allow_leaves_texts_out():
 
 
 @pytest.mark.parametrize("texts", [TEXTS, [], ["", "?"]])
-def test_the_state_comes_back_from_files_without_pickle(texts, tmp_path):
-    lexical = Lexical.build(iter(texts))
+def test_counts_come_back_from_files_without_pickle(texts, tmp_path):
+    counts = count(iter(texts))
     arrays = {}
-    for name, array in lexical.arrays().items():
+    for name, array in counts.arrays().items():
         np.save(tmp_path / f"{name}.npy", array, allow_pickle=False)
         arrays[name] = np.load(tmp_path / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-    restored = Lexical.restore(arrays, list(lexical.vocabulary))
+    restored, lexical = Lexical.weighed(Counts.restore(arrays, counts.vocabulary)), Lexical.build(texts)
     queries = ["list files", "folder", "", "unknown"]
     assert restored.scores(queries).tobytes() == lexical.scores(queries).tobytes()
     assert restored.search(queries, 3).rows.tolist() == lexical.search(queries, 3).rows.tolist()
 
 
-def test_a_damaged_state_is_refused():
-    lexical = Lexical.build(TEXTS)
-    arrays = lexical.arrays()
+def test_damaged_counts_are_refused():
+    counts = count(TEXTS)
+    arrays = counts.arrays()
     damaged = [
-        ({**arrays, "weights": arrays["weights"][1:]}, lexical.vocabulary),
-        ({**arrays, "n": np.asarray(2)}, lexical.vocabulary),
-        (arrays, lexical.vocabulary[1:]),
-        (arrays, [*lexical.vocabulary[1:], lexical.vocabulary[1]]),
-        ({name: array for name, array in arrays.items() if name != "rows"}, lexical.vocabulary),
+        ({**arrays, "counts": arrays["counts"][1:]}, counts.vocabulary),
+        ({**arrays, "lengths": arrays["lengths"][:2]}, counts.vocabulary),
+        (arrays, counts.vocabulary[1:]),
+        (arrays, [*counts.vocabulary[1:], counts.vocabulary[1]]),
+        ({name: array for name, array in arrays.items() if name != "rows"}, counts.vocabulary),
     ]
     for state in damaged:
         with pytest.raises(BundleError):
-            Lexical.restore(*state)
+            Counts.restore(*state)
+
+
+SOME = st.lists(st.text("abc ", max_size=12), max_size=6)
+
+
+def counted(words):
+    """Counts as plain values: for each text, how often it holds each word, and its length."""
+    found = [Counter() for _ in words.lengths]
+    for column, word in enumerate(words.vocabulary):
+        for place in range(words.offsets[column], words.offsets[column + 1]):
+            found[words.rows[place]][word] += int(words.counts[place])
+    return list(zip(found, words.lengths.tolist(), strict=True))
+
+
+@settings(max_examples=100, deadline=None)
+@given(SOME, SOME, st.randoms())
+def test_counts_that_are_put_together_are_those_of_the_texts_together(texts, more, random):
+    own, other = count(texts), count(more)
+    assert counted(own) == [(Counter(tokenize(text)), len(tokenize(text))) for text in texts]
+    behind = one_behind_another([own, other])
+    assert counted(behind) == counted(count([*texts, *more]))
+    some = random.sample(range(len(texts) + len(more)), random.randint(0, len(texts) + len(more)))
+    assert counted(taken(behind, np.array(some, np.int64))) == counted(count([[*texts, *more][row] for row in some]))
+    beside = count([random.choice([*more, ""]) for _ in texts])
+    both = [sum(pair, Counter()) for pair in zip([each for each, _ in counted(own)], [each for each, _ in counted(beside)], strict=True)]
+    assert [each for each, _ in counted(side_by_side([own, beside]))] == both
+
+
+@settings(max_examples=30, deadline=None)
+@given(SOME, SOME, st.text("abcd ", max_size=8))
+def test_what_grew_scores_as_if_it_had_always_been_whole(texts, more, query):
+    grown = Lexical.weighed(one_behind_another([count(texts), count(more)])).scores([query])
+    np.testing.assert_allclose(grown, Lexical.build([*texts, *more]).scores([query]), rtol=1e-6)
+
+
+@pytest.mark.parametrize("options", [{}, {"k1": 0.9, "b": 0.4}])
+def test_weights_are_those_of_another_library(options):
+    bm25s = pytest.importorskip("bm25s")
+    words = [tokenize(text) for text in TEXTS]
+    other = bm25s.BM25(method="lucene", **({"k1": 1.2, "b": 0.75} | options))
+    other.index(words, show_progress=False)
+    lexical = Lexical.build(TEXTS, **options)
+    for query in ("list files", "copy", "folder of files"):
+        np.testing.assert_allclose(lexical.scores([query])[0], other.get_scores(tokenize(query)), rtol=1e-5)
 
 
 def test_options_that_cannot_be_meant_raise():
@@ -155,20 +199,14 @@ def test_options_that_cannot_be_meant_raise():
 
 
 PROGRAM = """
-import hashlib, sys
-from twotower.search.lexical import Lexical
-assert "bm25s" not in sys.modules
-lexical = Lexical.build({texts!r})
-digest = hashlib.sha256(b"".join(array.tobytes() for array in lexical.arrays().values()))
-for module in [name for name in sys.modules if name.startswith("bm25s")]:
-    sys.modules[module] = None  # from here on an import raises
-restored = Lexical.restore(lexical.arrays(), lexical.vocabulary)
-restored.search(["list"], 2)
-print(digest.hexdigest(), lexical.vocabulary)
+import hashlib
+from twotower.search.lexical import count
+counts = count({texts!r})
+print(hashlib.sha256(b"".join(array.tobytes() for array in counts.arrays().values())).hexdigest(), counts.vocabulary)
 """
 
 
-def test_same_bytes_in_every_process_and_look_up_without_the_library():
+def test_same_bytes_in_every_process():
     program = PROGRAM.format(texts=TEXTS)
     said = [
         subprocess.run(

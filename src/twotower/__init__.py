@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from twotower.bundle import Found, Retriever, load
+    from twotower.bundle import Change, Found, Retriever, compact, load, rollback, versions
     from twotower.config import Config
     from twotower.errors import BundleError, ConfigError, DataError, MissingExtra, OutputError, TwotowerError
     from twotower.runs import Forecasted, Run, Tuned, compare, estimate, evaluate, forecast, open_run, train, tune, why
@@ -22,6 +22,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "BundleError": "errors",
+    "Change": "bundle",
     "Config": "config",
     "ConfigError": "errors",
     "DataError": "errors",
@@ -33,19 +34,23 @@ _HOMES = {
     "Run": "runs",
     "Tuned": "runs",
     "TwotowerError": "errors",
+    "compact": "bundle",
     "compare": "runs",
     "estimate": "runs",
     "evaluate": "runs",
     "forecast": "runs",
     "load": "bundle",
     "open_run": "runs",
+    "rollback": "bundle",
     "train": "runs",
     "tune": "runs",
+    "versions": "bundle",
     "why": "runs",
 }
 
 __all__ = [
     "BundleError",
+    "Change",
     "Config",
     "ConfigError",
     "DataError",
@@ -57,14 +62,17 @@ __all__ = [
     "Run",
     "Tuned",
     "TwotowerError",
+    "compact",
     "compare",
     "estimate",
     "evaluate",
     "forecast",
     "load",
     "open_run",
+    "rollback",
     "train",
     "tune",
+    "versions",
     "why",
 ]
 

@@ -4,9 +4,12 @@ bundle/   CURRENT             one line: the catalogue version in use
           model/              immutable: encoder, towers as ONNX, weights, config, metrics, golden queries, card
           catalogue/000001/   immutable: which segments make this version of the catalogue, and for which model
           segments/<sha>/     immutable: item vectors, ids, columns and words; shared by versions
+          staging/            what a refresh that was broken off had embedded
 """
 
+from twotower.bundle.growth import Change
 from twotower.bundle.layout import Bundle, describe, open_bundle
 from twotower.bundle.retriever import Found, Retriever, load, verify
+from twotower.bundle.versions import Version, compact, rollback, versions
 
-__all__ = ["Bundle", "Found", "Retriever", "describe", "load", "open_bundle", "verify"]
+__all__ = ["Bundle", "Change", "Found", "Retriever", "Version", "compact", "describe", "load", "open_bundle", "rollback", "verify", "versions"]

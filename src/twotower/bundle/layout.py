@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import json
 import logging
@@ -19,13 +20,13 @@ from twotower.data.encoder import Encoder
 from twotower.data.prepared import ID
 from twotower.data.schema import SIDES
 from twotower.errors import BundleError, choices
-from twotower.search.lexical import Lexical
+from twotower.search.lexical import Counts, Lexical, Words
 
 logger = logging.getLogger("twotower")
 
 MODEL_FORMAT = 1
-CATALOGUE_FORMAT = 1
-SEGMENT_FORMAT = 1
+CATALOGUE_FORMAT = 2  # 1 had no rows removed
+SEGMENT_FORMAT = 2  # 1 held words that were weighed already
 CURRENT = "CURRENT"
 
 
@@ -35,7 +36,7 @@ class Segment:
 
     vectors: Array  # float32 [n, d]
     items: pa.Table  # `_id` and the columns to show
-    lexical: Lexical | None  # words of the items, where there are any
+    words: Words | Lexical | None  # of the items, where there are any; of format 1 they are weighed, and cannot grow
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,9 @@ class Bundle:
     model: dict[str, Any]  # the model's manifest
     fingerprint: str
     encoder: Encoder
+    catalogue: dict[str, Any]  # the version's manifest
     segments: tuple[Segment, ...]
+    removed: Array  # int64, rising: which rows of the segments, one behind another, this version leaves out
 
     @property
     def dimensions(self) -> int:
@@ -75,31 +78,64 @@ def fingerprint_of(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def write_catalogue(folder: Path, fingerprint: str, segments: Sequence[Segment], number: int = 1, parent: str | None = None) -> str:
-    """Write segments and a version that names them, then point CURRENT at it; returns the version's name."""
-    names = [_write_segment(folder / "segments", segment, fingerprint) for segment in segments]
-    version = f"{number:06d}"
-    rows = sum(segment.items.num_rows for segment in segments)
+def write_catalogue(folder: Path, fingerprint: str, segment: Segment) -> str:
+    """Write the first version of a catalogue; returns its name."""
+    name = write_segment(folder, segment, fingerprint)
+    return write_version(folder, fingerprint, [name], segment.items.num_rows)
+
+
+def write_version(
+    folder: Path,
+    fingerprint: str,
+    segments: Sequence[str],
+    rows: int,
+    *,
+    removed: Array | None = None,
+    parent: str | None = None,
+    change: Mapping[str, int] | None = None,
+) -> str:
+    """Write a version that names its segments, and point CURRENT at it; returns its name. rows: how many items it holds."""
+    version = f"{max(map(int, versions_in(folder)), default=0) + 1:06d}"
     with files.new_folder(folder / "catalogue" / version) as building:
-        facts = {"fingerprint": fingerprint, "parent": parent, "segments": names, "removed": [], "rows": rows}
-        manifests.write_manifest(building, "catalogue version", CATALOGUE_FORMAT, **facts)
-    files.write_text(folder / CURRENT, version + "\n")
+        if removed is not None and len(removed):
+            files.write_array(building / "removed.npy", removed)
+        facts = {"fingerprint": fingerprint, "parent": parent, "segments": list(segments), "rows": rows, "change": dict(change or {})}
+        written = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        manifests.write_manifest(building, "catalogue version", CATALOGUE_FORMAT, written=written, **facts)
+    point_at(folder, version)
     return version
 
 
-def _write_segment(folder: Path, segment: Segment, fingerprint: str) -> str:
-    """Write a segment under the digest of its content; returns that name."""
-    with files.new_folder(folder / "unnamed") as building:
+def point_at(folder: Path, version: str) -> None:
+    """Make a version the one in use."""
+    files.write_text(folder / CURRENT, version + "\n")
+
+
+def versions_in(folder: Path) -> list[str]:
+    """The names of all versions of a catalogue, oldest first."""
+    return sorted(p.name for p in (folder / "catalogue").glob("*") if p.name.isascii() and p.name.isdigit())
+
+
+def write_segment(folder: Path, segment: Segment, fingerprint: str) -> str:
+    """Write a segment of a bundle under the digest of its content; returns that name."""
+    unnamed, named = folder / "segments" / "unnamed", folder / "segments"
+    with files.new_folder(unnamed) as building:
         files.write_array(building / "vectors.npy", np.asarray(segment.vectors, np.float32))
         files.write_table(building / "items.arrow", segment.items)
-        if segment.lexical is not None:
-            for name, array in segment.lexical.arrays().items():
-                files.write_array(building / "words" / f"{name}.npy", array)
-            files.write_json(building / "words" / "vocabulary.json", segment.lexical.vocabulary)
+        if isinstance(segment.words, Words):
+            for part, counts in segment.words._asdict().items():
+                if counts is not None:
+                    _write_counts(building / "words" / part, counts)
         manifest = manifests.write_manifest(building, "segment", SEGMENT_FORMAT, fingerprint=fingerprint, rows=segment.items.num_rows)
         name = fingerprint_of(manifest)[:16]
-    files.rename_folder(folder / "unnamed", folder / name)
+    files.rename_folder(unnamed, named / name)
     return name
+
+
+def _write_counts(folder: Path, counts: Counts) -> None:
+    for name, array in counts.arrays().items():
+        files.write_array(folder / f"{name}.npy", array)
+    files.write_json(folder / "vocabulary.json", counts.vocabulary)
 
 
 # --- opening ------------------------------------------------------------------------------------------------------
@@ -127,24 +163,52 @@ def runs_in(folder: Path) -> list[str]:
     return sorted(p.name for p in folder.iterdir() if (p / "config.toml").exists() or (p / CURRENT).exists())
 
 
-def open_bundle(place: Path | str, *, everything: bool = False) -> Bundle:
+def open_bundle(place: Path | str, *, version: str | None = None, everything: bool = False, known: Bundle | None = None) -> Bundle:
     """Open a bundle, or the bundle of a run; exactly, or BundleError.
 
-    Files are checked against their sha256, up to 1 GB of them; `everything` checks all.
+    version: of the catalogue; by default the one in use. Files are checked against their sha256, up to 1 GB of them; `everything` checks
+    all. known: this bundle as it was opened before; what has not changed since, nothing but catalogues can, is taken from there.
     """
     folder = find_bundle(place)
+    wanted = current(folder) if version is None else version
+    if known is not None and known.version == wanted:
+        return known
+    if wanted not in versions_in(folder):
+        raise BundleError(f"{folder} has no catalogue version {wanted}; {choices(versions_in(folder), wanted)}")
+    if known is None:
+        model = manifests.read_manifest(folder / "model", "model", MODEL_FORMAT, everything=everything)
+        fingerprint = fingerprint_of(model)
+        encoder = Encoder.restore(files.read_json(folder / "model" / "encoder.json"), files.read_tensors(folder / "model" / "states.safetensors"))
+    else:
+        model, fingerprint, encoder = known.model, known.fingerprint, known.encoder
+    catalogue = read_version(folder, wanted, everything=everything)
+    _same_model(catalogue, fingerprint, folder / "catalogue" / wanted)
+    opened = {} if known is None else dict(zip(known.catalogue["segments"], known.segments, strict=True))
+    segments = tuple(opened.get(name) or _open_segment(folder / "segments" / name, fingerprint, everything) for name in catalogue["segments"])
+    left_out = "removed.npy" in catalogue["files"]
+    removed = files.read_array(folder / "catalogue" / wanted / "removed.npy") if left_out else np.empty(0, np.int64)
+    stored = sum(segment.items.num_rows for segment in segments)
+    if (len(removed) and (removed.min() < 0 or removed.max() >= stored)) or stored - len(removed) != catalogue["rows"]:
+        raise BundleError(
+            f"{folder / 'catalogue' / wanted} names {catalogue['rows']} items, and its segments hold others: copy the whole bundle again"
+        )
+    return Bundle(folder, wanted, model, fingerprint, encoder, catalogue, segments, removed)
+
+
+def current(folder: Path) -> str:
+    """The version of a bundle that is in use."""
     version = (folder / CURRENT).read_text(encoding="utf-8", errors="replace").strip()
     if not (version.isascii() and version.isdigit()):
         raise BundleError(f"{folder / CURRENT} holds {version[:40]!r}, which is no catalogue version")
-    model = manifests.read_manifest(folder / "model", "model", MODEL_FORMAT, everything=everything)
-    catalogue = manifests.read_manifest(folder / "catalogue" / version, "catalogue version", CATALOGUE_FORMAT)
-    fingerprint = fingerprint_of(model)
-    _same_model(catalogue, fingerprint, folder / "catalogue" / version)
-    encoder = Encoder.restore(files.read_json(folder / "model" / "encoder.json"), files.read_tensors(folder / "model" / "states.safetensors"))
+    return version
+
+
+def read_version(folder: Path, version: str, *, everything: bool = False) -> dict[str, Any]:
+    """The manifest of a version of a bundle's catalogue."""
+    catalogue = manifests.read_manifest(folder / "catalogue" / version, "catalogue version", CATALOGUE_FORMAT, everything=everything)
     if not all(isinstance(name, str) and name.isalnum() for name in catalogue["segments"]):
         raise BundleError(f"{folder / 'catalogue' / version} names a segment that cannot be one")
-    segments = tuple(_open_segment(folder / "segments" / name, fingerprint, everything) for name in catalogue["segments"])
-    return Bundle(folder, version, model, fingerprint, encoder, segments)
+    return catalogue
 
 
 def _open_segment(folder: Path, fingerprint: str, everything: bool) -> Segment:
@@ -153,11 +217,21 @@ def _open_segment(folder: Path, fingerprint: str, everything: bool) -> Segment:
     vectors, items = files.read_array(folder / "vectors.npy"), files.read_table(folder / "items.arrow")
     if len(vectors) != items.num_rows:
         raise BundleError(f"{folder} holds {len(vectors)} vectors for {items.num_rows} items")
-    lexical = None
-    if (folder / "words").is_dir():
-        arrays = {path.stem: files.read_array(path) for path in (folder / "words").glob("*.npy")}
-        lexical = Lexical.restore(arrays, files.read_json(folder / "words" / "vocabulary.json"))
-    return Segment(vectors, items, lexical)
+    return Segment(vectors, items, _read_words(folder / "words", manifest["format"]))
+
+
+def _read_words(folder: Path, written: int) -> Words | Lexical | None:
+    if not folder.is_dir():
+        return None
+    if written == 1:
+        return Lexical.restore(*_read_arrays(folder))
+    return Words(
+        Counts.restore(*_read_arrays(folder / "own")), Counts.restore(*_read_arrays(folder / "asked")) if (folder / "asked").is_dir() else None
+    )
+
+
+def _read_arrays(folder: Path) -> tuple[dict[str, Array], list[str]]:
+    return {path.stem: files.read_array(path) for path in folder.glob("*.npy")}, files.read_json(folder / "vocabulary.json")
 
 
 def _same_model(manifest: Mapping[str, Any], fingerprint: str, folder: Path) -> None:
@@ -174,7 +248,7 @@ def describe(bundle: Bundle) -> dict[str, Any]:
         "fingerprint": bundle.fingerprint[:16],
         **({"continues": bundle.model["continues"][:16]} if "continues" in bundle.model else {}),
         "catalogue_version": bundle.version,
-        "items": sum(segment.items.num_rows for segment in bundle.segments),
+        "items": bundle.catalogue["rows"],
         "dimensions": bundle.dimensions,
         "similarity": bundle.model["similarity"],
         "search": bundle.model["search"]["mode"],
@@ -188,6 +262,6 @@ def verify_files(place: Path | str) -> None:
     """Check every byte of a bundle, all versions of its catalogue included, or raise BundleError."""
     folder = find_bundle(place)
     open_bundle(folder, everything=True)
-    for version in sorted((folder / "catalogue").iterdir()):
-        for name in manifests.read_manifest(version, "catalogue version", CATALOGUE_FORMAT, everything=True)["segments"]:
+    for version in versions_in(folder):
+        for name in read_version(folder, version, everything=True)["segments"]:
             manifests.read_manifest(folder / "segments" / name, "segment", SEGMENT_FORMAT, everything=True)

@@ -7,7 +7,8 @@ the raw similarity of the vectors.
 from __future__ import annotations
 
 import numbers
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
@@ -16,17 +17,19 @@ import numpy as np
 import pyarrow as pa
 from annotated_types import Gt
 
+from twotower import files
 from twotower.bundle.asking import columnar, histories_of, is_list, is_one, is_rows, is_value, listed, with_history
+from twotower.bundle.catalogue import Catalogue
 from twotower.bundle.graphs import open_graph, run_graph
+from twotower.bundle.growth import WAIT, Change, Plan, Report, added, check_gone, compare, grow, updated, without_items
 from twotower.bundle.layout import Bundle, open_bundle, verify_files
 from twotower.bundle.memory import Memory, without
 from twotower.data.columns import Array, lengths_of
 from twotower.data.encoder import Rows, to_table
-from twotower.data.prepared import ID
 from twotower.data.schema import Side
+from twotower.data.sources import open_source
 from twotower.data.values import to_array, to_text
 from twotower.errors import BundleError, ConfigError, DataError, choices
-from twotower.files import read_json
 from twotower.search.calibration import probability
 from twotower.search.fusion import blend
 from twotower.search.index import INDEXES, Hits, best, no_hits, similarities
@@ -89,28 +92,49 @@ def query_text(table: pa.Table, columns: Sequence[str]) -> list[str]:
 
 
 class Retriever:
-    """One model and one version of its catalogue, ready to be asked."""
+    """One model and the version of its catalogue in use, ready to be asked.
+
+    Each question is answered by one version, even where another thread grows the catalogue meanwhile.
+    """
 
     def __init__(self, bundle: Bundle, threads: int | None = None, index: str = "exact") -> None:
         if index not in INDEXES:
             raise ConfigError(f'there is no index "{index}"; {choices(INDEXES, index)}')
-        self.bundle = bundle
         self.encoder = bundle.encoder
         self._graphs = {side: open_graph(bundle.folder / "model", side, threads) for side in ("query", "item")}
-        segments = bundle.segments
-        self.vectors: Array = segments[0].vectors if len(segments) == 1 else np.concatenate([s.vectors for s in segments])
-        self.items: pa.Table = pa.concat_tables([segment.items for segment in segments])
-        self.lexical: Lexical | None = segments[0].lexical if len(segments) == 1 else None
-        self._index = INDEXES[index](self.vectors)
-        self._ids = self.items.column(ID)
-        self._rows_by_id: dict[str, int] | None = None
+        self._kind, self._growing = index, threading.Lock()
+        self._catalogue = Catalogue(bundle, index)  # replaced as a whole, never changed
         self._search = bundle.model["search"]
         self.text_columns: list[str] = list(bundle.model["query_text"])
-        self.history = Memory.of(self.encoder, self._ids, self.vectors)
         self._nested = [feature.column for feature in self.encoder.features["query"] if feature.nested]
 
     def __len__(self) -> int:
-        return int(self.items.num_rows)
+        return len(self._catalogue)
+
+    @property
+    def bundle(self) -> Bundle:
+        """The bundle, opened at the version that is asked."""
+        return self._catalogue.bundle
+
+    @property
+    def items(self) -> pa.Table:
+        """The catalogue: `_id` and the columns to show, a row an item."""
+        return self._catalogue.items
+
+    @property
+    def vectors(self) -> Array:
+        """The vectors of the items, float32 [n, d]."""
+        return self._catalogue.vectors
+
+    @property
+    def lexical(self) -> Lexical | None:
+        """The words of the items, where there are any."""
+        return self._catalogue.lexical
+
+    @property
+    def history(self) -> Memory | None:
+        """What reads the histories of queries, for a model that knows who asks by one."""
+        return self._catalogue.history
 
     def __repr__(self) -> str:
         return f"<Retriever of {len(self):,} items, {self.bundle.dimensions} dimensions, searched by {self._search['mode']}>"
@@ -137,45 +161,45 @@ class Retriever:
         threshold that is no number, and DataError for an empty query.
         """
         check_threshold(threshold)
-        one = is_one(queries, history, self._nested)
+        one, now = is_one(queries, history, self._nested), self._catalogue
         table = self.query_table(queries, history)
-        vectors = self.embed_queries(table)
-        known = None if self.history is None or repeats else self.history.known(table)
+        vectors = self._embedded(now, table)
+        known = None if now.history is None or repeats else now.history.known(table)
         longest = 0 if known is None else int(lengths_of(known).max(initial=0))
-        hits = self._hits(vectors, table, k + longest if k > 0 else k, mode or self._search["mode"])
-        found = self._found(hits if known is None else without(hits, known, k), vectors)
+        hits = self._hits(now, vectors, table, k + longest if k > 0 else k, mode or self._search["mode"])
+        found = _found(now, hits if known is None else without(hits, known, k), vectors)
         found = found if threshold is None else at_least(found, threshold)
         return _first(found) if one else found
 
-    def _hits(self, vectors: Array, table: pa.Table, k: int, mode: str) -> Hits:
+    def _hits(self, now: Catalogue, vectors: Array, table: pa.Table, k: int, mode: str) -> Hits:
         if mode not in MODES:
             raise ConfigError(f'there is no search mode "{mode}"; {choices(MODES, mode)}')
-        if mode != "vectors" and self.lexical is None:
+        if mode != "vectors" and now.lexical is None:
             raise ConfigError(f'this bundle holds no words, so it cannot be searched by "{mode}"; use mode "vectors"')
         if k < 1:
             raise ConfigError(f"k is {k}; at least one item must be asked for")
-        wanted = min(k, len(self))
-        if mode == "vectors" or self.lexical is None:
-            hits = self._index.search(vectors, wanted)
+        wanted = min(k, len(now))
+        if mode == "vectors" or now.lexical is None:
+            hits = now.index.search(vectors, wanted)
             hits.rows[~vectors.any(axis=1)] = -1  # equally near to everything: any order would be made up
         elif mode == "words":
-            hits = self.lexical.search(query_text(table, self.text_columns), wanted)
+            hits = now.lexical.search(query_text(table, self.text_columns), wanted)
         else:
-            hits = self._both(vectors, query_text(table, self.text_columns), wanted)
+            hits = self._both(now, vectors, query_text(table, self.text_columns), wanted)
         if wanted == k:
             return hits
         padded = no_hits(len(vectors), k)
         padded.rows[:, :wanted], padded.scores[:, :wanted] = hits.rows, hits.scores
         return padded
 
-    def _both(self, vectors: Array, texts: list[str], k: int) -> Hits:
-        assert self.lexical is not None
+    def _both(self, now: Catalogue, vectors: Array, texts: list[str], k: int) -> Hits:
+        assert now.lexical is not None
         hits = no_hits(len(vectors), k)
-        block = max(1, SCORES_AT_ONCE // max(1, len(self)))
+        block = max(1, SCORES_AT_ONCE // max(1, len(now)))
         for start in range(0, len(vectors), block):
             part = slice(start, start + block)
-            near = vectors[part] @ self.vectors.T
-            scores = blend(near, self.lexical.scores(texts[part]), float(self._search["words_weight"]))
+            near = vectors[part] @ now.vectors.T
+            scores = blend(near, now.lexical.scores(texts[part]), float(self._search["words_weight"]))
             for n, row in enumerate(scores, start):
                 if not row.any():
                     continue  # nothing in this query is known to either
@@ -183,27 +207,17 @@ class Retriever:
                 hits.scores[n] = row[hits.rows[n]]
         return hits
 
-    def _found(self, hits: Hits, vectors: Array) -> Found:
-        """Hits with ids, and with raw similarities for scores."""
-        present = hits.rows >= 0
-        query, _ = np.nonzero(present)
-        rows = hits.rows[present]
-        scores = np.full(hits.rows.shape, -np.inf, np.float32)
-        scores[present] = similarities(vectors, query, self.vectors, rows)
-        ids = np.full(hits.rows.shape, None, object)
-        ids[present] = self._ids.take(pa.array(rows)).to_pylist()
-        return Found(ids, scores, hits.rows)
-
     def score(self, queries: Any, items: Any) -> Array:
         """The similarity float32 [n] of each query with the item beside it.
 
         items: ids of the catalogue, or rows with the item's feature columns for items that it does not hold.
         """
-        query_vectors = self.embed_queries(queries)
+        now = self._catalogue
+        query_vectors = self._embedded(now, self.query_table(queries))
         if is_rows(items):
             item_vectors = self.embed_items(items)
         else:
-            item_vectors = np.asarray(self.vectors[self.rows_of(items if is_list(items) else [items])])
+            item_vectors = np.asarray(now.vectors[now.rows_of(listed(items if is_list(items) else [items]))])
         if len(query_vectors) != len(item_vectors):
             raise DataError(f"{len(query_vectors)} queries came with {len(item_vectors)} items; score takes one item for each query")
         return np.asarray(np.einsum("nd,nd->n", query_vectors, item_vectors))
@@ -212,12 +226,13 @@ class Retriever:
         """Like `score`, for an Arrow column of ids or a table of item rows; nan where the catalogue lacks an id."""
         if isinstance(items, pa.Table):
             return self.score(queries, items)
-        rows = self.find(items)
+        now = self._catalogue
+        rows = now.find(items)
         found = np.flatnonzero(rows >= 0)
         scores = np.full(len(rows), np.nan, np.float32)
         if len(found):
             table = self.query_table(queries).take(pa.array(found))
-            scores[found] = similarities(self.embed_queries(table), np.arange(len(found)), self.vectors, rows[found])
+            scores[found] = similarities(self._embedded(now, table), np.arange(len(found)), now.vectors, rows[found])
         return scores
 
     def probability(self, scores: Array, prior: float = 0.5) -> Array:
@@ -233,22 +248,25 @@ class Retriever:
 
     def similar(self, item_id: Any, k: int = 10) -> Found:
         """The k items [k] nearest to one of the catalogue, itself left out."""
-        row = self.rows_of([item_id])
-        allow = np.ones(len(self), bool)
+        now = self._catalogue
+        row = now.rows_of([item_id])
+        allow = np.ones(len(now), bool)
         allow[row] = False
-        vectors = np.asarray(self.vectors[row])
-        return _first(self._found(self._index.search(vectors, k, allow=allow), vectors))
+        vectors = np.asarray(now.vectors[row])
+        return _first(_found(now, now.index.search(vectors, k, allow=allow), vectors))
 
     def embed_queries(self, queries: Any = None, history: Any = None) -> Array:
         """Query vectors float32 [n, d]."""
-        table = self.query_table(queries, history)
-        if self.history is None:
+        return self._embedded(self._catalogue, self.query_table(queries, history))
+
+    def _embedded(self, now: Catalogue, table: pa.Table) -> Array:
+        if now.history is None:
             return self._run("query", self.encoder.encode("query", table))
-        vectors = np.empty((table.num_rows, self.bundle.dimensions), np.float32)
+        vectors = np.empty((table.num_rows, now.bundle.dimensions), np.float32)
         for start in range(0, table.num_rows, HISTORIES_AT_ONCE):
             part = table.slice(start, HISTORIES_AT_ONCE)
             columns = dict(self.encoder.encode("query", part))
-            columns[self.history.name] = self.history.column(self.history.named(part))
+            columns[now.history.name] = now.history.column(now.history.named(part))
             vectors[start : start + HISTORIES_AT_ONCE] = self._run("query", columns)
         return vectors
 
@@ -258,6 +276,57 @@ class Retriever:
 
     def _run(self, side: Side, columns: Any) -> Array:
         return run_graph(self._graphs[side], columns, self.bundle.dimensions)
+
+    # Growing. Each writes one new version of the catalogue, and this retriever asks it from then on; others do after `reload()`.
+
+    def refresh(
+        self, items: Any, *, partial: bool = False, yes: bool = False, read: Report = lambda _: None, embedded: Report = lambda _: None
+    ) -> Change:
+        """Bring the catalogue up to date with a whole one: a path, a data frame, anything that `train` takes.
+
+        Only items that are new or read otherwise are embedded; what is only shown is taken over; what is gone goes, more than a tenth of
+        the items only with `yes`. partial: items that are not named stay. The same again changes nothing. read, embedded: are told of rows
+        as they are done. Raises DataError for a column that is missing or an id that is named twice, ConfigError where too much would go,
+        and OutputError where somebody else is writing.
+        """
+        source = open_source(items, "items")
+
+        def plan(now: Catalogue) -> Plan:
+            found = compare(now, source, partial=partial, report=read)
+            if not yes:
+                check_gone(found, now, source.name)
+            return found
+
+        return self._grown(plan, embedded)
+
+    def add_items(self, items: Rows) -> Change:
+        """Add items: rows with all columns of the catalogue. Raises DataError for an id that is there already."""
+        return self._grown(lambda now: added(now, to_table(items)))
+
+    def update_items(self, items: Rows) -> Change:
+        """Change items that are there: rows with the item's id and the columns that change. Only those read otherwise are embedded anew."""
+        return self._grown(lambda now: updated(now, to_table(items)))
+
+    def remove_items(self, ids: Any) -> Change:
+        """Remove items by their ids. Raises DataError for one that is not there."""
+        gone = listed(ids) if is_list(ids) else [ids]
+        return self._grown(lambda now: without_items(now, np.unique(now.rows_of(gone))))
+
+    def reload(self) -> bool:
+        """Ask the version that the bundle has in use now; returns whether it is another. What has not changed is not read again."""
+        opened = open_bundle(self.bundle.folder, known=self.bundle)
+        if opened is self.bundle:
+            return False
+        self._catalogue = Catalogue(opened, self._kind)
+        return True
+
+    def _grown(self, plan: Callable[[Catalogue], Plan], report: Report = lambda _: None) -> Change:
+        with self._growing, files.held(self.bundle.folder, WAIT):
+            self.reload()
+            now = self._catalogue
+            change = grow(now, plan(now), self.embed_items, report)
+            self.reload()
+        return change
 
     # Queries and items.
 
@@ -304,24 +373,11 @@ class Retriever:
 
     def rows_of(self, ids: Any) -> Array:
         """The catalogue rows int64 [n] of item ids. Raises DataError for one that is not there."""
-        ids = listed(ids)
-        rows = self.find(to_array(ids))
-        missing = np.flatnonzero(rows < 0)
-        if len(missing):
-            unknown = ids[int(missing[0])]
-            raise DataError(f"the catalogue has no item {unknown!r}; {choices(list(self._known())[:2000], str(unknown), most=3)}")
-        return rows
+        return self._catalogue.rows_of(listed(ids))
 
     def find(self, ids: pa.Array | pa.ChunkedArray) -> Array:
         """The catalogue rows int64 [n] of ids, -1 where there is none."""
-        known = self._known()
-        return np.array([known.get(text, -1) for text in to_text(ids).to_pylist()], np.int64)
-
-    def _known(self) -> dict[str, int]:
-        # Two threads may both build it; they build the same, and either may stay.
-        if self._rows_by_id is None:
-            self._rows_by_id = {text: row for row, text in enumerate(to_text(self._ids).to_pylist())}
-        return self._rows_by_id
+        return self._catalogue.find(ids)
 
     def show(self, rows: Array) -> list[dict[str, Any]]:
         """The columns of catalogue rows [n], as dicts; a row of -1 is None of them."""
@@ -337,6 +393,18 @@ def load(place: Path | str, *, threads: int | None = None, index: str = "exact")
     return Retriever(open_bundle(place), threads, index)
 
 
+def _found(now: Catalogue, hits: Hits, vectors: Array) -> Found:
+    """Hits with ids, and with raw similarities for scores."""
+    present = hits.rows >= 0
+    query, _ = np.nonzero(present)
+    rows = hits.rows[present]
+    scores = np.full(hits.rows.shape, -np.inf, np.float32)
+    scores[present] = similarities(vectors, query, now.vectors, rows)
+    ids = np.full(hits.rows.shape, None, object)
+    ids[present] = now.ids.take(pa.array(rows)).to_pylist()
+    return Found(ids, scores, hits.rows)
+
+
 def _first(found: Found) -> Found:
     return Found(*(part[0] for part in found))
 
@@ -345,7 +413,7 @@ def verify(place: Path | str) -> None:
     """Check every byte of a bundle, and that its model reads the golden queries as when it was made, or raise BundleError."""
     verify_files(place)
     retriever = load(place)
-    for golden in read_json(retriever.bundle.folder / "model" / "golden.json"):
+    for golden in files.read_json(retriever.bundle.folder / "model" / "golden.json"):
         # The vector rather than the answer: a catalogue may have grown since.
         if not np.allclose(retriever.embed_queries([golden["query"]])[0], golden["vector"], atol=GOLDEN_TOLERANCE):
             raise BundleError(f"{retriever.bundle.folder} is whole, but here its model reads {golden['query']} otherwise than where it was made")

@@ -76,6 +76,10 @@ class Encoder:
         """The raw columns that a side needs, each once; a history is cut from the log, and may be given."""
         return list(dict.fromkeys(feature.column for feature in self.features[side] if not feature.from_log))
 
+    def text_columns(self, side: Side) -> list[str]:
+        """The raw columns that a side reads as text, each once."""
+        return list(dict.fromkeys(feature.column for feature in self.features[side] if feature.worded))
+
     def encode(self, side: Side, rows: Rows, strict: bool = True, logged: bool = True) -> Columns:
         """Rows [n] as encoded columns of n rows. Raises DataError if a column is missing or cannot be read.
 

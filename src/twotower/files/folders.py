@@ -75,10 +75,10 @@ def claim_folder(path: Path, *, overwrite: bool = False, ours: Collection[str] =
 
 
 @contextlib.contextmanager
-def held(path: Path) -> Iterator[None]:
+def held(path: Path, advice: str = "Wait for it, or choose another folder with -o.") -> Iterator[None]:
     """A folder in which nobody else works until the block ends; if it was made for it and is empty then, it goes again.
 
-    Raises OutputError if another process holds it. The lock is the system's own, so a process that is killed leaves none behind.
+    Raises OutputError, with the advice, if another process holds it. The lock is the system's own, so a process that is killed leaves none behind.
     """
     from filelock import FileLock, Timeout
 
@@ -89,7 +89,7 @@ def held(path: Path) -> Iterator[None]:
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        raise OutputError(f"another process is writing to {path}. Wait for it, or choose another folder with -o.") from None
+        raise OutputError(f"another process is writing to {path}. {advice}") from None
     except OSError as error:
         raise unwritable(path, error) from error
     try:

@@ -10,7 +10,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-from twotower.data.encoder import Encoder
 from twotower.data.prepared import Prepared
 from twotower.data.schema import Side
 from twotower.data.splits import TRAIN
@@ -20,46 +19,44 @@ from twotower.learning.categories import popularity_by_category
 from twotower.learning.evaluation import Cases, Scorer, dot_scorer
 from twotower.learning.linear import ease, ease_low_rank, gf_cf, item_knn
 from twotower.learning.pretrained import embed_documents, open_encoder
-from twotower.search.lexical import Lexical
+from twotower.search.lexical import Counts, Lexical, count, side_by_side
 
 RECENT = 0.1  # of the training pairs
-
-
-def text_columns(encoder: Encoder, side: Side) -> list[str]:
-    """The raw columns that a side reads as text, each once."""
-    return list(dict.fromkeys(feature.column for feature in encoder.features[side] if feature.worded))
 
 
 def texts(prepared: Prepared, side: Side) -> list[str]:
     """The words of every row of a side: its text columns, joined."""
     table = prepared.queries if side == "query" else prepared.items
-    parts = [to_text(table.column(name), exact=False).to_pylist() for name in text_columns(prepared.encoder, side)]
+    parts = [to_text(table.column(name), exact=False).to_pylist() for name in prepared.encoder.text_columns(side)]
     n = table.num_rows
     return [" ".join(value for value in values if value) for values in zip(*parts, strict=True)] if parts else [""] * n
 
 
-def documents(prepared: Prepared, with_queries: bool) -> list[str]:
-    """A text for every item: its own words, and the training queries that led to it where asked for."""
-    found = texts(prepared, "item")
-    if with_queries:
-        asked, log = texts(prepared, "query"), prepared.part(TRAIN)
-        log = log.take(np.flatnonzero(log.labels > 0))  # what was passed over says nothing of the item
-        more: list[list[str]] = [[] for _ in found]
-        pairs = np.unique(log.query_rows * len(found) + log.item_rows)
-        for query, item in zip((pairs // len(found)).tolist(), (pairs % len(found)).tolist(), strict=True):
-            more[item].append(asked[query])
-        found = [" ".join([own, *queries]) for own, queries in zip(found, more, strict=True)]
-    return found
+def own_words(prepared: Prepared) -> Counts:
+    """The words of every item."""
+    return count(texts(prepared, "item"))
+
+
+def asked_words(prepared: Prepared) -> Counts:
+    """For every item the words of the training queries that led to it, each query once."""
+    asked, log = texts(prepared, "query"), prepared.part(TRAIN)
+    log = log.take(np.flatnonzero(log.labels > 0))  # what was passed over says nothing of the item
+    more: list[list[str]] = [[] for _ in range(prepared.n_items)]
+    pairs = np.unique(log.query_rows * prepared.n_items + log.item_rows)
+    for query, item in zip((pairs // prepared.n_items).tolist(), (pairs % prepared.n_items).tolist(), strict=True):
+        more[item].append(asked[query])
+    return count(map(" ".join, more))
 
 
 INDEXED = {"both": "bm25_queries", "items": "bm25"}  # whose words an index holds, and the baseline that is a search of it
 
 
 def lexical(prepared: Prepared, with_queries: bool) -> Lexical | None:
-    """BM25 over `documents`, or None where queries have no words or items have none to be found by."""
-    if not text_columns(prepared.encoder, "query") or not (with_queries or text_columns(prepared.encoder, "item")):
+    """BM25 over the items' words, with those of the training queries where asked for; None where queries or items have none."""
+    if not prepared.encoder.text_columns("query") or not (with_queries or prepared.encoder.text_columns("item")):
         return None
-    return Lexical.build(documents(prepared, with_queries))
+    own = own_words(prepared)
+    return Lexical.weighed(side_by_side([own, asked_words(prepared)]) if with_queries else own)
 
 
 def popularity(prepared: Prepared, asked: Cases) -> Scorer | None:
@@ -94,7 +91,7 @@ def _words(with_queries: bool) -> Callable[[Prepared, Cases], Scorer | None]:
 
 def untuned(folder: str, prepared: Prepared, asked: Cases) -> Scorer | None:
     """A pretrained sentence encoder as it is, or None where a side has no words."""
-    if not (text_columns(prepared.encoder, "query") and text_columns(prepared.encoder, "item")):
+    if not (prepared.encoder.text_columns("query") and prepared.encoder.text_columns("item")):
         return None
     words = texts(prepared, "query")
     queries = open_encoder(folder)([words[row] for row in asked.query_rows])

@@ -20,7 +20,7 @@ from twotower.data.columns import Array
 from twotower.data.prepared import ID, Prepared
 from twotower.data.splits import PARTS, TEST, TRAIN, VALIDATION
 from twotower.data.values import to_text
-from twotower.learning.baselines import INDEXED, baseline, text_columns, untuned
+from twotower.learning.baselines import INDEXED, asked_words, baseline, own_words, untuned
 from twotower.learning.evaluation import Cases, Evaluated, Scorer, cases_of, dot_scorer, list_keys, macro, sample
 from twotower.learning.evaluation import evaluate as evaluate_scorer
 from twotower.learning.lists import list_facts, looked_at, top
@@ -34,7 +34,7 @@ from twotower.runs.exported import encode_items, encode_queries
 from twotower.runs.measuring import Asked, calibrated, choose_mode, figures_of, fitting, indexes_of, scorer
 from twotower.runs.progress import Progress
 from twotower.search.calibration import Calibration
-from twotower.search.lexical import Lexical
+from twotower.search.lexical import Lexical, Words
 from twotower.search.thresholds import Fits
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def _measure(folder: Path, prepared: Prepared, item_vectors: Array, chosen: Conf
         seen = before(prepared, part, reading(prepared.encoder, prepared.columns["item"]))
         found = cases_of(prepared, part, options, seen)
         found = found if most is None else sample(found, most, options.seed)
-        texts = query_text(prepared.queries.take(pa.array(found.query_rows)), text_columns(prepared.encoder, "query"))
+        texts = query_text(prepared.queries.take(pa.array(found.query_rows)), prepared.encoder.text_columns("query"))
         return Asked(found, encode_queries(folder, prepared, prepared.columns["query"], found, seen, item_vectors, chosen), texts)
 
     progress.stage("choosing how to search, on validation pairs")
@@ -231,11 +231,12 @@ def _write_bundle(folder: Path, prepared: Prepared, measured: _Measured, metrics
         similarity=chosen.model.similarity,
         search=measured.search,
         calibration=metrics["calibration"],
-        query_text=text_columns(prepared.encoder, "query"),
+        query_text=prepared.encoder.text_columns("query"),
         schema=asdict(configs.portable(chosen.schema)),
         **({"continues": metrics["training"]["from"]} if "from" in metrics["training"] else {}),
     )
-    layout.write_catalogue(folder, fingerprint, [layout.Segment(measured.item_vectors, prepared.items, measured.words)])
+    words = None if measured.words is None else Words(own_words(prepared), asked_words(prepared) if measured.search["words_of"] == "both" else None)
+    layout.write_catalogue(folder, fingerprint, layout.Segment(measured.item_vectors, prepared.items, words))
 
 
 def _golden(prepared: Prepared, measured: _Measured) -> list[dict[str, Any]]:

@@ -15,7 +15,6 @@ from twotower.data.columns import Array
 from twotower.data.preparation.intake import Sources
 from twotower.data.prepared import Prepared
 from twotower.data.schema import Side
-from twotower.learning.baselines import text_columns
 from twotower.learning.evaluation import Cases, list_keys, measure, ranks_of
 from twotower.runs.measuring import Asked, choose_mode, indexes_of, scorer
 from twotower.runs.progress import Progress
@@ -108,7 +107,7 @@ def fitted(
 def _as_searched(prepared: Prepared, chosen: Config, held: Cases, queries: Array, items: Array) -> Array:
     """The selecting metric of every ranking [rankings], under the mode that validation would choose."""
     indexes = indexes_of(prepared, chosen.search)
-    texts = query_text(prepared.queries.take(pa.array(held.query_rows)), text_columns(prepared.encoder, "query"))
+    texts = query_text(prepared.queries.take(pa.array(held.query_rows)), prepared.encoder.text_columns("query"))
     asked, options = Asked(held, queries, texts), chosen.evaluate
     search = choose_mode(asked, items, indexes, chosen.search, options)
     scores = scorer(asked, items, indexes.get(search["words_of"]), search)

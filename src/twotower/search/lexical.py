@@ -1,15 +1,16 @@
 """Words: BM25 over the texts of the items, beside the vectors and as the baseline that they have to beat.
 
-`bm25s` weighs the words once, when the texts are read. A look-up adds columns of that sparse matrix up and needs numpy
-alone, so that the first answer of a fresh process does not wait for an import.
+Words are counted when texts are read, and weighed when a catalogue is opened, since a weight depends on all texts that are searched
+together: a catalogue that grew has other ones. A look-up adds columns of that sparse matrix up.
 """
 
 from __future__ import annotations
 
 import re
+from array import array
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import NamedTuple
 from unicodedata import category, name, normalize
 
 import numpy as np
@@ -53,6 +54,98 @@ def tokenize(text: str) -> list[str]:
     return [word for word in folded.translate(_SPACING).split() if category(word[0])[0] != "M"]
 
 
+class Counts(NamedTuple):
+    """How often every word occurs in every one of n texts: a sparse matrix by columns, with its vocabulary.
+
+    What word j counts is `counts[offsets[j]:offsets[j + 1]]`, in the texts at the same places of `rows`.
+    """
+
+    counts: Array  # int32 [entries]
+    rows: Array  # int32 [entries], rising within a word
+    offsets: Array  # int64 [words + 1]
+    lengths: Array  # int64 [n], words of each text, those that occur twice counted twice
+    vocabulary: list[str]
+
+    def arrays(self) -> dict[str, Array]:
+        """Everything but the vocabulary, to be saved."""
+        return {name: array for name, array in self._asdict().items() if name != "vocabulary"}
+
+    @classmethod
+    def restore(cls, arrays: Mapping[str, Array], vocabulary: Sequence[str]) -> Counts:
+        """Those that gave these `arrays()` and this `vocabulary`; raises BundleError where they do not fit."""
+        _need(arrays, ("counts", "rows", "offsets", "lengths"))
+        found = cls(arrays["counts"], arrays["rows"], arrays["offsets"], arrays["lengths"], list(vocabulary))
+        _check(found.counts, found.rows, found.offsets, len(found.lengths), found.vocabulary)
+        return found
+
+
+class Words(NamedTuple):
+    """What items are found by: words of their own, and where those are searched too the words of training queries that led to them."""
+
+    own: Counts
+    asked: Counts | None
+
+    def together(self) -> Counts:
+        """Both as one text an item."""
+        return self.own if self.asked is None else side_by_side([self.own, self.asked])
+
+
+def count(texts: Iterable[str]) -> Counts:
+    """The words of the texts [n], in the order in which they are first met."""
+    columns: dict[str, int] = {}
+    lengths, found = array("q"), array("q")
+    for text in texts:
+        words = tokenize(text)
+        lengths.append(len(words))
+        found.extend([columns.setdefault(word, len(columns)) for word in words])
+    n = np.frombuffer(lengths, np.int64) if lengths else np.empty(0, np.int64)
+    column = np.frombuffer(found, np.int64) if found else np.empty(0, np.int64)
+    return _counted(column, np.repeat(np.arange(len(n)), n), np.ones(len(column), np.int64), n, list(columns))
+
+
+def side_by_side(parts: Sequence[Counts]) -> Counts:
+    """The counts of the same n texts, put together: each text is then all of its parts."""
+    column, vocabulary = _one_vocabulary(parts)
+    rows, counts = (np.concatenate([getattr(part, name) for part in parts]) for name in ("rows", "counts"))
+    return _counted(column, rows, counts, np.sum([part.lengths for part in parts], axis=0), vocabulary)
+
+
+def one_behind_another(parts: Sequence[Counts]) -> Counts:
+    """The counts of the texts of all parts."""
+    column, vocabulary = _one_vocabulary(parts)
+    first = np.cumsum([0, *(len(part.lengths) for part in parts)])
+    rows = np.concatenate([part.rows.astype(np.int64) + start for part, start in zip(parts, first[:-1].tolist(), strict=True)])
+    return _counted(column, rows, np.concatenate([part.counts for part in parts]), np.concatenate([part.lengths for part in parts]), vocabulary)
+
+
+def taken(counts: Counts, rows: Array) -> Counts:
+    """The counts of the texts at `rows`, int64 [m], in that order and each once."""
+    place = np.full(len(counts.lengths), -1, np.int64)
+    place[rows] = np.arange(len(rows))
+    there = np.flatnonzero(place[counts.rows] >= 0)
+    column = np.repeat(np.arange(len(counts.vocabulary)), np.diff(counts.offsets))[there]
+    used, column = np.unique(column, return_inverse=True)
+    vocabulary = [counts.vocabulary[word] for word in used.tolist()]
+    return _counted(column, place[counts.rows[there]], counts.counts[there], counts.lengths[rows], vocabulary)
+
+
+def _one_vocabulary(parts: Sequence[Counts]) -> tuple[Array, list[str]]:
+    """The column of every entry of all parts, in a vocabulary that holds them all."""
+    columns: dict[str, int] = {}
+    named = [np.array([columns.setdefault(word, len(columns)) for word in part.vocabulary], np.int64) for part in parts]
+    return np.concatenate([np.repeat(names, np.diff(part.offsets)) for names, part in zip(named, parts, strict=True)]), list(columns)
+
+
+def _counted(column: Array, rows: Array, counts: Array, lengths: Array, vocabulary: list[str]) -> Counts:
+    """Counts of entries in any order, of which several may be of one word in one text."""
+    n = max(1, len(lengths))
+    places, entry = np.unique(column * n + rows, return_inverse=True)
+    summed = np.bincount(entry, weights=counts, minlength=len(places)).astype(np.int32)
+    column, rows = np.divmod(places, n)
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(column, minlength=len(vocabulary)))]).astype(np.int64)
+    return Counts(summed, rows.astype(np.int32), offsets, lengths.astype(np.int64), vocabulary)
+
+
 class Lexical:
     """BM25 weights of every word in every text, as a sparse matrix by columns, with its vocabulary.
 
@@ -69,43 +162,35 @@ class Lexical:
 
     @classmethod
     def build(cls, texts: Iterable[str], *, k1: float = 1.2, b: float = 0.75) -> Lexical:
-        """Weighs the words of the texts [n]; `k1` > 0 and 0 <= `b` <= 1 as in Robertson & Zaragoza (2009).
+        """Counts and weighs the words of the texts [n]."""
+        return cls.weighed(count(texts), k1=k1, b=b)
 
-        The defaults are Lucene's. For training queries of SciFact and InsuranceQA k1 = 0.9 with b = 0.4, which others
-        prefer, gave 0.01 less NDCG@10, and k1 = 1.5 the same within 0.006.
+    @classmethod
+    def weighed(cls, words: Counts, *, k1: float = 1.2, b: float = 0.75) -> Lexical:
+        """Weighs counted words; `k1` > 0 and 0 <= `b` <= 1 as in Robertson & Zaragoza (2009).
+
+        The idf is Lucene's, above 0 for every word. In the original one a word of more than half of the texts weighs nothing, and a
+        text that matches by such words alone could not be told from one without a match. The defaults are Lucene's too. For training
+        queries of SciFact and InsuranceQA k1 = 0.9 with b = 0.4, which others prefer, gave 0.01 less NDCG@10, and k1 = 1.5 the same
+        within 0.006.
         """
         if k1 <= 0 or not 0 <= b <= 1:
             raise ConfigError(f"BM25 takes k1 > 0 and 0 <= b <= 1, not k1 = {k1} and b = {b}")
-        columns: dict[str, int] = {}
-        # Numbered here and not by bm25s, which numbers by the order of a set: another order in every process.
-        texts_columns = [[columns.setdefault(word, len(columns)) for word in tokenize(text)] for text in texts]
-        if not columns:
-            empty = np.empty(0, np.float32), np.empty(0, np.int32), np.zeros(1, np.int64)
-            return cls(*empty, len(texts_columns), [])
-        weights, rows, offsets = _weigh(texts_columns, columns, k1, b)
-        return cls(weights, rows, offsets, len(texts_columns), list(columns))
+        n, having = len(words.lengths), np.diff(words.offsets)
+        average = float(words.lengths.mean()) if words.lengths.any() else 1.0
+        idf = np.log1p((n - having + 0.5) / (having + 0.5)).astype(np.float32)
+        norm = (k1 * (1 - b + b * words.lengths / average)).astype(np.float32)
+        counts = words.counts.astype(np.float32)
+        weights = np.repeat(idf, having) * (counts / (counts + norm[words.rows]))
+        return cls(weights, words.rows, words.offsets, n, words.vocabulary)
 
     @classmethod
     def restore(cls, arrays: Mapping[str, Array], vocabulary: Sequence[str]) -> Lexical:
-        """The object that gave these `arrays()` and this `vocabulary`; raises BundleError where they do not fit."""
-        missing = {"weights", "rows", "offsets", "n"} - set(arrays)
-        if missing:
-            raise BundleError(f"the lexical state lacks the arrays {', '.join(sorted(missing))}")
+        """Weights as bundles of segment format 1 hold them; raises BundleError where they do not fit."""
+        _need(arrays, ("weights", "rows", "offsets", "n"))
         state = cls(arrays["weights"], arrays["rows"], arrays["offsets"], int(arrays["n"]), vocabulary)
-        whole = (
-            len(state.columns) == len(vocabulary) == len(state.offsets) - 1
-            and state.offsets[0] == 0
-            and state.offsets[-1] == len(state.weights) == len(state.rows)
-            and bool((np.diff(state.offsets) >= 0).all())
-            and (len(state.rows) == 0 or 0 <= state.rows.min() <= state.rows.max() < state.n)
-        )
-        if not whole:
-            raise BundleError("the lexical state is damaged: its vocabulary and its arrays do not fit together")
+        _check(state.weights, state.rows, state.offsets, state.n, state.vocabulary)
         return state
-
-    def arrays(self) -> dict[str, Array]:
-        """Everything but the vocabulary, to be saved."""
-        return {"weights": self.weights, "rows": self.rows, "offsets": self.offsets, "n": np.asarray(self.n, np.int64)}
 
     def scores(self, queries: Sequence[str]) -> Array:
         """The BM25 score of every text for each query: float32 [q, n], 0 where they share no word."""
@@ -137,17 +222,19 @@ class Lexical:
             row_scores[self.rows[entries]] += np.float32(count) * self.weights[entries]
 
 
-def _weigh(texts_columns: list[list[int]], columns: dict[str, int], k1: float, b: float) -> tuple[Array, Array, Array]:
-    """The sparse matrix of BM25 weights by `bm25s`: weights, rows and offsets."""
-    from bm25s import BM25
+def _need(arrays: Mapping[str, Array], names: Collection[str]) -> None:
+    missing = set(names) - set(arrays)
+    if missing:
+        raise BundleError(f"the lexical state lacks the arrays {', '.join(sorted(missing))}")
 
-    # Lucene's variant, since its idf is above 0 for every word. In the original one a word of more than half of the
-    # texts weighs nothing, and a text that matches by such words alone could not be told from one without a match.
-    engine = BM25(k1=k1, b=b, method="lucene")
-    engine.index((texts_columns, columns), create_empty_token=False, show_progress=False)
-    matrix: dict[str, Any] = engine.scores
-    return (
-        matrix["data"].astype(np.float32, copy=False),
-        matrix["indices"].astype(np.int32, copy=False),
-        matrix["indptr"].astype(np.int64, copy=False),
+
+def _check(entries: Array, rows: Array, offsets: Array, n: int, vocabulary: Sequence[str]) -> None:
+    whole = (
+        len(set(vocabulary)) == len(vocabulary) == len(offsets) - 1
+        and offsets[0] == 0
+        and offsets[-1] == len(entries) == len(rows)
+        and bool((np.diff(offsets) >= 0).all())
+        and (len(rows) == 0 or 0 <= rows.min() <= rows.max() < n)
     )
+    if not whole:
+        raise BundleError("the lexical state is damaged: its vocabulary and its arrays do not fit together")

@@ -10,11 +10,32 @@ import sys
 
 from twotower.app import exits
 from twotower.app.cli.application import app
+from twotower.app.cli.growing import compact, refresh, rollback, versions
 from twotower.app.cli.making import check, demo, forecast, init, train, tune
 from twotower.app.cli.measuring import compare, evaluate, info, report
 from twotower.app.cli.searching import embed, score, search
 
-__all__ = ["app", "check", "compare", "demo", "embed", "evaluate", "forecast", "info", "init", "main", "report", "score", "search", "train", "tune"]
+__all__ = [
+    "app",
+    "check",
+    "compact",
+    "compare",
+    "demo",
+    "embed",
+    "evaluate",
+    "forecast",
+    "info",
+    "init",
+    "main",
+    "refresh",
+    "report",
+    "rollback",
+    "score",
+    "search",
+    "train",
+    "tune",
+    "versions",
+]
 
 
 def main() -> None:

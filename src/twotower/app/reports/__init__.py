@@ -6,6 +6,7 @@ function that makes a document, such as the one in `diagnosis`.
 """
 
 from twotower.app.reports.documents import Document, plain_text
+from twotower.app.reports.grown import grown, versions
 from twotower.app.reports.rendering import render, suffix_of
 from twotower.app.reports.results import (
     answer,
@@ -36,6 +37,7 @@ __all__ = [
     "features",
     "figures",
     "found",
+    "grown",
     "plain",
     "plain_text",
     "render",
@@ -44,4 +46,5 @@ __all__ = [
     "strangers",
     "suffix_of",
     "verdict",
+    "versions",
 ]

@@ -314,26 +314,26 @@ def facts(told: Mapping[str, Any]) -> RenderableType:
 
 def estimate(told: Estimate) -> RenderableType:
     """What training would take, in units that people read."""
-    tables = ", ".join(f"{name} {_size(size)}" for name, size in sorted(told.tables.items(), key=lambda entry: -entry[1])[:4])
-    free = "" if told.available is None else f", {_size(told.available)} free"
+    tables = ", ".join(f"{name} {bytes_told(size)}" for name, size in sorted(told.tables.items(), key=lambda entry: -entry[1])[:4])
+    free = "" if told.available is None else f", {bytes_told(told.available)} free"
     epochs = _duration(told.epoch_seconds * told.epochs)
     more = {"beside it": f"time and memory of {' and of '.join(told.beside)} come on top"} if told.beside else {}
     return facts(
         {
             "data": f"{told.pairs:,} pairs to train on, {told.queries:,} queries, {told.items:,} items",
             "steps": f"{told.epochs} epochs of {told.batches:,} batches",
-            "tables": f"{_size(sum(told.tables.values()))}: {tables}" if tables else "none",
-            "other weights": _size(told.parameters),
-            "memory": f"about {_size(told.memory)} at most{free}",
+            "tables": f"{bytes_told(sum(told.tables.values()))}: {tables}" if tables else "none",
+            "other weights": bytes_told(told.parameters),
+            "memory": f"about {bytes_told(told.memory)} at most{free}",
             "an epoch": f"about {_duration(told.epoch_seconds)}, at {told.step_seconds * 1000:,.0f} ms a step; all epochs {epochs}",
             "the catalogue": f"about {_duration(told.catalogue_seconds)} to embed, after every epoch that is validated",
-            "disk": f"{_size(told.prepared_bytes)} of prepared data, about {_size(told.run_bytes)} for the run, checkpoint and bundle",
+            "disk": f"{bytes_told(told.prepared_bytes)} of prepared data, about {bytes_told(told.run_bytes)} for the run, checkpoint and bundle",
         }
         | more
     )
 
 
-def _size(size: float) -> str:
+def bytes_told(size: float) -> str:
     for unit in ("bytes", "kB", "MB", "GB"):
         if size < 1000 or unit == "GB":
             return f"{size:,.0f} {unit}" if unit in ("bytes", "kB") else f"{size:,.1f} {unit}"

@@ -1,0 +1,91 @@
+"""Verbs that keep a catalogue up to date: refresh, versions, rollback, compact."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from twotower.app.cli.application import BundlePath, Json, app, examples, loading, print_json, show_parts
+from twotower.errors import ConfigError
+
+
+@app.command(
+    epilog=examples(
+        "twotower refresh runs/first --items catalogue.parquet",
+        "twotower refresh runs/first --items new_today.jsonl --partial",
+        "twotower refresh runs/first --remove 13,14",
+    )
+)
+def refresh(
+    model: BundlePath,
+    items: Annotated[str | None, typer.Option(help="The catalogue as it is now: a file with the columns that it had in training.")] = None,
+    partial: Annotated[bool, typer.Option("--partial", help="The file holds some items alone: those that it does not name stay.")] = False,
+    remove: Annotated[str | None, typer.Option(metavar="ID,ID,...", help="Remove these items instead.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Go on where more than a tenth of the items would go.")] = False,
+    json: Json = False,
+) -> None:
+    """Bring the catalogue up to date, without training: one new version of it.
+
+    Items that are new or read otherwise are embedded, and found from then on. Items that the file lacks go. The same file again changes nothing.
+    """
+    if (items is None) == (remove is None):
+        raise ConfigError("give the catalogue, --items FILE, or the items to remove, --remove ID,ID,...")
+    if remove is not None and (partial or yes):
+        raise ConfigError("--remove says what goes: leave out --partial and --yes")
+    with loading():
+        from twotower.bundle import load
+        from twotower.runs.progress import counting
+
+        retriever = load(model)
+    if remove is not None:
+        change = retriever.remove_items([part.strip() for part in remove.split(",") if part.strip()])
+    else:
+        with counting("reading") as read, counting("embedding") as embedded:
+            change = retriever.refresh(items, partial=partial, yes=yes, read=read, embedded=embedded)
+    if json:
+        print_json({**change._asdict(), "changed": not change.nothing})
+        return
+    from twotower.app import reports
+
+    show_parts(reports.grown(change))
+
+
+@app.command(epilog=examples("twotower versions runs/first", "twotower versions runs/first --json"))
+def versions(model: BundlePath, json: Json = False) -> None:
+    """List the versions of a catalogue: when each was written, what changed, what it takes to send it."""
+    from twotower.bundle import versions as all_of
+
+    found = all_of(model)
+    if json:
+        print_json([version._asdict() for version in found])
+        return
+    from twotower.app import reports
+
+    show_parts(reports.versions(found))
+
+
+@app.command(epilog=examples("twotower rollback runs/first", "twotower rollback runs/first --to 2"))
+def rollback(
+    model: BundlePath, to: Annotated[str | None, typer.Option(help="The version to go back to; by default the one before this.")] = None
+) -> None:
+    """Make an earlier version of the catalogue the one in use. Nothing is lost, so it can be undone."""
+    from twotower.bundle import rollback as go_back
+    from twotower.bundle.layout import current, find_bundle
+
+    before = current(find_bundle(model))
+    version = go_back(model, to)
+    print(f"version {version} is in use, {before} is kept. Undo it: twotower rollback {model} --to {int(before)}", file=sys.stderr)
+
+
+@app.command(epilog=examples("twotower compact runs/first", "twotower compact runs/first --keep 3"))
+def compact(
+    model: BundlePath,
+    keep: Annotated[int | None, typer.Option(help="How many versions to keep, the newest; what only older ones need is deleted.")] = None,
+) -> None:
+    """Write the catalogue in use as one segment, which opens faster, and delete old versions where asked for."""
+    from twotower.bundle import compact as compacted
+
+    version = compacted(model, keep)
+    print(f"version {version} is in use, in one segment" + (f"; the newest {keep} versions are kept" if keep is not None else ""), file=sys.stderr)

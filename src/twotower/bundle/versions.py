@@ -1,0 +1,89 @@
+"""The versions of a catalogue: which there are, going back to an earlier one, and writing all that one holds as one segment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from twotower import files
+from twotower.bundle.growth import WAIT, whole
+from twotower.bundle.layout import current, find_bundle, open_bundle, point_at, read_version, versions_in, write_segment, write_version
+from twotower.errors import ConfigError, choices
+
+
+class Version(NamedTuple):
+    """One version of a catalogue."""
+
+    version: str
+    in_use: bool
+    parent: str | None
+    written: str | None  # in UTC; None of the first ones, which did not say
+    rows: int
+    segments: int
+    own_bytes: int  # of the segments that no version before holds: what it costs to send it
+    change: dict[str, int]  # added, embedded, shown, removed
+
+
+def versions(place: Path | str) -> list[Version]:
+    """All versions of a bundle's catalogue, oldest first."""
+    folder = find_bundle(place)
+    used, met, found = current(folder), set[str](), []
+    for name in versions_in(folder):
+        facts = read_version(folder, name)
+        new = set(facts["segments"]) - met
+        met |= new
+        size = sum(path.stat().st_size for each in new for path in (folder / "segments" / each).rglob("*") if path.is_file())
+        written, change = facts.get("written"), facts.get("change", {})
+        found.append(Version(name, name == used, facts["parent"], written, facts["rows"], len(facts["segments"]), size, change))
+    return found
+
+
+def rollback(place: Path | str, to: str | None = None) -> str:
+    """Make an earlier version the one in use: the one that this one grew from, or another; returns its name.
+
+    Nothing is lost: the version that was in use stays, and can be gone back to.
+    """
+    folder = find_bundle(place)
+    with files.held(folder, WAIT):
+        used = current(folder)
+        wanted = read_version(folder, used)["parent"] if to is None else f"{int(to):06d}" if to.isascii() and to.isdigit() else to
+        there = versions_in(folder)
+        if wanted is None:
+            raise ConfigError(f"version {used} is the first of {folder}, so there is none before it; {choices(there)}")
+        if wanted not in there:
+            raise ConfigError(f"{folder} has no version {wanted}; {choices(there, wanted)}")
+        open_bundle(folder, version=wanted)  # whole, or not at all
+        point_at(folder, wanted)
+    return wanted
+
+
+def compact(place: Path | str, keep: int | None = None) -> str:
+    """Write all that the version in use holds as one segment, a version of its own; returns its name.
+
+    keep: how many versions to keep, the newest; older ones go, and segments that none of those left names. Whoever still reads one of
+    them is cut off, so keep those that are read.
+    """
+    folder = find_bundle(place)
+    if keep is not None and keep < 1:
+        raise ConfigError(f"keep is {keep}; at least one version, the one in use, must be kept")
+    with files.held(folder, WAIT):
+        bundle = open_bundle(folder)
+        version = bundle.version
+        if len(bundle.segments) > 1 or len(bundle.removed):
+            name = write_segment(folder, whole(bundle), bundle.fingerprint)
+            version = write_version(folder, bundle.fingerprint, [name], bundle.catalogue["rows"], parent=version)
+        if keep is not None:
+            _forget(folder, keep)
+    return version
+
+
+def _forget(folder: Path, keep: int) -> None:
+    """Remove all but the newest versions and the one in use, and the segments that are then nobody's."""
+    there = versions_in(folder)
+    kept = {*there[-keep:], current(folder)}
+    named = {name for version in kept for name in read_version(folder, version)["segments"]}
+    for version in set(there) - kept:
+        files.remove_folder(folder / "catalogue" / version)
+    for segment in (folder / "segments").iterdir():
+        if segment.name not in named:
+            files.remove_folder(segment)
