@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
@@ -517,3 +518,55 @@ def test_what_only_layers_know_is_prepared_once(tmp_path):
         folders.append(made.folder)
         found.append(made.encoder.features["query"][0].dropout)
     assert folders[0] == folders[1] != folders[2] and found == [0.0, 0.3, 0.0]
+
+
+def test_what_a_csv_shows_has_types_and_what_it_reads_does_not_change(tmp_path):
+    """Texts that are numbers or truth values throughout can be filtered as such; the towers read what they read of the same rows as texts."""
+    rows = [
+        {
+            "sku": f"{n}",
+            "title": f"{1900 + n}",
+            "price": f"{n / 4:.2f}",
+            "stock": f"{n}",
+            "code": f"{n:03d}",
+            "sold": ["true", "False"][n % 2],
+            "size": size,
+            "none": "",
+        }
+        for n, size in enumerate(["3", "", "12", "-4", "0", "8"] * 3)
+    ]
+    items = pa.Table.from_pylist(rows)
+    pa.csv.write_csv(items, tmp_path / "items.csv")
+    pairs = {"asked": [f"q{n}" for n in range(18)] * 3, "sku": [f"{n % 18}" for n in range(54)]}
+    features = [
+        {"column": "sku", "type": "id"},
+        {"column": "title", "type": "text"},
+        {"column": "price", "type": "number"},
+        {"column": "sold", "type": "category"},
+    ]
+    config = from_values(
+        {
+            "query": {"features": [{"column": "asked", "type": "text"}]},
+            "item": {"id": "sku", "features": features, "payload": ["stock", "code", "size", "none"]},
+        }
+    )
+    made = {
+        name: prepare(open_source(pairs, "pairs"), open_source(source, "items"), config.schema, config.split, tmp_path / name)
+        for name, source in (("typed", str(tmp_path / "items.csv")), ("texts", items))
+    }
+    kinds = {field.name: str(field.type) for field in made["typed"].items.schema}
+    assert kinds == {
+        "_id": "string", "sku": "string", "title": "string", "price": "double", "sold": "bool", "stock": "int64", "code": "string", "size": "int64", "none": "string",
+    }  # fmt: skip
+    assert set(made["texts"].items.schema.types) == {pa.string()}
+    shown = made["typed"].items.to_pylist()
+    assert [row["size"] for row in shown][:3] == [3, None, 12] and [row["sold"] for row in shown][:2] == [True, False]
+    assert [row["price"] for row in shown] == [n / 4 for n in range(18)]
+    for name, column in made["texts"].columns["item"].items():
+        other = made["typed"].columns["item"][name]
+        for one, two in zip(column, other, strict=True) if isinstance(column, tuple) else [(column, other)]:
+            assert np.array_equal(one, two)
+    encoded = made["typed"].encoder.encode("item", made["typed"].items)
+    for name, column in made["typed"].columns["item"].items():
+        for one, two in zip(column, encoded[name], strict=True) if isinstance(column, tuple) else [(column, encoded[name])]:
+            assert np.array_equal(one, two)

@@ -474,3 +474,28 @@ def test_mistakes_at_the_command_line_end_in_one_line(copied, items, tmp_path, t
         assert (code, out) == (2, ""), arguments
         assert said in err and "Traceback" not in err and err.count("\n") == 1
     assert current(copied) == "000001"
+
+
+def test_fractions_may_join_whole_numbers(copied, items):
+    whole = load(copied)
+    assert whole.items.schema.field("price").type == pa.float64()
+    counted = [row | {"price": int(row["price"])} for row in items]
+    retriever = load(copied)
+    # Write a catalogue whose prices are whole numbers, as a CSV of such gives.
+    from twotower.bundle.layout import Segment, write_segment, write_version
+
+    first = retriever.bundle.segments[0]
+    place = first.items.schema.get_field_index("price")
+    segment = Segment(first.vectors, first.items.set_column(place, "price", pa.array([row["price"] for row in counted])), first.words)
+    name = write_segment(copied, segment, retriever.bundle.fingerprint)
+    write_version(copied, retriever.bundle.fingerprint, [name], len(items), parent="000001")
+    retriever.reload()
+    assert retriever.items.schema.field("price").type == pa.int64()
+    assert retriever.refresh(counted).nothing
+    retriever.refresh([counted[0] | {"price": "0.5"}, *counted[1:]])
+    assert retriever.items.schema.field("price").type == pa.float64()
+    same_as_made_at_once(retriever, [items[0] | {"price": 0.5}, *items[1:]])
+    with pytest.raises(DataError, match="holds 'cheap'"):
+        retriever.update_items([{"name": 1000, "price": "cheap"}])
+    compact(copied)
+    same_as_made_at_once(load(copied), [items[0] | {"price": 0.5}, *items[1:]])

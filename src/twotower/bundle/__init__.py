@@ -9,7 +9,7 @@ bundle/   CURRENT             one line: the catalogue version in use
 
 from twotower.bundle.growth import Change
 from twotower.bundle.layout import Bundle, describe, open_bundle
+from twotower.bundle.lineage import Version, compact, rollback, versions
 from twotower.bundle.retriever import Found, Retriever, load, verify
-from twotower.bundle.versions import Version, compact, rollback, versions
 
 __all__ = ["Bundle", "Change", "Found", "Retriever", "Version", "compact", "describe", "load", "open_bundle", "rollback", "verify", "versions"]

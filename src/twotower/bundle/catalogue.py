@@ -24,7 +24,7 @@ class Catalogue:
         self.bundle = bundle
         # Of one whole segment nothing is copied: its vectors stay on disk until they are read.
         kept = self.stored if len(bundle.removed) else None
-        self.items: pa.Table = _kept(pa.concat_tables([segment.items for segment in bundle.segments]), kept)
+        self.items: pa.Table = _kept(items_of(bundle), kept)
         self.vectors = _vectors(bundle, kept)
         self.ids = self.items.column(ID)
         self.lexical = _lexical(bundle, kept)
@@ -59,6 +59,11 @@ class Catalogue:
         if self._rows_by_id is None:
             self._rows_by_id = {text: row for row, text in enumerate(to_text(self.ids).to_pylist())}
         return self._rows_by_id
+
+
+def items_of(bundle: Bundle) -> pa.Table:
+    """The rows of all segments, one behind another; whole numbers of one and fractions of another are numbers."""
+    return pa.concat_tables([segment.items for segment in bundle.segments], promote_options="permissive")
 
 
 def _kept(items: pa.Table, kept: Array | None) -> pa.Table:

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from twotower import files
-from twotower.bundle.catalogue import Catalogue
+from twotower.bundle.catalogue import Catalogue, items_of
 from twotower.bundle.layout import Bundle, Segment, write_segment, write_version
 from twotower.data.columns import Array
 from twotower.data.hashes import hash_texts
@@ -91,7 +91,7 @@ def compare(now: Catalogue, source: Source, *, partial: bool, report: Report = l
     if not first:
         raise DataError(f"{source.name} is empty: a catalogue needs a row an item")
     _once(np.concatenate(met), ids, source.name)
-    table = pa.concat_tables([part[0] for part in parts])
+    table = pa.concat_tables([part[0] for part in parts], promote_options="permissive")
     old, anew = (np.concatenate([part[n] for part in parts]) for n in (1, 2))
     order = np.argsort(~anew, kind="stable")
     gone = np.empty(0, np.int64) if partial else np.flatnonzero(~np.isin(known.hashes, np.concatenate(met)))
@@ -187,7 +187,7 @@ def whole(bundle: Bundle) -> Segment:
     """All that a version holds as one segment."""
     stored = sum(segment.items.num_rows for segment in bundle.segments)
     kept = np.delete(np.arange(stored), bundle.removed)
-    items = pa.concat_tables([segment.items for segment in bundle.segments]).take(pa.array(kept))
+    items = items_of(bundle).take(pa.array(kept))
     vectors = np.concatenate([segment.vectors for segment in bundle.segments])[kept]
     words = bundle.segments[0].words
     if isinstance(words, Words):
@@ -232,7 +232,7 @@ def _formed(now: Catalogue, rows: pa.Table, columns: dict[str, str], name: str, 
     if ID not in arrays:
         values = values_of(now.bundle.encoder.features["item"], lambda column: rows.column(columns[column]).combine_chunks())
         arrays[ID] = digests_of(list(values.values()))
-    return pa.table({field.name: arrays[field.name] for field in now.items.schema}, schema=now.items.schema)
+    return pa.table({field.name: arrays[field.name] for field in now.items.schema})
 
 
 def _typed(column: pa.Array, field: pa.Field, name: str, source_column: str, first: int) -> pa.Array:
@@ -246,6 +246,8 @@ def _typed(column: pa.Array, field: pa.Field, name: str, source_column: str, fir
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
             raise DataError(f'{name}: the column "{source_column}" holds {column.type}, and the catalogue {kind}. Write it as it was.') from None
     texts = to_text(column)
+    if pa.types.is_integer(kind) and field.name != ID and not _whole(texts):
+        kind = pa.float64()  # the first fractions of a column that held whole numbers; with older segments it is read as such
     try:
         cast = texts.cast(kind)
         rounded = pc.not_equal(to_text(cast), texts) if field.name == ID else pa.nulls(len(texts), pa.bool_())
@@ -258,6 +260,11 @@ def _typed(column: pa.Array, field: pa.Field, name: str, source_column: str, fir
             f"and the catalogue has {kind} there, which cannot hold it"
         )
     return cast
+
+
+def _whole(texts: pa.Array) -> bool:
+    """Whether none of these is a number with a fraction."""
+    return not pc.any(pc.match_substring_regex(texts, r"^-?[0-9]+\.[0-9]+$"), min_count=0).as_py()
 
 
 def _fits(text: pa.Scalar, kind: pa.DataType) -> bool:

@@ -23,7 +23,7 @@ from twotower.data.encoder import Encoder
 from twotower.data.schema import SIDES, Schema, Side, feature_name
 from twotower.data.splits import PARTS
 
-FORMAT = 3
+FORMAT = 4
 ROW = "_row"  # what stands in the file of queries that have no raw value, so that it has rows
 OF_LAYERS = ("dropout", "forget", "crop", "pool", "layers", "heads")  # options of features that change nothing that is prepared
 ID = "_id"  # the catalogue's own name for an item, in its own type

@@ -26,6 +26,7 @@ from twotower.data.preparation.engine import Engine
 from twotower.data.preparation.groups import components, said
 from twotower.data.preparation.identity import Collision
 from twotower.data.preparation.intake import Intake, Sources
+from twotower.data.preparation.looks import cast
 from twotower.data.preparation.requirements import require
 from twotower.data.preparation.spills import picked
 from twotower.data.prepared import FORMAT, OF_LAYERS, ROW, Prepared, SideWriter, open_prepared, read_as
@@ -303,11 +304,11 @@ class _Preparation:
         """Query rows, the catalogue as it is shown, and the names of the keys."""
         first = next(self._raw("query"))
         files.write_table(self.folder / "queries.arrow", self._raw("query"), first.schema)
-        shown, schema = self.intake.catalogue.shown, self.intake.catalogue.spill.schema
-        assert schema is not None
-        fields = pa.schema([schema.field(place).with_name(name) for name, place in shown.items()])
+        catalogue = self.intake.catalogue
+        fields = catalogue.shown_types
         rows = (
-            batch.select(list(shown.values())).rename_columns(list(shown)) for batch in picked(self.intake.catalogue.spill.batches(), self.item_rows)
+            pa.record_batch([cast(batch.column(place), fields.field(name).type) for name, place in catalogue.shown.items()], schema=fields)
+            for batch in picked(catalogue.spill.batches(), self.item_rows)
         )
         files.write_table(self.folder / "items.arrow", rows, fields)
         names = files.ArrayWriter(self.folder / "keys.npy", np.uint64)

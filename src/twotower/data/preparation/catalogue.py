@@ -12,9 +12,11 @@ import pyarrow.compute as pc
 from twotower.data.columns import Array
 from twotower.data.keys import digests_of, values_of
 from twotower.data.preparation.identity import Index, Names, names_of
+from twotower.data.preparation.looks import Looks
 from twotower.data.preparation.spills import Spill
 from twotower.data.prepared import ID
 from twotower.data.schema import Schema
+from twotower.data.sources import Source
 from twotower.data.values import as_texts, has_text, to_text
 from twotower.errors import DataError
 
@@ -24,10 +26,11 @@ EXAMPLES = 5
 class Catalogue:
     """Every item once, in the order in which it came. Columns are known by number, since the user's names may be anything."""
 
-    def __init__(self, schema: Schema, name: str, from_pairs: bool, spill: Path, seed: int) -> None:
-        self.schema, self.name, self.from_pairs, self.seed = schema, name, from_pairs, seed
+    def __init__(self, schema: Schema, source: Source, from_pairs: bool, spill: Path, seed: int) -> None:
+        self.schema, self.name, self.from_pairs, self.seed = schema, source.name, from_pairs, seed
         self.raw = {name: f"raw{n}" for n, name in enumerate(dict.fromkeys(f.column for f in schema.item.features))}
         self.shown = {name: f"show{n}" for n, name in enumerate(dict.fromkeys([ID, *self.raw, *schema.item.payload]))}
+        self.looks = Looks(schema, [name for name in self.shown if name != ID] if source.untyped else [])
         self.index, self.spill = Index(), Spill(spill)
         self.examples: list[str] = []  # the first ids
         self.added: list[pa.Array] = []  # ids that only the pairs name, where those are kept
@@ -74,7 +77,16 @@ class Catalogue:
         values = values_of(self.schema.item.features, column)
         columns = {self.raw[name]: array for name, array in values.items()}
         own = ids if self._id_column is None else batch.column(self._id_column)
+        for name in self.looks.kinds:
+            self.looks.add(name, column(name))
         return pa.record_batch(columns | {place: _plain(own if name == ID else column(name)) for name, place in self.shown.items()})
+
+    @property
+    def shown_types(self) -> pa.Schema:
+        """The names and types of the items' columns as they are shown."""
+        assert self.spill.schema is not None
+        kinds = {name: self.spill.schema.field(place).type for name, place in self.shown.items()}
+        return pa.schema([pa.field(name, self.looks.typed(name, kind)) for name, kind in kinds.items()])
 
     @property
     def listed(self) -> int:

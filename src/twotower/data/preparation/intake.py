@@ -63,7 +63,7 @@ class Intake:
         self.sources, self.schema, self.options, self.seed, self._tell = sources, schema, options, seed, progress
         self.raw = {name: f"raw{n}" for n, name in enumerate(dict.fromkeys(f.column for f in schema.raw_features("query")))}
         listed = sources.items or sources.pairs
-        self.catalogue = Catalogue(schema, listed.name, sources.items is None, folder / "items.arrow", seed)
+        self.catalogue = Catalogue(schema, listed, sources.items is None, folder / "items.arrow", seed)
         self.asked, self.asks = Spill(folder / "asked.arrow"), Index()
         self.counts: dict[str, int] = {"pairs_read": 0}
         self.examples: dict[str, list[str]] = {"unlisted_examples": [], "unlisted_query_examples": []}

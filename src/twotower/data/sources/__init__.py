@@ -37,7 +37,8 @@ class Source:
 
     name: for messages. columns: their names, in order. read: starts reading these columns; every batch has the same types.
     digest: changes when the content does, that of columns which are not selected too. unfit: what the columns hold that have no
-    canonical text. nested: those of them that hold lists, maps or objects of plain values.
+    canonical text. nested: those of them that hold lists, maps or objects of plain values. untyped: whether it holds texts alone,
+    being CSV.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Source:
     digest: Callable[[], str]
     unfit: Mapping[str, str] = field(default_factory=dict)
     nested: Collection[str] = frozenset()
+    untyped: bool = False
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """The rows, anew."""
@@ -249,7 +251,7 @@ def _files(places: list[Place]) -> Source:
     spelled = {column.name for schema in schemas for column in schema if column.metadata}
     unfit = {column: what for schema in schemas for column, what in _unfit(schema).items()} | dict.fromkeys(spelled, NESTED)
     nested = frozenset(column for column in unfit if all(column in _nested(schema) or column in spelled for schema in schemas))
-    return Source(name, tuple(agreed.names), read, digest, unfit, nested)
+    return Source(name, tuple(agreed.names), read, digest, unfit, nested, all(format_of(path) in (".csv", ".tsv") for path in paths))
 
 
 def _keyed(schema: pa.Schema, place: Place) -> pa.Schema:
