@@ -24,6 +24,7 @@ FLOORS = [
         "search.filters.kinds",
         "search.filters.masks",
         "search.filters",
+        "search.diversity",
     ],
     [
         "data.columns",
@@ -145,7 +146,7 @@ FLOORS = [
         "learning.training",
         "learning.warming",
     ],
-    ["bundle.graphs", "bundle.layout", "bundle.asking", "bundle.memory", "bundle.retriever", "bundle"],
+    ["bundle.graphs", "bundle.layout", "bundle.asking", "bundle.memory", "bundle.narrowing", "bundle.ranking", "bundle.retriever", "bundle"],
     ["config.blocks", "config.reading", "config.writing", "config"],
     ["exports"],
     [
