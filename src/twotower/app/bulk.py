@@ -15,7 +15,7 @@ from twotower import files
 from twotower.bundle import Retriever
 from twotower.bundle.asking import require_history
 from twotower.bundle.memory import Strangers
-from twotower.bundle.retriever import MODES
+from twotower.bundle.ranking import MODES
 from twotower.data.columns import Array
 from twotower.data.features import Unreadable
 from twotower.data.prepared import ID

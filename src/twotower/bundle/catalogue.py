@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from twotower.bundle.layout import Bundle
 from twotower.bundle.memory import Memory
+from twotower.bundle.narrowing import Masks
 from twotower.data.columns import Array
 from twotower.data.prepared import ID
 from twotower.data.values import to_array, to_text
@@ -30,6 +31,7 @@ class Catalogue:
         self.lexical = _lexical(bundle, kept)
         self.index: Index = INDEXES[index](self.vectors)
         self.history = Memory.of(bundle.encoder, self.ids, self.vectors)
+        self.masks = Masks()
         self._rows_by_id: dict[str, int] | None = None
 
     def __len__(self) -> int:

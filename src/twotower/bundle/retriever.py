@@ -24,6 +24,8 @@ from twotower.bundle.graphs import open_graph, run_graph
 from twotower.bundle.growth import WAIT, Change, Plan, Report, added, check_gone, compare, grow, updated, without_items
 from twotower.bundle.layout import Bundle, open_bundle, verify_files
 from twotower.bundle.memory import Memory, without
+from twotower.bundle.narrowing import Narrowing, Where, allowed, check_skip, excluded, together
+from twotower.bundle.ranking import Mode, by_both, check_mode, mean_direction, nearest, widened
 from twotower.data.columns import Array, lengths_of
 from twotower.data.encoder import Rows, to_table
 from twotower.data.schema import Side
@@ -31,14 +33,11 @@ from twotower.data.sources import open_source
 from twotower.data.values import to_array, to_text
 from twotower.errors import BundleError, ConfigError, DataError, choices
 from twotower.search.calibration import probability
-from twotower.search.fusion import blend
-from twotower.search.index import INDEXES, Hits, best, no_hits, similarities
+from twotower.search.diversity import candidates, check_diversity, diversified
+from twotower.search.index import INDEXES, Hits, similarities
 from twotower.search.lexical import Lexical
 
-Mode = Literal["vectors", "words", "hybrid"]
-MODES: tuple[Mode, ...] = ("vectors", "words", "hybrid")
 GOLDEN_TOLERANCE = 1e-4
-SCORES_AT_ONCE = 1 << 23  # 32 MB of float32
 HISTORIES_AT_ONCE = 2048
 
 
@@ -150,6 +149,12 @@ class Retriever:
         repeats: bool = False,
         mode: Mode | None = None,
         threshold: float | None = None,
+        where: Where | None = None,
+        allow: Any = None,
+        deny: Any = None,
+        exclude: Any = None,
+        skip: int = 0,
+        diversity: float | None = None,
     ) -> Found:
         """The k best items for each query: [k] for one query (a text or a dict), [q, k] for several.
 
@@ -157,55 +162,45 @@ class Retriever:
         for a model that reads one, the ids of the items that were touched before, oldest first: a list for one query, a list of
         lists for several; or a column of the queries. repeats: whether items of the history may be found again. k may exceed the
         catalogue: the rest is filled with None; so is all for a query of which the model knows nothing. threshold: those of the k whose score is
-        below are left out; the score is the similarity of the vectors, by whichever mode they were found. Raises ConfigError for k below 1 and a
-        threshold that is no number, and DataError for an empty query.
+        below are left out; the score is the similarity of the vectors, by whichever mode they were found.
+
+        where: a filter on the columns of the items, as a text, "price < 50 and not discontinued", or as JSON, {"price": {"lt": 50}} (docs/search.md).
+        allow, deny: ids of items that alone, or never, may be found; exclude: the same for each query, a list for one, a list of lists
+        for several. skip: how many of the best to pass over. diversity: above 0 and up to 1, how much unlikeness counts beside the score.
+        Raises ConfigError for k below 1, a threshold that is no number, or a filter that cannot be meant, and DataError for an empty query.
         """
         check_threshold(threshold)
+        mode = mode or self._search["mode"]
         one, now = is_one(queries, history, self._nested), self._catalogue
+        check_mode(mode, now.lexical)
+        met = _met(now, where, allow, deny, k, skip, diversity)
         table = self.query_table(queries, history)
-        vectors = self._embedded(now, table)
         known = None if now.history is None or repeats else now.history.known(table)
-        longest = 0 if known is None else int(lengths_of(known).max(initial=0))
-        hits = self._hits(now, vectors, table, k + longest if k > 0 else k, mode or self._search["mode"])
-        found = _found(now, hits if known is None else without(hits, known, k), vectors)
-        found = found if threshold is None else at_least(found, threshold)
+        left_out = together(known, excluded(exclude, table.num_rows, now.find))
+        vectors = self._embedded(now, table)
+        wanted = k + skip if diversity is None else candidates(k, skip)
+        hits = self._hits(now, vectors, table, wanted + (0 if left_out is None else int(lengths_of(left_out).max(initial=0))), mode, met)
+        hits = hits if left_out is None else without(hits, left_out, wanted)
+        found = _shown(now, hits, vectors, k, skip, threshold, diversity)
         return _first(found) if one else found
 
-    def _hits(self, now: Catalogue, vectors: Array, table: pa.Table, k: int, mode: str) -> Hits:
-        if mode not in MODES:
-            raise ConfigError(f'there is no search mode "{mode}"; {choices(MODES, mode)}')
-        if mode != "vectors" and now.lexical is None:
-            raise ConfigError(f'this bundle holds no words, so it cannot be searched by "{mode}"; use mode "vectors"')
-        if k < 1:
-            raise ConfigError(f"k is {k}; at least one item must be asked for")
+    def matching(self, where: Where | None = None, *, allow: Any = None, deny: Any = None) -> Array:
+        """Which items of the catalogue a search narrowed so may find, bool [n]."""
+        now = self._catalogue
+        met = _met(now, where, allow, deny, 1, 0, None)
+        return np.ones(len(now), bool) if met is None else met.copy()
+
+    def _hits(self, now: Catalogue, vectors: Array, table: pa.Table, k: int, mode: str, allow: Array | None) -> Hits:
         wanted = min(k, len(now))
         if mode == "vectors" or now.lexical is None:
-            hits = now.index.search(vectors, wanted)
-            hits.rows[~vectors.any(axis=1)] = -1  # equally near to everything: any order would be made up
-        elif mode == "words":
-            hits = now.lexical.search(query_text(table, self.text_columns), wanted)
+            hits = nearest(now.index, now.vectors, vectors, wanted, allow)
         else:
-            hits = self._both(now, vectors, query_text(table, self.text_columns), wanted)
-        if wanted == k:
-            return hits
-        padded = no_hits(len(vectors), k)
-        padded.rows[:, :wanted], padded.scores[:, :wanted] = hits.rows, hits.scores
-        return padded
-
-    def _both(self, now: Catalogue, vectors: Array, texts: list[str], k: int) -> Hits:
-        assert now.lexical is not None
-        hits = no_hits(len(vectors), k)
-        block = max(1, SCORES_AT_ONCE // max(1, len(now)))
-        for start in range(0, len(vectors), block):
-            part = slice(start, start + block)
-            near = vectors[part] @ now.vectors.T
-            scores = blend(near, now.lexical.scores(texts[part]), float(self._search["words_weight"]))
-            for n, row in enumerate(scores, start):
-                if not row.any():
-                    continue  # nothing in this query is known to either
-                hits.rows[n] = best(row, k)
-                hits.scores[n] = row[hits.rows[n]]
-        return hits
+            texts = query_text(table, self.text_columns)
+            if mode == "words":
+                hits = now.lexical.search(texts, wanted, allow)
+            else:
+                hits = by_both(now.lexical, now.vectors, vectors, texts, wanted, float(self._search["words_weight"]), allow)
+        return hits if wanted == k else widened(hits, k)
 
     def score(self, queries: Any, items: Any) -> Array:
         """The similarity float32 [n] of each query with the item beside it.
@@ -246,14 +241,33 @@ class Retriever:
             raise ConfigError("this bundle holds no calibration: it was written before there was one, or had no validation pairs. Train again.")
         return probability(scores, told["slope"], told["intercept"], prior)
 
-    def similar(self, item_id: Any, k: int = 10) -> Found:
-        """The k items [k] nearest to one of the catalogue, itself left out."""
+    def similar(
+        self,
+        item_ids: Any,
+        k: int = 10,
+        *,
+        threshold: float | None = None,
+        where: Where | None = None,
+        allow: Any = None,
+        deny: Any = None,
+        skip: int = 0,
+        diversity: float | None = None,
+    ) -> Found:
+        """The k items [k] nearest to one of the catalogue, or to the mean direction of several; themselves left out.
+
+        The other options are those of `search`. Raises DataError for an id that is not there.
+        """
+        check_threshold(threshold)
         now = self._catalogue
-        row = now.rows_of([item_id])
-        allow = np.ones(len(now), bool)
-        allow[row] = False
-        vectors = np.asarray(now.vectors[row])
-        return _first(_found(now, now.index.search(vectors, k, allow=allow), vectors))
+        met = _met(now, where, allow, deny, k, skip, diversity)
+        rows = now.rows_of(listed(item_ids) if is_list(item_ids) else [item_ids])
+        if not len(rows):
+            raise DataError("similar takes the id of an item, or of several; it came without any")
+        met = np.ones(len(now), bool) if met is None else met.copy()
+        met[rows] = False
+        vectors = mean_direction(np.asarray(now.vectors[rows]))
+        wanted = k + skip if diversity is None else candidates(k, skip)
+        return _first(_shown(now, nearest(now.index, now.vectors, vectors, wanted, met), vectors, k, skip, threshold, diversity))
 
     def embed_queries(self, queries: Any = None, history: Any = None) -> Array:
         """Query vectors float32 [n, d]."""
@@ -391,6 +405,26 @@ def load(place: Path | str, *, threads: int | None = None, index: str = "exact")
     and `similar`; searches that weigh words too read the whole catalogue.
     """
     return Retriever(open_bundle(place), threads, index)
+
+
+def _met(now: Catalogue, where: Where | None, allow: Any, deny: Any, k: int, skip: int, diversity: float | None) -> Array | None:
+    """Which items may be found, bool [n], None for all; the other options are checked."""
+    if k < 1:
+        raise ConfigError(f"k is {k}; at least one item must be asked for")
+    check_skip(skip)
+    check_diversity(diversity)
+    return allowed(Narrowing(where, allow, deny), now.items, now.find, now.masks)
+
+
+def _shown(now: Catalogue, hits: Hits, vectors: Array, k: int, skip: int, threshold: float | None, diversity: float | None) -> Found:
+    """What is shown of the hits: those that reach the threshold, in their order or in one of less likeness, from `skip` on."""
+    found = _found(now, hits, vectors)
+    if diversity is not None:
+        fits = None if threshold is None else found.scores.astype(np.float64) >= float(threshold)
+        found = _found(now, diversified(hits, now.vectors, k, skip, diversity, fits), vectors)
+    elif threshold is not None:
+        found = at_least(found, threshold)
+    return Found(*(part[:, skip : skip + k] for part in found)) if skip else found
 
 
 def _found(now: Catalogue, hits: Hits, vectors: Array) -> Found:

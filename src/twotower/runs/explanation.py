@@ -17,7 +17,8 @@ import pyarrow as pa
 from twotower import files
 from twotower.bundle.graphs import open_graph, run_graph
 from twotower.bundle.layout import find_bundle
-from twotower.bundle.retriever import Mode, Retriever, load, query_text
+from twotower.bundle.ranking import Mode
+from twotower.bundle.retriever import Retriever, load, query_text
 from twotower.data.columns import Array, take
 from twotower.data.prepared import ID, Prepared, open_prepared
 from twotower.data.schema import SIDES, Side

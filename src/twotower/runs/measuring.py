@@ -12,7 +12,8 @@ import pyarrow.compute as pc
 
 from twotower.bundle.asking import require_history
 from twotower.bundle.memory import Strangers
-from twotower.bundle.retriever import MODES, Mode, Retriever, SearchOptions, query_text
+from twotower.bundle.ranking import MODES, Mode
+from twotower.bundle.retriever import Retriever, SearchOptions, query_text
 from twotower.config import from_values
 from twotower.data.batches import draft
 from twotower.data.columns import Array, Ragged, group, ragged_rows

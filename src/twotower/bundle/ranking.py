@@ -1,0 +1,88 @@
+"""Ranks the items of a catalogue by vectors, by words, or by both, and among those alone that a mask allows."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from twotower.data.columns import Array
+from twotower.errors import ConfigError, choices
+from twotower.search.fusion import blend
+from twotower.search.index import Exact, Hits, Index, best, no_hits
+from twotower.search.lexical import Lexical
+
+Mode = Literal["vectors", "words", "hybrid"]
+MODES: tuple[Mode, ...] = ("vectors", "words", "hybrid")
+SCORES_AT_ONCE = 1 << 23  # 32 MB of float32
+SELECTIVE = 0.02  # share of the rows up to which those allowed are taken out and searched alone
+
+
+def check_mode(mode: str, lexical: Lexical | None) -> None:
+    """Raise ConfigError for a mode that there is not, or that a catalogue without words cannot be searched by."""
+    if mode not in MODES:
+        raise ConfigError(f'there is no search mode "{mode}"; {choices(MODES, mode)}')
+    if mode != "vectors" and lexical is None:
+        raise ConfigError(f'this bundle holds no words, so it cannot be searched by "{mode}"; use mode "vectors"')
+
+
+def nearest(index: Index, vectors: Array, queries: Array, k: int, allow: Array | None = None) -> Hits:
+    """The k best of the allowed rows of the vectors [n, d], which the index holds, for each of the queries [q, d]; allow: bool [n].
+
+    Of a query that is all zeros, none: it is equally near to everything, and any order would be made up. Few rows are taken out and scored alone. An
+    index that misses some may find fewer than there are among those allowed; then all of them are scored.
+    """
+    if allow is None:
+        hits = index.search(queries, k)
+    elif (kept := int(np.count_nonzero(allow))) <= SELECTIVE * len(vectors):
+        hits = _among(np.flatnonzero(allow), vectors, queries, k)
+    else:
+        hits = index.search(queries, k, allow=allow)
+        short = np.flatnonzero((hits.rows >= 0).sum(axis=1) < min(k, kept))
+        if len(short):
+            hits.rows[short], hits.scores[short] = Exact(vectors).search(queries[short], k, allow=allow)
+    nothing = ~queries.any(axis=1)
+    hits.rows[nothing], hits.scores[nothing] = -1, -np.inf
+    return hits
+
+
+def _among(rows: Array, vectors: Array, queries: Array, k: int) -> Hits:
+    """The k best of some rows, which rise."""
+    hits = Exact(np.asarray(vectors[rows])).search(queries, k)
+    there = hits.rows >= 0
+    hits.rows[there] = rows[hits.rows[there]]
+    return hits
+
+
+def by_both(lexical: Lexical, vectors: Array, queries: Array, texts: list[str], k: int, weight: float, allow: Array | None = None) -> Hits:
+    """The k best by the similarity and the words added up. The scale of the words is that of the whole catalogue, so a filter changes no order."""
+    hits = no_hits(len(queries), k)
+    block = max(1, SCORES_AT_ONCE // max(1, len(vectors)))
+    for start in range(0, len(queries), block):
+        part = slice(start, start + block)
+        scores = blend(queries[part] @ vectors.T, lexical.scores(texts[part]), weight)
+        for n, row in enumerate(scores, start):
+            if not row.any():
+                continue  # nothing in this query is known to either
+            if allow is not None:
+                row[~allow] = -np.inf
+            found = best(row, k)
+            hits.rows[n, : len(found)], hits.scores[n, : len(found)] = found, row[found]
+    return hits
+
+
+def widened(hits: Hits, k: int) -> Hits:
+    """The hits with pads behind them, k in all."""
+    padded = no_hits(len(hits.rows), k)
+    padded.rows[:, : hits.rows.shape[1]], padded.scores[:, : hits.rows.shape[1]] = hits
+    return padded
+
+
+def mean_direction(vectors: Array) -> Array:
+    """The direction float32 [1, d] midway between vectors [m, d], as long as they are on average; zeros where they are opposite. One is itself."""
+    if len(vectors) == 1:
+        return np.asarray(vectors, np.float32)
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True).astype(np.float64)
+    mean = np.divide(vectors, lengths, out=np.zeros(vectors.shape), where=lengths > 0).mean(axis=0, keepdims=True)
+    length = float(np.linalg.norm(mean))
+    return np.asarray(mean / length * lengths.mean() if length > 1e-9 else np.zeros_like(mean), np.float32)
