@@ -156,6 +156,7 @@ FLOORS = [
         "bundle.catalogue",
         "bundle.growth",
         "bundle.lineage",
+        "bundle.found",
         "bundle.ranking",
         "bundle.retriever",
         "bundle",

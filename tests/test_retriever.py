@@ -27,7 +27,7 @@ def with_items(world_folder, folder, rows):
     segment = bundle.segments[0]
     ids = pa.array(np.arange(len(rows)) + 5000)
     items = segment.items.take(pa.array(rows)).drop_columns("_id").add_column(0, "_id", ids)
-    write_catalogue(folder, bundle.fingerprint, [Segment(np.array(segment.vectors[rows]), items, None)], number=2)
+    write_catalogue(folder, bundle.fingerprint, Segment(np.array(segment.vectors[rows]), items, None))
     return load(folder)
 
 

@@ -383,7 +383,7 @@ def worse(world_folder, tmp_path_factory):
     folder = Path(shutil.copytree(world_folder / "bundle", tmp_path_factory.mktemp("worse") / "bundle"))
     bundle = open_bundle(folder)
     vectors = np.array(bundle.segments[0].vectors)[np.random.default_rng(0).permutation(36)]
-    write_catalogue(folder, bundle.fingerprint, [Segment(vectors, bundle.segments[0].items, None)], number=2)
+    write_catalogue(folder, bundle.fingerprint, Segment(vectors, bundle.segments[0].items, None))
     return tt.load(folder)
 
 

@@ -7,9 +7,10 @@ bundle/   CURRENT             one line: the catalogue version in use
           staging/            what a refresh that was broken off had embedded
 """
 
+from twotower.bundle.found import Found
 from twotower.bundle.growth import Change
 from twotower.bundle.layout import Bundle, describe, open_bundle
 from twotower.bundle.lineage import Version, compact, rollback, versions
-from twotower.bundle.retriever import Found, Retriever, load, verify
+from twotower.bundle.retriever import Retriever, load, verify
 
 __all__ = ["Bundle", "Change", "Found", "Retriever", "Version", "compact", "describe", "load", "open_bundle", "rollback", "verify", "versions"]

@@ -6,12 +6,11 @@ the raw similarity of the vectors.
 
 from __future__ import annotations
 
-import numbers
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -20,11 +19,12 @@ from annotated_types import Gt
 from twotower import files
 from twotower.bundle.asking import columnar, histories_of, is_list, is_one, is_rows, is_value, listed, with_history
 from twotower.bundle.catalogue import Catalogue
+from twotower.bundle.found import Found, check_threshold, first, met_of, shown_of
 from twotower.bundle.graphs import open_graph, run_graph
 from twotower.bundle.growth import WAIT, Change, Plan, Report, added, check_gone, compare, grow, updated, without_items
 from twotower.bundle.layout import Bundle, open_bundle, verify_files
 from twotower.bundle.memory import Memory, without
-from twotower.bundle.narrowing import Narrowing, Where, allowed, check_skip, excluded, together
+from twotower.bundle.narrowing import Where, excluded, together
 from twotower.bundle.ranking import Mode, by_both, check_mode, mean_direction, nearest, widened
 from twotower.data.columns import Array, lengths_of
 from twotower.data.encoder import Rows, to_table
@@ -33,7 +33,7 @@ from twotower.data.sources import open_source
 from twotower.data.values import to_array, to_text
 from twotower.errors import BundleError, ConfigError, DataError, choices
 from twotower.search.calibration import probability
-from twotower.search.diversity import candidates, check_diversity, diversified
+from twotower.search.diversity import candidates
 from twotower.search.index import INDEXES, Hits, similarities
 from twotower.search.lexical import Lexical
 
@@ -56,32 +56,6 @@ class SearchOptions:
     mode: Literal["auto", "vectors", "words", "hybrid"] = "auto"
     words_weight: Annotated[float, Gt(0)] | None = None
     words_of: Literal["auto", "items", "both"] = "auto"
-
-
-class Found(NamedTuple):
-    """Items found, best first: [k] for one query, [q, k] for several."""
-
-    ids: Array  # object, None past the end of the catalogue
-    scores: Array  # float32, raw similarity; -inf past the end
-    rows: Array  # int64, rows of the catalogue; -1 past the end
-
-
-def check_threshold(threshold: Any) -> None:
-    """Raise ConfigError for a threshold, where there is one, that is no finite number."""
-    if threshold is None:
-        return
-    if not isinstance(threshold, numbers.Real) or isinstance(threshold, bool) or not np.isfinite(float(threshold)):
-        raise ConfigError(f"a threshold is the similarity that results have at least, a number such as 0.5, and not {threshold!r}")
-
-
-def at_least(found: Found, threshold: float) -> Found:
-    """What was found with a similarity of at least the threshold, in its order; behind it the same pads as past the end of the catalogue."""
-    below = ~(found.scores.astype(np.float64) >= float(threshold))
-    order = np.argsort(below, axis=-1, kind="stable")
-    below = np.take_along_axis(below, order, axis=-1)
-    ids, scores, rows = (np.take_along_axis(part, order, axis=-1) for part in found)
-    ids[below], scores[below], rows[below] = None, -np.inf, -1
-    return Found(ids, scores, rows)
 
 
 def query_text(table: pa.Table, columns: Sequence[str]) -> list[str]:
@@ -173,7 +147,7 @@ class Retriever:
         mode = mode or self._search["mode"]
         one, now = is_one(queries, history, self._nested), self._catalogue
         check_mode(mode, now.lexical)
-        met = _met(now, where, allow, deny, k, skip, diversity)
+        met = met_of(now, where, allow, deny, k, skip, diversity)
         table = self.query_table(queries, history)
         known = None if now.history is None or repeats else now.history.known(table)
         left_out = together(known, excluded(exclude, table.num_rows, now.find))
@@ -181,13 +155,13 @@ class Retriever:
         wanted = k + skip if diversity is None else candidates(k, skip)
         hits = self._hits(now, vectors, table, wanted + (0 if left_out is None else int(lengths_of(left_out).max(initial=0))), mode, met)
         hits = hits if left_out is None else without(hits, left_out, wanted)
-        found = _shown(now, hits, vectors, k, skip, threshold, diversity)
-        return _first(found) if one else found
+        found = shown_of(now, hits, vectors, k, skip, threshold, diversity)
+        return first(found) if one else found
 
     def matching(self, where: Where | None = None, *, allow: Any = None, deny: Any = None) -> Array:
         """Which items of the catalogue a search narrowed so may find, bool [n]."""
         now = self._catalogue
-        met = _met(now, where, allow, deny, 1, 0, None)
+        met = met_of(now, where, allow, deny, 1, 0, None)
         return np.ones(len(now), bool) if met is None else met.copy()
 
     def _hits(self, now: Catalogue, vectors: Array, table: pa.Table, k: int, mode: str, allow: Array | None) -> Hits:
@@ -259,7 +233,7 @@ class Retriever:
         """
         check_threshold(threshold)
         now = self._catalogue
-        met = _met(now, where, allow, deny, k, skip, diversity)
+        met = met_of(now, where, allow, deny, k, skip, diversity)
         rows = now.rows_of(listed(item_ids) if is_list(item_ids) else [item_ids])
         if not len(rows):
             raise DataError("similar takes the id of an item, or of several; it came without any")
@@ -267,7 +241,7 @@ class Retriever:
         met[rows] = False
         vectors = mean_direction(np.asarray(now.vectors[rows]))
         wanted = k + skip if diversity is None else candidates(k, skip)
-        return _first(_shown(now, nearest(now.index, now.vectors, vectors, wanted, met), vectors, k, skip, threshold, diversity))
+        return first(shown_of(now, nearest(now.index, now.vectors, vectors, wanted, met), vectors, k, skip, threshold, diversity))
 
     def embed_queries(self, queries: Any = None, history: Any = None) -> Array:
         """Query vectors float32 [n, d]."""
@@ -405,42 +379,6 @@ def load(place: Path | str, *, threads: int | None = None, index: str = "exact")
     and `similar`; searches that weigh words too read the whole catalogue.
     """
     return Retriever(open_bundle(place), threads, index)
-
-
-def _met(now: Catalogue, where: Where | None, allow: Any, deny: Any, k: int, skip: int, diversity: float | None) -> Array | None:
-    """Which items may be found, bool [n], None for all; the other options are checked."""
-    if k < 1:
-        raise ConfigError(f"k is {k}; at least one item must be asked for")
-    check_skip(skip)
-    check_diversity(diversity)
-    return allowed(Narrowing(where, allow, deny), now.items, now.find, now.masks)
-
-
-def _shown(now: Catalogue, hits: Hits, vectors: Array, k: int, skip: int, threshold: float | None, diversity: float | None) -> Found:
-    """What is shown of the hits: those that reach the threshold, in their order or in one of less likeness, from `skip` on."""
-    found = _found(now, hits, vectors)
-    if diversity is not None:
-        fits = None if threshold is None else found.scores.astype(np.float64) >= float(threshold)
-        found = _found(now, diversified(hits, now.vectors, k, skip, diversity, fits), vectors)
-    elif threshold is not None:
-        found = at_least(found, threshold)
-    return Found(*(part[:, skip : skip + k] for part in found)) if skip else found
-
-
-def _found(now: Catalogue, hits: Hits, vectors: Array) -> Found:
-    """Hits with ids, and with raw similarities for scores."""
-    present = hits.rows >= 0
-    query, _ = np.nonzero(present)
-    rows = hits.rows[present]
-    scores = np.full(hits.rows.shape, -np.inf, np.float32)
-    scores[present] = similarities(vectors, query, now.vectors, rows)
-    ids = np.full(hits.rows.shape, None, object)
-    ids[present] = now.ids.take(pa.array(rows)).to_pylist()
-    return Found(ids, scores, hits.rows)
-
-
-def _first(found: Found) -> Found:
-    return Found(*(part[0] for part in found))
 
 
 def verify(place: Path | str) -> None:

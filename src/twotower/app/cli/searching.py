@@ -59,7 +59,7 @@ def search(
         raise ConfigError("--queries needs -o FOUND.parquet for the answers")
     with loading():
         from twotower.bundle import load
-        from twotower.bundle.retriever import at_least, check_threshold
+        from twotower.bundle.found import at_least, check_threshold
 
         check_threshold(threshold)
         retriever = load(model)
