@@ -5,8 +5,10 @@ from __future__ import annotations
 import datetime
 import json
 import operator
+import re
 from decimal import Decimal
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -137,6 +139,22 @@ def test_json_is_read_as_it_is_meant(value, text):
 
 def test_a_text_that_opens_a_brace_is_json():
     assert condition_of(' {"price": {"lt": 50}}') == Compare("price", "lt", 50)
+
+
+PAGE = (Path(__file__).parents[1] / "docs" / "search.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("value", "text"), re.findall(r"^\| `(\{.*?\})`(?:, also .*?)? \| `(.*?)` \|$", PAGE, re.MULTILINE))
+def test_the_page_shows_the_same_twice(value, text):
+    if "..." not in value:
+        assert repr(condition_of(value)) == repr(condition_of(text))
+
+
+def test_the_page_shows_filters_that_are_read():
+    texts = re.findall(r'where="(.*?)"', PAGE) + re.findall(r'--where "(.*?)"', PAGE)
+    assert len(texts) == 5
+    for text in texts:
+        condition_of(text)
 
 
 # What is met.

@@ -6,7 +6,7 @@ import itertools
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -15,13 +15,16 @@ from twotower import files
 from twotower.bundle import Retriever
 from twotower.bundle.asking import require_history
 from twotower.bundle.memory import Strangers
+from twotower.bundle.narrowing import Where, check_skip
 from twotower.bundle.ranking import MODES
 from twotower.data.columns import Array
-from twotower.data.features import Unreadable
+from twotower.data.features import Categories, Unreadable
 from twotower.data.prepared import ID
 from twotower.data.schema import Side
 from twotower.data.sources import Source, open_source
 from twotower.errors import ConfigError, DataError, OutputError, choices
+from twotower.search.diversity import check_diversity
+from twotower.search.filters import condition_of, to_json
 
 T = TypeVar("T")
 ROWS = 8192  # at once, and of one part
@@ -36,19 +39,36 @@ class Wrote(NamedTuple):
     strangers: str = ""
 
 
-def search_file(
-    retriever: Retriever, queries: str, output: Path, k: int, mode: str | None, threshold: float | None, report: Callable[[int], None]
-) -> Wrote:
+class Wanted(NamedTuple):
+    """What is asked for each row of a file, as `Retriever.search` takes it. exclude_column: of the file, lists of ids that the row leaves out."""
+
+    k: int = 10
+    mode: str | None = None
+    threshold: float | None = None
+    where: Where | None = None
+    allow: list[Any] | None = None
+    deny: list[Any] | None = None
+    skip: int = 0
+    diversity: float | None = None
+    exclude_column: str | None = None
+
+    def options(self) -> dict[str, Any]:
+        """What `search` is told for every row."""
+        return {name: value for name, value in self._asdict().items() if name != "exclude_column"}
+
+
+def search_file(retriever: Retriever, queries: str, output: Path, wanted: Wanted, report: Callable[[int], None]) -> Wrote:
     """Answer every row of a file: its columns, `ids` and `scores` as lists, best first; an empty query has empty lists, and so has what nothing fits.
 
     Parts are kept beside the output until the last is done; the same command after a kill goes on behind them. Rows that cannot be read leave none.
     """
-    _check_search(k, mode)
-    k = min(k, len(retriever))
+    wanted = _checked(retriever, wanted)
     source = _opened(retriever, queries, "query")
+    if wanted.exclude_column is not None:
+        source.require(wanted.exclude_column, "the items to exclude", nested=True)
     _check_output(output)
     bundle = {"bundle": retriever.bundle.fingerprint, "version": retriever.bundle.version}
-    begun = {**bundle, "queries": source.digest(), "k": k, "mode": mode, "threshold": threshold}
+    begun = {**bundle, "queries": source.digest(), **wanted._asdict()}
     parts = output.with_name(f".{output.name}.parts")
     if not (parts / "job.json").exists() or files.read_json(parts / "job.json") != begun:
         files.remove_folder(parts)
@@ -59,14 +79,14 @@ def search_file(
         names.append(parts / f"{len(names):08d}.arrow")
         asked = queries_asked.of(table)
         if not names[-1].exists():
-            answered = _answered(retriever, table, asked, k, mode, threshold)
+            answered = _answered(retriever, table, asked, wanted)
             if not (parts / "job.json").exists():
                 files.write_json(parts / "job.json", begun)
             files.write_table(names[-1], answered)
         report(table.num_rows)
 
     try:
-        for _ in _changed(source, answer, max(1, min(ROWS, ANSWERS // k))):
+        for _ in _changed(source, answer, max(1, min(ROWS, ANSWERS // (wanted.k + wanted.skip)))):
             pass
         schema = files.read_table(names[0]).schema
         rows = files.write_parquet(output, (batch for name in names for batch in files.read_table(name).to_batches()), schema)
@@ -77,11 +97,14 @@ def search_file(
     return queries_asked.wrote(rows)
 
 
-def _answered(retriever: Retriever, table: pa.Table, asked: Array, k: int, mode: str | None, threshold: float | None) -> pa.Table:
+def _answered(retriever: Retriever, table: pa.Table, asked: Array, wanted: Wanted) -> pa.Table:
     """The table with a list of ids and one of scores behind each row."""
+    k, column = wanted.k, wanted.exclude_column
     rows, scores = np.full((len(asked), k), -1, np.int64), np.full((len(asked), k), -np.inf, np.float32)
     if asked.any():
-        found = retriever.search(table.filter(pa.array(asked)), k=k, mode=mode, threshold=threshold)  # type: ignore[arg-type]
+        some = table.filter(pa.array(asked))
+        exclude = None if column is None else Categories(column=column).normalise(some.column(column).combine_chunks())
+        found = retriever.search(some, exclude=exclude, **wanted.options())
         rows[asked], scores[asked] = found.rows, found.scores
     present = rows >= 0
     offsets = pa.array(np.concatenate([[0], np.cumsum(present.sum(axis=1))]), pa.int32())
@@ -166,11 +189,17 @@ def _opened(retriever: Retriever, data: str, side: Side) -> Source:
     return source
 
 
-def _check_search(k: int, mode: str | None) -> None:
-    if k < 1:
-        raise ConfigError(f"k is {k}; at least one item must be asked for")
-    if mode is not None and mode not in MODES:
-        raise ConfigError(f'there is no search mode "{mode}"; {choices(MODES, mode)}')
+def _checked(retriever: Retriever, wanted: Wanted) -> Wanted:
+    """The same with no more items than there are, and the filter as JSON, however it was written. Raises ConfigError before any work."""
+    if wanted.k < 1:
+        raise ConfigError(f"k is {wanted.k}; at least one item must be asked for")
+    if wanted.mode is not None and wanted.mode not in MODES:
+        raise ConfigError(f'there is no search mode "{wanted.mode}"; {choices(MODES, wanted.mode)}')
+    check_skip(wanted.skip)
+    check_diversity(wanted.diversity)
+    retriever.matching(wanted.where, allow=wanted.allow, deny=wanted.deny)
+    where = None if wanted.where is None else to_json(condition_of(wanted.where))
+    return wanted._replace(k=min(wanted.k, len(retriever)), where=where)
 
 
 def _check_output(output: Path) -> None:

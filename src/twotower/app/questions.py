@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Mapping
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from twotower.bundle import Found, Retriever
 from twotower.errors import ConfigError, choices
+from twotower.search.filters.wire import MOST_JSON
 
 NEAR = 0.6  # how alike two names are for one to be a slip of the other
 
@@ -52,6 +56,35 @@ def history_ids(retriever: Retriever, text: str) -> tuple[list[str], list[str]]:
         raise ConfigError("this model reads no history; it was trained without one. Leave out --history.")
     ids = [part.strip() for part in text.split(",") if part.strip()]
     return ids, [name for name, row in zip(ids, retriever.find(pa.array(ids, pa.string())), strict=True) if row < 0]
+
+
+def filter_of(text: str) -> str | Mapping[str, Any]:
+    """A filter as it is typed: itself, or what stands in the file that it names, as in @cheap.json."""
+    if not text.startswith("@"):
+        return text
+    try:
+        with Path(text[1:]).open(encoding="utf-8") as file:
+            return file.read(MOST_JSON + 1)
+    except OSError as error:
+        raise ConfigError(f"--where {text} names the file {text[1:]}, which cannot be read: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"--where {text} names the file {text[1:]}, which is no text in UTF-8") from None
+
+
+def ids_of(retriever: Retriever, text: str | None, option: str, known: bool = False) -> list[str] | None:
+    """The ids of an option as they are typed, ID,ID,...; of those that the catalogue lacks it is told, or with `known` DataError is raised."""
+    if text is None:
+        return None
+    ids = [part.strip() for part in text.split(",") if part.strip()]
+    if not ids:
+        raise ConfigError(f"{option} takes the ids of items, as in {option} 13,14")
+    if known:
+        retriever.rows_of(ids)
+        return ids
+    unknown = [name for name, row in zip(ids, retriever.find(pa.array(ids, pa.string())), strict=True) if row < 0]
+    if unknown:
+        print(f"twotower: the catalogue lacks {', '.join(unknown[:5])}; {option} passes over that", file=sys.stderr)
+    return ids
 
 
 def answers(retriever: Retriever, found: Found) -> list[dict[str, Any]]:

@@ -9,12 +9,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from twotower.bundle.asking import histories_of, is_list, is_value, listed
 from twotower.data.columns import Array, Ragged, group, offsets_of, ragged_rows
 from twotower.data.values import to_array
 from twotower.errors import ConfigError, DataError
 from twotower.search.filters import Condition, condition_of, mask, to_text
+from twotower.search.filters.kinds import inner_of
 
 Where = str | Mapping[str, Any] | Condition
 Find = Callable[[pa.Array], Array]  # the rows of ids, -1 where there is none
@@ -73,16 +75,32 @@ def excluded(exclude: Any, queries: int, find: Find) -> Ragged | None:
     """The rows that each query leaves out, of ids in any form: a list for one query, a list of lists for several."""
     if exclude is None:
         return None
+    if isinstance(exclude, (pa.Array, pa.ChunkedArray)) and not pa.types.is_null(exclude.type) and inner_of(exclude.type) is not None:
+        return _excluded_column(exclude, queries, find)
     lists = [[exclude]] if is_value(exclude) else histories_of(exclude)
     if len(lists) != queries and not any(each is not None and len(each) for each in lists):
         lists = [[]] * queries  # nothing, said once
-    if len(lists) != queries:
-        raise DataError(f"{queries} queries came with {len(lists)} lists to exclude; give one for each, or with deny one for all")
+    _check_count(len(lists), queries)
     flat = [_flat([] if each is None else each, "exclude") for each in lists]
     rows = rows_of_ids([value for each in flat for value in each], find)
     owner = np.repeat(np.arange(queries), [len(each) for each in flat])
     known = rows >= 0
     return Ragged(rows[known], offsets_of(np.bincount(owner[known], minlength=queries)))
+
+
+def _excluded_column(lists: pa.Array | pa.ChunkedArray, queries: int, find: Find) -> Ragged:
+    """The same of an Arrow column of lists, without a detour by Python's."""
+    whole = lists.combine_chunks() if isinstance(lists, pa.ChunkedArray) else lists
+    _check_count(len(whole), queries)
+    rows = _rows_of(pc.list_flatten(whole), find)
+    known = rows >= 0
+    owner = pc.list_parent_indices(whole).to_numpy()[known]
+    return Ragged(rows[known], offsets_of(np.bincount(owner, minlength=queries)))
+
+
+def _check_count(lists: int, queries: int) -> None:
+    if lists != queries:
+        raise DataError(f"{queries} queries came with {lists} lists to exclude; give one for each, or with deny one for all")
 
 
 def together(*parts: Ragged | None) -> Ragged | None:
@@ -95,8 +113,13 @@ def together(*parts: Ragged | None) -> Ragged | None:
 
 
 def rows_of_ids(ids: list[Any], find: Find) -> Array:
-    """The row int64 [n] of each id, -1 where there is none; each distinct one is looked up once."""
-    encoded = to_array(ids).dictionary_encode()
+    """The row int64 [n] of each id, -1 where there is none."""
+    return _rows_of(to_array(ids), find)
+
+
+def _rows_of(ids: pa.Array, find: Find) -> Array:
+    """The same for an Arrow array; each distinct one is looked up once."""
+    encoded = ids if pa.types.is_dictionary(ids.type) else ids.dictionary_encode()
     rows = np.append(find(encoded.dictionary), -1)  # the last: of what is missing
     return np.asarray(rows[encoded.indices.cast(pa.int64()).fill_null(len(rows) - 1).to_numpy(zero_copy_only=False)], np.int64)
 

@@ -15,7 +15,7 @@ from twotower.search.lexical import Lexical
 Mode = Literal["vectors", "words", "hybrid"]
 MODES: tuple[Mode, ...] = ("vectors", "words", "hybrid")
 SCORES_AT_ONCE = 1 << 23  # 32 MB of float32
-SELECTIVE = 0.02  # share of the rows up to which those allowed are taken out and searched alone
+SELECTIVE = 0.1  # share of the rows up to which those allowed are taken out and searched alone: some three times as fast there, at 0.25 no faster
 
 
 def check_mode(mode: str, lexical: Lexical | None) -> None:

@@ -13,8 +13,12 @@ from twotower.app.cli.application import BundlePath, Json, app, examples, loadin
 from twotower.errors import ConfigError
 
 if TYPE_CHECKING:
-    from twotower.app.bulk import Wrote
+    from collections.abc import Callable
+
+    from twotower.app.bulk import Wanted, Wrote
     from twotower.bundle import Found, Retriever
+
+    Find = Callable[[Wanted], Found]
 
 
 @app.command(
@@ -24,6 +28,8 @@ if TYPE_CHECKING:
         "twotower search runs/readers --history 13,14,46",
         "twotower search runs/first --queries users.parquet -k 50 -o found.parquet",
         'twotower search runs/first "how tall is the moon" --threshold 0.45',
+        "twotower search runs/first \"red sofa\" --where \"price < 50 and category in ['sofa', 'chair']\" --deny 13,14",
+        'twotower search runs/first --like 13,14 --where "not discontinued" --diversity 0.3',
     )
 )
 def search(
@@ -40,49 +46,98 @@ def search(
             help="Leave out results whose score is below. The score is the similarity of the vectors, in every mode; the report of a run has a table."
         ),
     ] = None,
+    where: Annotated[
+        str | None,
+        typer.Option(metavar="FILTER", help="Only items that meet it, like: price < 50 and not discontinued; or JSON, or @FILE with either."),
+    ] = None,
+    allow: Annotated[str | None, typer.Option(metavar="ID,ID,...", help="Only these items.")] = None,
+    deny: Annotated[str | None, typer.Option(metavar="ID,ID,...", help="Never these items.")] = None,
+    skip: Annotated[int, typer.Option(help="Pass over so many of the best, for a later page.")] = 0,
+    diversity: Annotated[float | None, typer.Option(help="From 0 to 1, how much unlikeness to those above counts beside the score.")] = None,
+    like: Annotated[str | None, typer.Option(metavar="ID,ID,...", help="Instead of a question: items most like these, themselves left out.")] = None,
     queries: Annotated[str | None, typer.Option(help="A file of queries, one a row; the answers go to -o.")] = None,
+    exclude_column: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="With --queries: its column of ids that the row's answer leaves out, as 13|14 or JSON.")
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="With --queries: the Parquet file to write. After a kill, the same command goes on.")
     ] = None,
     json: Json = False,
 ) -> None:
     """Find the best items for a question, or for a file of them."""
-    if queries is not None and query:
-        raise ConfigError(f'there are two questions, "{" ".join(query)}" and the file {queries}: leave out one of them')
-    if queries is None and not query and history is None:
-        raise ConfigError('give a question, like: twotower search RUN "waterproof boots"; or a file of them: --queries FILE -o FOUND.parquet')
-    if queries is not None and history is not None:
-        raise ConfigError("--history goes with one question; a file of queries holds histories in a column of its own")
-    if queries is None and output is not None:
-        raise ConfigError("-o goes with --queries FILE; one question is answered on the screen, with --json for a program to read")
-    if queries is not None and output is None:
-        raise ConfigError("--queries needs -o FOUND.parquet for the answers")
+    _check_forms(query, history, queries, output, like, exclude_column, mode)
     with loading():
+        from twotower.app.bulk import Wanted
+        from twotower.app.questions import answers, filter_of, ids_of, shown_columns
         from twotower.bundle import load
-        from twotower.bundle.found import at_least, check_threshold
+        from twotower.bundle.found import check_threshold
 
         check_threshold(threshold)
+        asked = Wanted(k, mode, threshold, None if where is None else filter_of(where), None, None, skip, diversity, exclude_column)
         retriever = load(model)
+    asked = asked._replace(allow=ids_of(retriever, allow, "--allow"), deny=ids_of(retriever, deny, "--deny"), k=min(k, len(retriever)))
     if queries is not None and output is not None:
-        _search_file(retriever, queries, output, k, mode, threshold)
+        _search_file(retriever, queries, output, asked)
         return
-    from twotower.app.questions import answers, history_ids, question, shown_columns
-
-    before, unknown = (None, []) if history is None else history_ids(retriever, history)
-    asked = question(retriever, query) if query else None
-    if unknown:
-        print(f"twotower: the catalogue lacks {', '.join(unknown[:5])}; the history is read without", file=sys.stderr)
-    hits = retriever.search(asked, min(k, len(retriever)), history=before, mode=mode)  # type: ignore[arg-type]
-    found = answers(retriever, hits if threshold is None else at_least(hits, threshold))
+    find = _similar(retriever, like) if like is not None else _question(retriever, query, history)
+    found = answers(retriever, find(asked))
     if json:
         print_json(found)
         return
     from twotower.app import reports
 
     if not found:
-        print(f"twotower: {_why_nothing(hits, threshold)}", file=sys.stderr)
+        print(f"twotower: {_why_nothing(retriever, find, asked)}", file=sys.stderr)
         return
-    show_parts(reports.found(found, shown_columns(retriever), mode or retriever.bundle.model["search"]["mode"]))
+    by = "vectors" if like is not None else mode or retriever.bundle.model["search"]["mode"]
+    show_parts(reports.found(found, shown_columns(retriever), by, diversity is not None))
+
+
+def _check_forms(
+    query: list[str] | None,
+    history: str | None,
+    queries: str | None,
+    output: Path | None,
+    like: str | None,
+    exclude_column: str | None,
+    mode: str | None,
+) -> None:
+    """Raise ConfigError for what is asked twice, or not at all."""
+    if queries is not None and query:
+        raise ConfigError(f'there are two questions, "{" ".join(query)}" and the file {queries}: leave out one of them')
+    if like is not None and (query or history is not None or queries is not None):
+        raise ConfigError("--like stands instead of a question, a history and a file of queries: leave out one of them")
+    if like is not None and mode is not None:
+        raise ConfigError("--like searches by vectors alone: leave out --mode")
+    if queries is None and not query and history is None and like is None:
+        raise ConfigError('give a question, like: twotower search RUN "waterproof boots"; or a file of them: --queries FILE -o FOUND.parquet')
+    if queries is not None and history is not None:
+        raise ConfigError("--history goes with one question; a file of queries holds histories in a column of its own")
+    if queries is None and exclude_column is not None:
+        raise ConfigError("--exclude-column names a column of --queries FILE; for one question write --deny ID,ID,...")
+    if queries is None and output is not None:
+        raise ConfigError("-o goes with --queries FILE; one question is answered on the screen, with --json for a program to read")
+    if queries is not None and output is None:
+        raise ConfigError("--queries needs -o FOUND.parquet for the answers")
+
+
+def _question(retriever: Retriever, query: list[str] | None, history: str | None) -> Find:
+    """What finds the items for a question as it was typed."""
+    from twotower.app.questions import history_ids, question
+
+    before, unknown = (None, []) if history is None else history_ids(retriever, history)
+    asked = question(retriever, query) if query else None
+    if unknown:
+        print(f"twotower: the catalogue lacks {', '.join(unknown[:5])}; the history is read without", file=sys.stderr)
+    return lambda wanted: retriever.search(asked, history=before, **wanted.options())
+
+
+def _similar(retriever: Retriever, like: str) -> Find:
+    """What finds the items most like some."""
+    from twotower.app.questions import ids_of
+
+    ids = ids_of(retriever, like, "--like", known=True)
+    return lambda wanted: retriever.similar(ids, **{name: value for name, value in wanted.options().items() if name != "mode"})
 
 
 @app.command(
@@ -134,23 +189,35 @@ def why(
         show_parts(terminal(document))
 
 
-def _search_file(retriever: Retriever, queries: str, output: Path, k: int, mode: str | None, threshold: float | None) -> None:
+def _search_file(retriever: Retriever, queries: str, output: Path, wanted: Wanted) -> None:
     from twotower.app.bulk import search_file
     from twotower.runs.progress import counting
 
     try:
         with counting("searching") as report:
-            wrote = search_file(retriever, queries, output, k, mode, threshold, report)
+            wrote = search_file(retriever, queries, output, wanted, report)
     except KeyboardInterrupt:
         exits.fail("stopped. What is answered is kept; the same command goes on behind it.", exits.STOPPED)
     _wrote(wrote, "answers", output)
+    if not _any_left(retriever, wanted):
+        print("twotower: no item meets the filter", file=sys.stderr)
 
 
-def _why_nothing(hits: Found, threshold: float | None) -> str:
-    """Why nothing is shown of what was found for one query."""
-    if threshold is None or not (hits.rows >= 0).any():
+def _any_left(retriever: Retriever, wanted: Wanted) -> bool:
+    return bool(retriever.matching(wanted.where, allow=wanted.allow, deny=wanted.deny).any())
+
+
+def _why_nothing(retriever: Retriever, find: Find, wanted: Wanted) -> str:
+    """Why nothing is shown for one question."""
+    if not _any_left(retriever, wanted):
+        return "no item meets the filter" if wanted.where is not None else "no item is left by --allow and --deny"
+    first = find(wanted._replace(k=1, skip=0, threshold=None, diversity=None))
+    if first.rows[0] < 0:
         return "nothing was found: the model knows nothing of what this query holds"
-    return f"nothing fits: the best scores {hits.scores.max():.4g}, below the threshold {threshold:.4g}"
+    if wanted.threshold is not None and not (find(wanted._replace(skip=0, diversity=None)).rows >= 0).any():
+        best = find(wanted._replace(skip=0, threshold=None, diversity=None)).scores.max()
+        return f"nothing fits: the best scores {best:.4g}, below the threshold {wanted.threshold:.4g}"
+    return f"nothing is left behind the first {wanted.skip}"
 
 
 def _wrote(wrote: Wrote, what: str, output: Path | None) -> None:

@@ -350,7 +350,7 @@ def _duration(seconds: float) -> str:
 # --- items found --------------------------------------------------------------------------------------------------
 
 
-def found(answers: Sequence[Mapping[str, Any]], columns: Sequence[str], mode: str) -> RenderableType:
+def found(answers: Sequence[Mapping[str, Any]], columns: Sequence[str], mode: str, diverse: bool = False) -> RenderableType:
     """Items found for one query: rank, score, id and the columns to show; below each other where the page is narrow."""
     table = columns_of("", "score", "id", *columns, texts=3 + len(columns))
     table.columns[0].justify = table.columns[1].justify = "right"
@@ -368,7 +368,11 @@ def found(answers: Sequence[Mapping[str, Any]], columns: Sequence[str], mode: st
     scores = [answer["score"] for answer in answers]
     if all(a >= b for a, b in itertools.pairwise(scores)):
         return Fitting(table, narrow)
-    return Group(Fitting(table, narrow), "", faint(f"Ordered by {NAMES[mode]}; the score is the similarity of the vectors alone."))
+    return Group(
+        Fitting(table, narrow),
+        "",
+        faint(f"Ordered by {NAMES[mode]}{' and by unlikeness' if diverse else ''}; the score is the similarity of the vectors alone."),
+    )
 
 
 def answer(told: Answered) -> RenderableType:
