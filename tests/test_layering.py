@@ -12,7 +12,7 @@ SOURCE = Path(twotower.__file__).parent
 FLOORS = [
     ["errors"],
     ["files.single", "files.arrays", "files.folders", "files", "manifests"],
-    ["search.index", "search.lexical", "search.fusion", "search.calibration", "search.thresholds"],
+    ["search.vectors", "search.index", "search.lexical", "search.fusion", "search.calibration", "search.thresholds"],
     [
         "data.columns",
         "data.values",
@@ -219,7 +219,18 @@ TORCH |= {
     "learning.warming",
     "exports",
 }
-LOOK_UP = ["bundle.graphs", "bundle.layout", "bundle.retriever", "bundle", "config", "search.index", "search.lexical", "data.encoder", "app.cli"]
+LOOK_UP = [
+    "bundle.graphs",
+    "bundle.layout",
+    "bundle.retriever",
+    "bundle",
+    "config",
+    "search.vectors",
+    "search.index",
+    "search.lexical",
+    "data.encoder",
+    "app.cli",
+]
 
 
 def name_of(path: Path) -> str:

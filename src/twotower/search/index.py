@@ -12,8 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from twotower.errors import ConfigError, DataError, MissingExtra
-
-Array = np.ndarray[Any, np.dtype[Any]]
+from twotower.search.vectors import Array as Array
 
 ITEM_BLOCK = 1 << 16  # items scored at once
 SELECTED_AT_ONCE = 1 << 19  # scores whose best are looked for at once: 2 MB, which stay in a cache
