@@ -12,7 +12,17 @@ SOURCE = Path(twotower.__file__).parent
 FLOORS = [
     ["errors"],
     ["files.single", "files.arrays", "files.folders", "files", "manifests"],
-    ["search.vectors", "search.index", "search.lexical", "search.fusion", "search.calibration", "search.thresholds"],
+    [
+        "search.vectors",
+        "search.index.hits",
+        "search.index.exact",
+        "search.index.approximate",
+        "search.index",
+        "search.lexical",
+        "search.fusion",
+        "search.calibration",
+        "search.thresholds",
+    ],
     [
         "data.columns",
         "data.values",

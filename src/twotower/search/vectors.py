@@ -18,6 +18,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 KINDS: dict[str, type[np.generic]] = {"float32": np.float32, "float16": np.float16, "int8": np.int8}
 STEPS = 127  # of int8 on either side of 0
+HALF_BITS = np.int32(-0x70000001)  # all but what a shift by 13 leaves of the sign between it and the exponent
+HALF_SCALE, HALF_MOST = np.float32(2.0**112), 65504
 LEAST = 1e-30  # what is smaller counts as 0, since one over it is no float32
 BLOCK_BYTES = 1 << 24  # of float32 that are made or changed at once
 
@@ -125,10 +127,32 @@ class Vectors:
         return Vectors(cut.values, scales)
 
     def _widened(self, values: Array, scales: Array | None) -> Array:
-        wide = np.asarray(values, np.float32)
+        wide = widened(values)
         if scales is not None:
             wide *= np.asarray(scales)[..., None]  # in place: int8 never becomes float32 without a copy
         return wide
+
+
+def widened(values: Array, out: Array | None = None) -> Array:
+    """Values of one of KINDS as float32, in `out` where that is given; float32 comes back as it is, and `out` is not touched.
+
+    numpy takes float16 one by one. Here the bits are moved to where float32 has them, which is some four times as fast: the sign is spread by
+    the wider integer, the exponent then lacks 112. nan and inf would become numbers, and are left to numpy.
+    """
+    if values.dtype == np.float32:
+        return np.asarray(values)
+    wide = np.empty(values.shape, np.float32) if out is None else out
+    if values.dtype != np.float16 or not values.ndim:
+        np.copyto(wide, values)
+        return wide
+    bits = wide.view(np.int32)
+    np.copyto(bits, values.view(np.int16))
+    np.left_shift(bits, 13, out=bits)
+    np.bitwise_and(bits, HALF_BITS, out=bits)
+    np.multiply(wide, HALF_SCALE, out=wide)
+    if wide.size and (wide.max() > HALF_MOST or wide.min() < -HALF_MOST):
+        np.copyto(wide, values)
+    return wide
 
 
 def stored(vectors: Array | Vectors, kind: str) -> Vectors:
