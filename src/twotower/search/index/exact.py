@@ -59,13 +59,17 @@ class Exact:
 
     def _many(self, hits: Hits, queries: Array, rows: Array | None, banned: Array | None) -> None:
         count = len(self.vectors) if rows is None else len(rows)
-        # Items are the outer loop, so that a memory-mapped file is read once however many queries there are.
-        for first in range(0, count, self.item_block):
-            part = slice(first, min(count, first + self.item_block))
-            items = self.vectors[part if rows is None else rows[part]]
-            for start in range(0, len(queries), self.query_block):
-                some = slice(start, start + self.query_block)
-                _keep(Hits(hits.rows[some], hits.scores[some]), queries[some] @ items.T, part, rows, banned)
+
+        def keep(some: slice) -> None:
+            _keep(Hits(hits.rows[some], hits.scores[some]), queries[some] @ items.T, part, rows, banned)
+
+        # Two, so that one block is multiplied, by as many threads as BLAS has, while the best of another are looked for.
+        with ThreadPoolExecutor(2) as pool:
+            # Items are the outer loop, so that a memory-mapped file is read once however many queries there are.
+            for first in range(0, count, self.item_block):
+                part = slice(first, min(count, first + self.item_block))
+                items = self.vectors[part if rows is None else rows[part]]
+                list(pool.map(keep, [slice(start, start + self.query_block) for start in range(0, len(queries), self.query_block)]))
 
 
 def _keep(hits: Hits, scores: Array, part: slice, rows: Array | None, banned: Array | None) -> None:
