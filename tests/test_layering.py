@@ -17,6 +17,7 @@ FLOORS = [
         "search.index.hits",
         "search.index.exact",
         "search.index.approximate",
+        "search.index.automatic",
         "search.index",
         "search.lexical",
         "search.fusion",
@@ -143,7 +144,7 @@ FLOORS = [
         "learning.training",
         "learning.warming",
     ],
-    ["bundle.graphs", "bundle.layout", "bundle.asking", "bundle.memory", "bundle.retriever", "bundle"],
+    ["bundle.graphs", "bundle.layout", "bundle.asking", "bundle.memory", "bundle.indexes", "bundle.retriever", "bundle"],
     ["config.blocks", "config.reading", "config.writing", "config"],
     ["exports"],
     [

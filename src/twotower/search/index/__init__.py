@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import partial
 
 from twotower.search.index.approximate import KINDS, Approximate
+from twotower.search.index.automatic import Chosen, choose
 from twotower.search.index.exact import Exact, similarities
 from twotower.search.index.hits import Hits, Index, best, best_of_both, best_of_each, check_allow, no_hits
 from twotower.search.vectors import Array, Vectors
@@ -20,6 +21,7 @@ __all__ = [
     "INDEXES",
     "Approximate",
     "Array",
+    "Chosen",
     "Exact",
     "Hits",
     "Index",
@@ -27,6 +29,7 @@ __all__ = [
     "best_of_both",
     "best_of_each",
     "check_allow",
+    "choose",
     "no_hits",
     "similarities",
 ]

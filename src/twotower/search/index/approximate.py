@@ -62,7 +62,7 @@ class Approximate:
             self.breadth = self.at(breadth).breadth
         for part in blocks(*self.vectors.shape):
             _finite(self.vectors[part])
-        self._built = self._build() if len(self.vectors) > SMALL else None
+        self._built: Any = self._build() if len(self.vectors) > SMALL else None
 
     def _build(self) -> Any:
         n, d = self.vectors.shape
