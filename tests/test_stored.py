@@ -8,7 +8,7 @@ from hypothesis.extra.numpy import arrays
 
 from twotower.errors import BundleError, ConfigError, DataError
 from twotower.files import read_array, write_array
-from twotower.search.vectors import Vectors, concatenated, stored, taken
+from twotower.search.vectors import Vectors, concatenated, stored, taken, widened
 
 KINDS = ("float32", "float16", "int8")
 ROWS = arrays(np.float32, st.tuples(st.integers(0, 12), st.integers(1, 6)), elements=st.floats(-1000, 1000, width=32))
@@ -53,6 +53,18 @@ def test_it_is_read_like_an_array_of_float32(kind):
     assert vectors.nbytes == {"float32": 800, "float16": 400, "int8": 360}[kind]
     with pytest.raises(IndexError):
         vectors[40]
+
+
+def test_every_float16_there_is_is_widened_as_numpy_does():
+    """Zeros of both signs, what is smaller than normal, inf and nan too: all 65,536, with the odd ones beside the usual and alone."""
+    every = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    finite = every[np.isfinite(every)]
+    for values in (every.reshape(-1, 16), finite.reshape(-1, 16), finite.reshape(16, -1)[:, 3:50]):
+        for out in (None, np.empty(values.shape, np.float32)):
+            found = widened(values, out)
+            assert out is None or found is out
+            np.testing.assert_array_equal(found, values.astype(np.float32))
+            np.testing.assert_array_equal(np.signbit(found), np.signbit(values))
 
 
 def test_reading_changes_nothing_that_is_stored():
