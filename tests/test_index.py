@@ -1,15 +1,15 @@
-"""Exact search: against a full sort, whatever the blocks, ties and filters."""
+"""What holds of every index, by full sorts and plain products; and of exact search whatever the blocks, ties, filters and storage."""
 
-import sys
-import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from twotower.errors import ConfigError, DataError, MissingExtra
-from twotower.search.index import INDEXES, Exact, Hnsw, best_of_each
+from twotower.errors import ConfigError, DataError
+from twotower.search.index import INDEXES, Exact, approximate, best_of_each, exact
+from twotower.search.vectors import stored
 
 # Whole numbers, so that products are exact in any order of summation and equal scores really tie.
 WHOLE = st.integers(-2, 2)
@@ -28,9 +28,25 @@ def by_full_sort(vectors, queries, k, allow=None):
     return np.array(rows), np.array(scores)
 
 
+N = 6000  # enough for every kind to be built
+
+
+def clustered(n, d=16):
+    """Vectors of length 1 about 20 centres; of more the first are the same."""
+    generator = np.random.default_rng(3)
+    centres = generator.normal(size=(20, d))
+    vectors = np.array([centres[generator.integers(20)] + 0.3 * generator.normal(size=d) for _ in range(n)]).reshape(n, d)
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
 @pytest.fixture(params=sorted(INDEXES))
 def make(request):
     return INDEXES[request.param]
+
+
+@pytest.fixture(params=sorted(INDEXES), scope="module")
+def large(request):
+    return INDEXES[request.param](clustered(N))
 
 
 @settings(max_examples=150, deadline=None)
@@ -96,55 +112,90 @@ def test_what_cannot_be_meant_raises(make):
         make(np.array([[1, 0], [np.nan, 0]], np.float32)).search(np.ones((1, 2), np.float32), 1)
 
 
-def test_one_query_is_quick(make):
-    generator = np.random.default_rng(0)
-    index = make(generator.normal(size=(7424, 128)).astype(np.float32))
-    query = generator.normal(size=(1, 128)).astype(np.float32)
-    seconds = []
-    for _ in range(50):
-        start = time.perf_counter()
-        index.search(query, 10)
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 0.02  # a generous guard against something quadratic; it takes some 0.1 ms
+@pytest.mark.parametrize("kind", ["float32", "float16", "int8"])
+@pytest.mark.parametrize("q", [1, 3, 40])
+@pytest.mark.parametrize("share", [1, 0.6, 0.1, 0.001, 0])
+def test_stored_vectors_are_searched_as_what_they_are_read_as(kind, q, share, monkeypatch):
+    """Few queries and many, by one thread and by several, masked and gathered."""
+    monkeypatch.setattr(exact, "ALONE", 1000)
+    monkeypatch.setattr(exact, "CACHED", 100 * 16)
+    monkeypatch.setattr(exact.os, "sched_getaffinity", lambda _: range(3))
+    generator = np.random.default_rng(q)
+    vectors = stored(clustered(4000), kind)
+    queries, allow = clustered(4000 + q)[4000:], generator.random(4000) < share
+    index = Exact(vectors, item_block=700, score_block=7000)
+    hits = index.search(queries, 12, None if share == 1 else allow)
+    products = np.asarray(queries, np.float64) @ np.asarray(vectors, np.float64).T
+    products[:, ~allow] = -np.inf
+    wanted = -np.sort(-products, axis=1)[:, :12]
+    np.testing.assert_allclose(hits.scores, wanted, atol=1e-5)
+    present = hits.rows >= 0
+    np.testing.assert_array_equal(present, wanted > -np.inf)
+    np.testing.assert_allclose(np.take_along_axis(products, hits.rows, axis=1)[present], wanted[present], atol=1e-5)
 
 
-# --- approximate
+def test_few_allowed_rows_are_read_alone():
+    """What is not allowed is not even looked at: a mask that keeps little costs little."""
+    vectors = np.full((1000, 4), np.nan, np.float32)
+    vectors[[3, 500]] = [[1, 0, 0, 0], [2, 0, 0, 0]]
+    allow = np.isfinite(vectors[:, 0])
+    for q in (1, 9):
+        hits = Exact(vectors).search(np.ones((q, 4), np.float32), 3, allow)
+        assert hits.rows.tolist() == [[500, 3, -1]] * q and hits.scores.tolist() == [[2, 1, -np.inf]] * q
 
 
-def clustered(n: int, d: int = 16) -> np.ndarray:
-    """Vectors of length 1 about 20 centres."""
-    generator = np.random.default_rng(3)
-    vectors = generator.normal(size=(20, d))[generator.integers(20, size=n)] + 0.3 * generator.normal(size=(n, d))
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+def test_searches_at_once_do_not_disturb_each_other(large):
+    queries = clustered(8032)[8000:]
+    masks = [None, np.arange(N) % 3 > 0, np.arange(N) % 50 == 0]
+    alone = [large.search(queries[at : at + 4], 10, masks[at % 3]) for at in range(28)]
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(3):
+            for found, wanted in zip(pool.map(lambda at: large.search(queries[at : at + 4], 10, masks[at % 3]), range(28)), alone, strict=True):
+                np.testing.assert_array_equal(found.rows, wanted.rows)
+                np.testing.assert_array_equal(found.scores, wanted.scores)
 
 
-def test_a_graph_finds_nearly_what_exact_search_finds():
-    vectors, queries = clustered(3000), clustered(3100)[3000:]
-    exact, near = Exact(vectors).search(queries, 10), Hnsw(vectors).search(queries, 10)
-    recall = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(exact.rows, near.rows, strict=True)])
-    assert recall > 0.95
-    assert (np.diff(near.scores, axis=1) <= 0).all()
-    np.testing.assert_allclose(near.scores, np.einsum("qd,qkd->qk", queries, vectors[near.rows]), atol=1e-5)
+def test_of_many_vectors_nearly_all_near_ones_are_found_and_scored_exactly(large):
+    vectors, queries = clustered(N), clustered(N + 100)[N:]
+    hits, products = large.search(queries, 10), queries @ vectors.T
+    best = np.argsort(-products, axis=1, kind="stable")[:, :10]
+    assert np.mean([len(set(a) & set(b)) / 10 for a, b in zip(hits.rows, best, strict=True)]) > 0.95
+    np.testing.assert_allclose(hits.scores, np.take_along_axis(products, hits.rows, axis=1), atol=1e-5)
+    assert (np.diff(hits.scores, axis=1) <= 0).all()
 
 
-def test_a_graph_keeps_to_what_is_allowed_and_pads():
-    vectors = clustered(50)
-    allow = np.arange(50) % 10 == 0
-    hits = Hnsw(vectors).search(vectors[:4], 60, allow=allow)
-    assert hits.rows.shape == (4, 60)
-    assert all(set(rows[rows >= 0]) == {0, 10, 20, 30, 40} for rows in hits.rows)
-    assert np.isneginf(hits.scores[hits.rows < 0]).all()
-    with pytest.raises(ConfigError):
-        Hnsw(vectors).search(vectors[:1], 0)
-    with pytest.raises(DataError):
-        Hnsw(vectors).search(vectors[:1, :3], 1)
-    assert Hnsw(vectors[:0]).search(vectors[:2], 3).rows.tolist() == [[-1] * 3] * 2
+@pytest.mark.parametrize("share", [0.9, 0.5, 0.1, 0.01, 0.001, 0])
+@pytest.mark.parametrize("gathered", [True, False])
+def test_it_keeps_to_what_is_allowed(large, share, gathered, monkeypatch):
+    """Also where the index itself has to look for it, and finds less than is there."""
+    if not gathered:
+        monkeypatch.setattr(approximate, "SCORED", 0)
+    vectors, queries = clustered(N), clustered(N + 30)[N:]
+    allow = np.random.default_rng(5).random(N) < share
+    hits = large.search(queries, 20, allow)
+    there = min(20, int(allow.sum()))
+    assert (hits.rows[:, :there] >= 0).all() and (hits.rows[:, there:] == -1).all() and np.isneginf(hits.scores[:, there:]).all()
+    assert allow[hits.rows[:, :there]].all()
+    assert all(len(set(rows)) == there for rows in hits.rows[:, :there].tolist())
+    products = np.where(allow, queries @ vectors.T, -np.inf)
+    best = np.argsort(-products, axis=1, kind="stable")[:, :there]
+    assert not there or np.mean([len(set(a) & set(b)) / there for a, b in zip(hits.rows, best, strict=True)]) > 0.9
 
 
-def test_a_graph_needs_its_extra(monkeypatch):
-    monkeypatch.setitem(sys.modules, "faiss", None)
-    with pytest.raises(MissingExtra, match=r"twotower\[ann\]"):
-        Hnsw(clustered(5))
+def test_more_hits_than_vectors_are_pads(large):
+    hits = large.search(clustered(2), N + 5)
+    assert (hits.rows[:, N:] == -1).all() and np.isneginf(hits.scores[:, N:]).all()
+    assert [sorted(rows) for rows in hits.rows[:, :N].tolist()] == [list(range(N))] * 2
+
+
+@pytest.mark.parametrize("n", [0, 1, 5, 1025])
+def test_few_vectors_or_none(make, n):
+    vectors, queries = clustered(n), clustered(1030)[1025:]
+    hits, wanted = make(vectors).search(queries, 3), Exact(vectors).search(queries, 3)
+    if n < 1025:
+        np.testing.assert_array_equal(hits.rows, wanted.rows)
+    assert ((hits.rows >= 0).sum(axis=1) == min(n, 3)).all()
+    assert make(vectors).search(queries[:0], 3).rows.shape == (0, 3)
 
 
 @pytest.mark.parametrize(("q", "n", "k"), [(700, 6000, 5), (3, 40_000, 20), (40, 50, 60), (9, 1000, 20), (5, 0, 3), (0, 100, 3)])

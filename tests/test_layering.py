@@ -13,6 +13,11 @@ FLOORS = [
     ["errors"],
     ["files.single", "files.arrays", "files.folders", "files", "manifests"],
     [
+        "search.vectors",
+        "search.index.hits",
+        "search.index.exact",
+        "search.index.approximate",
+        "search.index.automatic",
         "search.index",
         "search.lexical",
         "search.fusion",
@@ -153,6 +158,7 @@ FLOORS = [
         "bundle.asking",
         "bundle.memory",
         "bundle.narrowing",
+        "bundle.indexes",
         "bundle.catalogue",
         "bundle.growth",
         "bundle.lineage",
@@ -248,7 +254,18 @@ TORCH |= {
     "learning.warming",
     "exports",
 }
-LOOK_UP = ["bundle.graphs", "bundle.layout", "bundle.retriever", "bundle", "config", "search.index", "search.lexical", "data.encoder", "app.cli"]
+LOOK_UP = [
+    "bundle.graphs",
+    "bundle.layout",
+    "bundle.retriever",
+    "bundle",
+    "config",
+    "search.vectors",
+    "search.index",
+    "search.lexical",
+    "data.encoder",
+    "app.cli",
+]
 
 
 def name_of(path: Path) -> str:

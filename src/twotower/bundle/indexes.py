@@ -1,0 +1,81 @@
+"""Built indexes that a bundle keeps: under `indexes/`, each by the digest of its vectors; and what serves a catalogue that has grown since."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+
+from twotower import files, manifests
+from twotower.data.columns import Array
+from twotower.errors import BundleError, ConfigError
+from twotower.search.index import Approximate, Chosen, Exact, Hits, Index, best_of_both, check_allow
+from twotower.search.vectors import Vectors, blocks, taken
+
+INDEXES = "indexes"
+INDEX_FORMAT = 1
+
+
+class Grown:
+    """An index of the first rows of a catalogue, and exact search of the rows behind them, as one.
+
+    rows: how many the index covers. rest: the vectors behind them. So a catalogue that grew needs no new index, until the rest is what takes time.
+    """
+
+    def __init__(self, index: Index, rows: int, rest: Array | Vectors) -> None:
+        self.index, self.rows, self.rest = index, rows, Exact(rest)
+
+    def __len__(self) -> int:
+        return self.rows + len(self.rest.vectors)
+
+    def search(self, queries: Array, k: int, allow: Array | None = None) -> Hits:
+        """The k best of the allowed rows for each of the queries float32 [q, d]; `allow`: bool [n], of all rows."""
+        check_allow(allow, len(self))
+        first = self.index.search(queries, k, None if allow is None else allow[: self.rows])
+        if not len(self.rest.vectors):
+            return first
+        behind = self.rest.search(queries, k, None if allow is None else allow[self.rows :])
+        return best_of_both(first, Hits(np.where(behind.rows < 0, -1, behind.rows + self.rows), behind.scores))
+
+
+def digest_of(vectors: Array | Vectors) -> str:
+    """What names vectors: the digest of what is stored, and how."""
+    stored = taken(vectors)
+    digest = hashlib.sha256(f"{stored.kind} {stored.shape}".encode())
+    for array in stored.arrays().values():
+        for part in blocks(len(array), stored.shape[1]):
+            digest.update(np.ascontiguousarray(array[part]).data)
+    return digest.hexdigest()[:16]
+
+
+def write_index(folder: Path, index: Approximate, digest: str, chosen: Chosen) -> Path:
+    """Write a built index into a bundle, in place of any other of the same vectors; returns its folder. Raises ConfigError for no digest."""
+    place = _place(folder, digest)
+    with files.new_folder(place.with_name(f"{digest}-new")) as building:
+        index.save(building, digest)
+        manifests.write_manifest(building, "index", INDEX_FORMAT, digest=digest, rows=len(index), chosen=chosen._asdict())
+    files.remove_folder(place)
+    files.rename_folder(place.with_name(f"{digest}-new"), place)
+    return place
+
+
+def saved_index(folder: Path, vectors: Array | Vectors, digest: str, *, everything: bool = False) -> tuple[Approximate, Chosen] | None:
+    """The index that a bundle keeps of these vectors, and what is known of it; None where it keeps none.
+
+    Raises BundleError for one that is damaged or of other vectors, MissingExtra where FAISS is not installed. everything: as for a manifest.
+    """
+    place = _place(folder, digest)
+    if not place.is_dir():
+        return None
+    manifest = manifests.read_manifest(place, "index", INDEX_FORMAT, everything=everything)
+    told = manifest.get("chosen")
+    if manifest.get("digest") != digest or not isinstance(told, dict) or told.keys() != set(Chosen._fields):
+        raise BundleError(f"{place} is not the index that its name says; remove it, and build it again")
+    return Approximate.restore(place, vectors, digest), Chosen(**told)
+
+
+def _place(folder: Path, digest: str) -> Path:
+    if not (digest.isascii() and digest.isalnum()):
+        raise ConfigError(f"vectors are named by letters and digits, not by {digest!r}")
+    return folder / INDEXES / digest
