@@ -26,7 +26,7 @@ transformers = pytest.importorskip("transformers", reason='the extra "text" is n
 sentence_transformers = pytest.importorskip("sentence_transformers", reason='the extra "text" is not installed')
 torch = pytest.importorskip("torch")
 
-from twotower import exports  # noqa: E402
+from twotower.exports import towers  # noqa: E402
 from twotower.learning.options import TrainOptions  # noqa: E402
 from twotower.learning.training import dense_rates  # noqa: E402
 from twotower.model.optimizers import dense_optimizer  # noqa: E402
@@ -303,7 +303,7 @@ def test_the_exported_tower_is_torchs(folder, tmp_path, tune):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.05)
-    exports.write_model(tmp_path, model, encoder)  # raises unless they agree
+    towers.write_model(tmp_path, model, encoder)  # raises unless they agree
 
 
 def test_a_folder_that_changed_is_refused(folder, tmp_path):

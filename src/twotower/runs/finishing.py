@@ -61,7 +61,7 @@ class _Measured(NamedTuple):
 
 def finish(folder: Path, prepared: Prepared, model: TwoTower, chosen: Config, facts: dict[str, Any], progress: Progress) -> None:
     """Export, measure what was exported, and write bundle, metrics and rankings."""
-    from twotower.exports import write_model
+    from twotower.exports.towers import write_model
 
     files.remove_folder(folder / "bundle")  # of a run that was broken off between here and its metrics
     with files.new_folder(folder / "bundle") as building:
