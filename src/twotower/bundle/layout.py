@@ -24,9 +24,12 @@ from twotower.search.lexical import Lexical
 logger = logging.getLogger("twotower")
 
 MODEL_FORMAT = 1
+ENCODER_FORMAT = 1
 CATALOGUE_FORMAT = 1
 SEGMENT_FORMAT = 1
 CURRENT = "CURRENT"
+ALONE = "encoder"  # stands in CURRENT where there is no catalogue: the bundle holds a query encoder alone
+HISTORY = "history"  # of the model folder of such a bundle: what a history of items is read by
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened bundle: a model and one version of its catalogue."""
+    """An opened bundle: a model and one version of its catalogue; or a query encoder alone, whose segment is what histories are read by."""
 
     folder: Path
     version: str
@@ -48,6 +51,7 @@ class Bundle:
     fingerprint: str
     encoder: Encoder
     segments: tuple[Segment, ...]
+    alone: bool = False  # whether it holds a query encoder and no items
 
     @property
     def dimensions(self) -> int:
@@ -127,13 +131,17 @@ def runs_in(folder: Path) -> list[str]:
     return sorted(p.name for p in folder.iterdir() if (p / "config.toml").exists() or (p / CURRENT).exists())
 
 
-def open_bundle(place: Path | str, *, everything: bool = False) -> Bundle:
+def open_bundle(place: Path | str, *, everything: bool = False, alone: bool = False) -> Bundle:
     """Open a bundle, or the bundle of a run; exactly, or BundleError.
 
-    Files are checked against their sha256, up to 1 GB of them; `everything` checks all.
+    Files are checked against their sha256, up to 1 GB of them; `everything` checks all. alone: whether a query encoder without items will do.
     """
     folder = find_bundle(place)
     version = (folder / CURRENT).read_text(encoding="utf-8", errors="replace").strip()
+    if version == ALONE:
+        if not alone:
+            raise BundleError(without_items(folder))
+        return _open_encoder(folder, everything)
     if not (version.isascii() and version.isdigit()):
         raise BundleError(f"{folder / CURRENT} holds {version[:40]!r}, which is no catalogue version")
     model = manifests.read_manifest(folder / "model", "model", MODEL_FORMAT, everything=everything)
@@ -145,6 +153,23 @@ def open_bundle(place: Path | str, *, everything: bool = False) -> Bundle:
         raise BundleError(f"{folder / 'catalogue' / version} names a segment that cannot be one")
     segments = tuple(_open_segment(folder / "segments" / name, fingerprint, everything) for name in catalogue["segments"])
     return Bundle(folder, version, model, fingerprint, encoder, segments)
+
+
+def without_items(folder: Path) -> str:
+    """What to say where a bundle without items is asked for them."""
+    return f"{folder} holds a query encoder alone; it embeds queries, and knows no items. Take the bundle that it was exported from."
+
+
+def _open_encoder(folder: Path, everything: bool) -> Bundle:
+    model = folder / "model"
+    told = manifests.read_manifest(model, "query encoder", ENCODER_FORMAT, everything=everything)
+    encoder = Encoder.restore(files.read_json(model / "encoder.json"), files.read_tensors(model / "states.safetensors"))
+    known: tuple[Segment, ...] = ()
+    if (model / HISTORY).is_dir():
+        ids = files.read_table(model / HISTORY / "items.arrow")
+        vectors = model / HISTORY / "vectors.npy"
+        known = (Segment(files.read_array(vectors) if vectors.exists() else np.empty((ids.num_rows, 0), np.float32), ids, None),)
+    return Bundle(folder, ALONE, told, told["of"], encoder, known, alone=True)
 
 
 def _open_segment(folder: Path, fingerprint: str, everything: bool) -> Segment:
@@ -168,6 +193,18 @@ def _same_model(manifest: Mapping[str, Any], fingerprint: str, folder: Path) -> 
 def describe(bundle: Bundle) -> dict[str, Any]:
     """What a bundle is, as plain values: its model, catalogue, features and figures."""
     features: dict[str, list[str]] = {side: [f"{feature.column} ({feature.type})" for feature in bundle.encoder.features[side]] for side in SIDES}
+    figures = files.read_json(bundle.folder / "model" / "metrics.json")["model"]
+    if bundle.alone:
+        return {
+            "bundle": str(bundle.folder),
+            "holds": "a query encoder alone",
+            "made_by": bundle.model["made_by"],
+            "fingerprint": bundle.fingerprint[:16],
+            "dimensions": bundle.dimensions,
+            "similarity": bundle.model["similarity"],
+            "query": features["query"],
+            "figures": figures,
+        }
     return {
         "bundle": str(bundle.folder),
         "made_by": bundle.model["made_by"],
@@ -180,14 +217,15 @@ def describe(bundle: Bundle) -> dict[str, Any]:
         "search": bundle.model["search"]["mode"],
         **features,
         "shows": [name for name in bundle.segments[0].items.column_names if name != ID],
-        "figures": files.read_json(bundle.folder / "model" / "metrics.json")["model"],
+        "figures": figures,
     }
 
 
 def verify_files(place: Path | str) -> None:
     """Check every byte of a bundle, all versions of its catalogue included, or raise BundleError."""
     folder = find_bundle(place)
-    open_bundle(folder, everything=True)
+    if open_bundle(folder, everything=True, alone=True).alone:
+        return
     for version in sorted((folder / "catalogue").iterdir()):
         for name in manifests.read_manifest(version, "catalogue version", CATALOGUE_FORMAT, everything=True)["segments"]:
             manifests.read_manifest(folder / "segments" / name, "segment", SEGMENT_FORMAT, everything=True)

@@ -18,9 +18,9 @@ from annotated_types import Gt
 
 from twotower.bundle.asking import columnar, histories_of, is_list, is_one, is_rows, is_value, listed, with_history
 from twotower.bundle.graphs import open_graph, run_graph
-from twotower.bundle.layout import Bundle, open_bundle, verify_files
+from twotower.bundle.layout import Bundle, open_bundle, verify_files, without_items
 from twotower.bundle.memory import Memory, without
-from twotower.data.columns import Array, lengths_of
+from twotower.data.columns import Array, Columns, lengths_of
 from twotower.data.encoder import Rows, to_table
 from twotower.data.prepared import ID
 from twotower.data.schema import Side
@@ -37,6 +37,7 @@ MODES: tuple[Mode, ...] = ("vectors", "words", "hybrid")
 GOLDEN_TOLERANCE = 1e-4
 SCORES_AT_ONCE = 1 << 23  # 32 MB of float32
 HISTORIES_AT_ONCE = 2048
+OF_ITEMS = {"vectors", "items", "lexical", "_index", "_ids", "_rows_by_id"}  # what a query encoder alone lacks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,23 +97,38 @@ class Retriever:
             raise ConfigError(f'there is no index "{index}"; {choices(INDEXES, index)}')
         self.bundle = bundle
         self.encoder = bundle.encoder
-        self._graphs = {side: open_graph(bundle.folder / "model", side, threads) for side in ("query", "item")}
+        self._graphs = {side: open_graph(bundle.folder / "model", side, threads) for side in ("query", *(() if bundle.alone else ("item",)))}
+        self._search = bundle.model["search"]
+        self.text_columns: list[str] = list(bundle.model["query_text"])
+        self._nested = [feature.column for feature in self.encoder.features["query"] if feature.nested]
         segments = bundle.segments
+        if bundle.alone:
+            self.history = Memory.of(self.encoder, segments[0].items.column(ID), segments[0].vectors) if segments else None
+            return
         self.vectors: Array = segments[0].vectors if len(segments) == 1 else np.concatenate([s.vectors for s in segments])
         self.items: pa.Table = pa.concat_tables([segment.items for segment in segments])
         self.lexical: Lexical | None = segments[0].lexical if len(segments) == 1 else None
         self._index = INDEXES[index](self.vectors)
         self._ids = self.items.column(ID)
         self._rows_by_id: dict[str, int] | None = None
-        self._search = bundle.model["search"]
-        self.text_columns: list[str] = list(bundle.model["query_text"])
         self.history = Memory.of(self.encoder, self._ids, self.vectors)
-        self._nested = [feature.column for feature in self.encoder.features["query"] if feature.nested]
+
+    def __getattr__(self, name: str) -> Any:
+        """Only what `__init__` did not set comes here: of a query encoder alone, all that tells of items."""
+        if name in OF_ITEMS:
+            self._need_items()
+        raise AttributeError(f"a Retriever has no {name!r}")
+
+    def _need_items(self) -> None:
+        if self.bundle.alone:
+            raise BundleError(without_items(self.bundle.folder))
 
     def __len__(self) -> int:
         return int(self.items.num_rows)
 
     def __repr__(self) -> str:
+        if self.bundle.alone:
+            return f"<Retriever of a query encoder alone, {self.bundle.dimensions} dimensions>"
         return f"<Retriever of {len(self):,} items, {self.bundle.dimensions} dimensions, searched by {self._search['mode']}>"
 
     # Asking.
@@ -136,6 +152,7 @@ class Retriever:
         below are left out; the score is the similarity of the vectors, by whichever mode they were found. Raises ConfigError for k below 1 and a
         threshold that is no number, and DataError for an empty query.
         """
+        self._need_items()
         check_threshold(threshold)
         one = is_one(queries, history, self._nested)
         table = self.query_table(queries, history)
@@ -199,6 +216,7 @@ class Retriever:
 
         items: ids of the catalogue, or rows with the item's feature columns for items that it does not hold.
         """
+        self._need_items()
         query_vectors = self.embed_queries(queries)
         if is_rows(items):
             item_vectors = self.embed_items(items)
@@ -246,14 +264,19 @@ class Retriever:
             return self._run("query", self.encoder.encode("query", table))
         vectors = np.empty((table.num_rows, self.bundle.dimensions), np.float32)
         for start in range(0, table.num_rows, HISTORIES_AT_ONCE):
-            part = table.slice(start, HISTORIES_AT_ONCE)
-            columns = dict(self.encoder.encode("query", part))
-            columns[self.history.name] = self.history.column(self.history.named(part))
-            vectors[start : start + HISTORIES_AT_ONCE] = self._run("query", columns)
+            vectors[start : start + HISTORIES_AT_ONCE] = self._run("query", self.query_columns(table.slice(start, HISTORIES_AT_ONCE)))
         return vectors
+
+    def query_columns(self, table: pa.Table) -> Columns:
+        """Queries [n] as the query tower takes them, their histories read by the catalogue."""
+        columns = dict(self.encoder.encode("query", table))
+        if self.history is not None:
+            columns[self.history.name] = self.history.column(self.history.named(table))
+        return columns
 
     def embed_items(self, items: Rows) -> Array:
         """Item vectors float32 [n, d] of rows with the item's feature columns, in the catalogue or not."""
+        self._need_items()
         return self._run("item", self.encoder.encode("item", to_table(items)))
 
     def _run(self, side: Side, columns: Any) -> Array:
@@ -334,7 +357,7 @@ def load(place: Path | str, *, threads: int | None = None, index: str = "exact")
     index: how vectors are searched, `exact` or, with the extra `ann`, `hnsw`, which is built here. It serves the mode `vectors`
     and `similar`; searches that weigh words too read the whole catalogue.
     """
-    return Retriever(open_bundle(place), threads, index)
+    return Retriever(open_bundle(place, alone=True), threads, index)
 
 
 def _first(found: Found) -> Found:
