@@ -135,7 +135,7 @@ FLOORS = [
     ],
     ["bundle.graphs", "bundle.layout", "bundle.asking", "bundle.memory", "bundle.retriever", "bundle"],
     ["config.blocks", "config.reading", "config.writing", "config"],
-    ["exports.towers"],
+    ["exports.towers", "exports.catalogue", "exports.encoders", "exports.graphs", "exports.sentences", "exports.formats"],
     [
         "runs.progress",
         "runs.board",
@@ -192,6 +192,7 @@ FLOORS = [
         "app.cli.making",
         "app.cli.measuring",
         "app.cli.searching",
+        "app.cli.exporting",
         "app.cli",
         "app.cli.__main__",
         "__main__",
@@ -219,7 +220,18 @@ TORCH |= {
     "learning.warming",
     "exports.towers",
 }
-LOOK_UP = ["bundle.graphs", "bundle.layout", "bundle.retriever", "bundle", "config", "search.index", "search.lexical", "data.encoder", "app.cli"]
+LOOK_UP = [
+    "bundle.graphs",
+    "bundle.layout",
+    "bundle.retriever",
+    "bundle",
+    "config",
+    "search.index",
+    "search.lexical",
+    "data.encoder",
+    "app.cli",
+    "exports.formats",
+]
 
 
 def name_of(path: Path) -> str:

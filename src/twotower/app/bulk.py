@@ -21,7 +21,7 @@ from twotower.data.features import Unreadable
 from twotower.data.prepared import ID
 from twotower.data.schema import Side
 from twotower.data.sources import Source, open_source
-from twotower.errors import ConfigError, DataError, OutputError, choices
+from twotower.errors import ConfigError, DataError, choices
 
 T = TypeVar("T")
 ROWS = 8192  # at once, and of one part
@@ -46,7 +46,7 @@ def search_file(
     _check_search(k, mode)
     k = min(k, len(retriever))
     source = _opened(retriever, queries, "query")
-    _check_output(output)
+    files.check_parquet(output)
     bundle = {"bundle": retriever.bundle.fingerprint, "version": retriever.bundle.version}
     begun = {**bundle, "queries": source.digest(), "k": k, "mode": mode, "threshold": threshold}
     parts = output.with_name(f".{output.name}.parts")
@@ -173,14 +173,6 @@ def _check_search(k: int, mode: str | None) -> None:
         raise ConfigError(f'there is no search mode "{mode}"; {choices(MODES, mode)}')
 
 
-def _check_output(output: Path) -> None:
-    """Raise OutputError before any work for a place that cannot take a Parquet file."""
-    if output.is_dir():
-        raise OutputError(f"{output} is a folder. Name the Parquet file to write: -o {output / 'found.parquet'}")
-    if output.suffix.lower() not in (".parquet", ".pq"):
-        raise OutputError(f"{output} would hold Parquet, so its name should end in .parquet: -o {output.with_suffix('.parquet')}")
-
-
 def _tables(source: Source, rows: int = ROWS) -> Iterator[pa.Table]:
     for batch in source.batches():
         for start in range(0, batch.num_rows, rows):
@@ -225,7 +217,7 @@ def _with(table: pa.Table, name: str, column: pa.Array) -> pa.Table:
 
 def _write(output: Path, source: Source, change: Callable[[pa.Table], pa.Table], report: Callable[[int], None]) -> int:
     """Write what becomes of each part of a source; returns the number of rows."""
-    _check_output(output)
+    files.check_parquet(output)
 
     def changed() -> Iterator[pa.RecordBatch]:
         for table in _changed(source, change):

@@ -14,7 +14,27 @@ from twotower.app.cli.making import check, demo, forecast, init, train, tune
 from twotower.app.cli.measuring import compare, evaluate, info, report
 from twotower.app.cli.searching import embed, score, search
 
-__all__ = ["app", "check", "compare", "demo", "embed", "evaluate", "forecast", "info", "init", "main", "report", "score", "search", "train", "tune"]
+# isort: split
+from twotower.app.cli.exporting import export
+
+__all__ = [
+    "app",
+    "check",
+    "compare",
+    "demo",
+    "embed",
+    "evaluate",
+    "export",
+    "forecast",
+    "info",
+    "init",
+    "main",
+    "report",
+    "score",
+    "search",
+    "train",
+    "tune",
+]
 
 
 def main() -> None:
