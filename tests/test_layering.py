@@ -183,6 +183,8 @@ FLOORS = [
         "app.reports.account",
         "app.reports.explained",
         "app.questions",
+        "app.jobs",
+        "app.shelf",
         "app.bulk",
         "app.starting",
         "app.checking",
