@@ -20,7 +20,7 @@ from twotower.data.encoder import Encoder
 from twotower.data.features import Categories, Category, History, Id, Number, Text, Time, Vector
 from twotower.data.schema import feature_name
 from twotower.errors import BundleError, TwotowerError
-from twotower.exports import check_parity, read_weights, write_model
+from twotower.exports.towers import check_parity, read_weights, write_model
 from twotower.model.options import ModelOptions
 from twotower.model.towers import build
 

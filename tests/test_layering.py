@@ -168,7 +168,7 @@ FLOORS = [
         "bundle",
     ],
     ["config.blocks", "config.reading", "config.writing", "config"],
-    ["exports"],
+    ["exports.towers", "exports.catalogue", "exports.encoders", "exports.graphs", "exports.sentences", "exports.formats"],
     [
         "runs.progress",
         "runs.board",
@@ -217,6 +217,8 @@ FLOORS = [
         "app.reports.account",
         "app.reports.explained",
         "app.questions",
+        "app.jobs",
+        "app.shelf",
         "app.bulk",
         "app.starting",
         "app.checking",
@@ -227,13 +229,14 @@ FLOORS = [
         "app.cli.measuring",
         "app.cli.searching",
         "app.cli.growing",
+        "app.cli.exporting",
         "app.cli",
         "app.cli.__main__",
         "__main__",
     ],
 ]
 ORDER = [name for floor in FLOORS for name in floor]
-PACKAGES = ["", "search", "data", "model", "learning", "app"]  # their __init__ only says what they are for
+PACKAGES = ["", "search", "data", "model", "learning", "exports", "app"]  # their __init__ only says what they are for
 TORCH = {name for name in ORDER if name.startswith("model.layers")}
 TORCH |= {
     "model.bodies",
@@ -252,7 +255,7 @@ TORCH |= {
     "learning.inheritance",
     "learning.training",
     "learning.warming",
-    "exports",
+    "exports.towers",
 }
 LOOK_UP = [
     "bundle.graphs",
@@ -265,6 +268,7 @@ LOOK_UP = [
     "search.lexical",
     "data.encoder",
     "app.cli",
+    "exports.formats",
 ]
 
 

@@ -12,7 +12,7 @@ from twotower.errors import ConfigError
 
 torch = pytest.importorskip("torch")
 
-from twotower import exports  # noqa: E402
+from twotower.exports import towers  # noqa: E402
 from twotower.model.layers import Bag, tensors  # noqa: E402
 from twotower.model.layers.inputs import cropped  # noqa: E402
 from twotower.model.layers.names import new_table  # noqa: E402
@@ -97,7 +97,7 @@ def test_the_order_of_pieces_counts(options):
 @pytest.mark.parametrize("dimensions", [16, 8])
 def test_the_exported_tower_is_torchs(options, dimensions, tmp_path):
     model, encoder, _ = model_of(options, dimensions)
-    exports.write_model(tmp_path, model, encoder)  # raises unless they agree
+    towers.write_model(tmp_path, model, encoder)  # raises unless they agree
 
 
 def test_a_step_moves_the_rows_of_its_pieces_alone():

@@ -26,7 +26,7 @@ transformers = pytest.importorskip("transformers", reason='the extra "text" is n
 sentence_transformers = pytest.importorskip("sentence_transformers", reason='the extra "text" is not installed')
 torch = pytest.importorskip("torch")
 
-from twotower import exports  # noqa: E402
+from twotower.exports import towers  # noqa: E402
 from twotower.learning.options import TrainOptions  # noqa: E402
 from twotower.learning.training import dense_rates  # noqa: E402
 from twotower.model.optimizers import dense_optimizer  # noqa: E402
@@ -303,7 +303,7 @@ def test_the_exported_tower_is_torchs(folder, tmp_path, tune):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.05)
-    exports.write_model(tmp_path, model, encoder)  # raises unless they agree
+    towers.write_model(tmp_path, model, encoder)  # raises unless they agree
 
 
 def test_a_folder_that_changed_is_refused(folder, tmp_path):
@@ -316,31 +316,110 @@ def test_a_folder_that_changed_is_refused(folder, tmp_path):
         build(encoder, ModelOptions(dimensions=16))
 
 
-def test_a_run_and_its_bundle_which_needs_no_folder(folder, tmp_path):
-    from twotower import load, train
+def trained(place, output, model, train=(), **by_side):
+    """A run over boxes and balls whose towers read one text each. by_side: options of the feature of a side."""
+    from twotower import train as train_run
 
-    place = tmp_path / "encoder"
-    shutil.copytree(folder, place)
     generator = np.random.default_rng(0)
     things, colours = ("box", "ball", "car", "house", "tree"), ("red", "blue", "green", "big", "small")
     items = pa.table({"name": [f"{c}-{t}" for c in colours for t in things], "title": [f"{c} {t}" for c in colours for t in things]})
     chosen = generator.integers(0, 25, 200)
     pairs = pa.table({"asked": [f"show the {items['title'][n]} {n // 25}" for n in chosen], "name": items["name"].take(chosen)})
-    features = {side: [{"column": column, "type": "pretrained", "folder": str(place)}] for side, column in (("query", "asked"), ("item", "title"))}
+    features = {
+        side: [{"column": column, "type": "pretrained", "folder": str(place), **by_side.get(side, {})}]
+        for side, column in (("query", "asked"), ("item", "title"))
+    }
     config = {
         "query": {"features": features["query"]},
         "item": {"id": "name", "features": features["item"]},
         "split": {"by": "random", "test": 0.2, "validation": 0.2},
-        "model": {"dimensions": 16},
-        "train": {"epochs": 40, "patience": 0, "batch_size": 32, "learning_rate": 0.01, "correction": False},
+        "model": model,
+        "train": {"patience": 0, "batch_size": 32, "learning_rate": 0.01, "correction": False, **dict(train)},
         "search": {"mode": "vectors"},
     }
-    run = train(pairs, items, config=config, output=tmp_path / "run")
+    return train_run(pairs, items, config=config, output=output)
+
+
+def test_a_run_and_its_bundle_which_needs_no_folder(folder, tmp_path):
+    from twotower import load
+
+    place = tmp_path / "encoder"
+    shutil.copytree(folder, place)
+    run = trained(place, tmp_path / "run", {"dimensions": 16}, {"epochs": 40})
     shutil.rmtree(place)
     retriever = load(tmp_path / "run")
     assert retriever.search("show the red ball", k=25).ids.tolist().index("red-ball") < 5
     assert run.metrics["model"]["hit@10"]["value"] > 0.6  # of 25 items; by chance .4
     assert str(place) not in (tmp_path / "run" / "bundle" / "model" / "encoder.json").read_text()
+
+
+# --- exported -----------------------------------------------------------------------------------------------------
+
+ASKED = ["show the red ball 1", "a big tree", "the", "nothing known of it " * 30]
+KINDS = {
+    "fixed and linear, sides apart": ({"dimensions": 8, "body": "linear"}, {"query": {"prefix": "show ", "window": 12}}, ("query", "item")),
+    "tuned, dot product": (
+        {"dimensions": 16, "similarity": "dot", "body": "none"},
+        {"query": {"tune": True}, "item": {"tune": True}},
+        ("query", "item"),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_folder_of_the_library_gives_the_vectors_of_the_tower(folder, tmp_path, kind):
+    from twotower.exports.formats import ExportOptions, export
+
+    model, by_side, folders = KINDS[kind]
+    retriever = trained(folder, tmp_path / "run", model, {"epochs": 2}, **by_side).retriever
+    written = export(retriever, "sentence-transformers", tmp_path / "made")
+    assert sorted(path.name for path in (tmp_path / "made").iterdir()) == sorted(folders) and not written.left_out
+    for side, embedded in (
+        ("query", retriever.embed_queries(ASKED)),
+        ("item", retriever.embed_items(pa.table({"title": ASKED, "name": ["a"] * len(ASKED)}))),
+    ):
+        loaded = sentence_transformers.SentenceTransformer(str(tmp_path / "made" / side), local_files_only=True)
+        np.testing.assert_allclose(loaded.encode(ASKED, show_progress_bar=False), embedded, atol=1e-4)
+    export(retriever, "sentence-transformers", tmp_path / "made", ExportOptions(overwrite=True))
+    # The same texts by onnxruntime and tokenizers alone.
+    export(retriever, "onnx", tmp_path / "graphs")
+    assert json.loads((tmp_path / "graphs" / "inputs.json").read_text())["query"]["text"]["golden"]
+    code = "import sys, runpy\nfor name in ('twotower', 'torch', 'transformers'): sys.modules[name] = None\nrunpy.run_path('graphs/example.py')"
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+
+
+def test_towers_that_are_one_make_one_folder_and_others_are_refused(folder, tmp_path):
+    from twotower.exports.formats import ExportOptions, export
+
+    place = tmp_path / "encoder"
+    shutil.copytree(folder, place)
+    # Nothing is learnt in no step, so both sides stay as the encoder is.
+    retriever = trained(place, tmp_path / "run", {"dimensions": 16, "body": "none"}, {"epochs": 1, "learning_rate": 1e-12}).retriever
+    weights = tmp_path / "run" / "bundle" / "model" / "weights.safetensors"
+    assert weights.exists()
+    written = export(retriever, "sentence-transformers", tmp_path / "made")
+    one = (tmp_path / "made" / "modules.json").exists()
+    assert one == ("one" in written.what)
+    where = tmp_path / "made" if one else tmp_path / "made" / "query"
+    loaded = sentence_transformers.SentenceTransformer(str(where), local_files_only=True)
+    np.testing.assert_allclose(loaded.encode(ASKED, show_progress_bar=False), retriever.embed_queries(ASKED), atol=1e-4)
+    shutil.move(place, tmp_path / "elsewhere")
+    with pytest.raises(ConfigError, match="--encoder"):
+        export(retriever, "sentence-transformers", tmp_path / "other")
+    export(retriever, "sentence-transformers", tmp_path / "other", ExportOptions(encoder=str(tmp_path / "elsewhere")))
+    described = json.loads((tmp_path / "elsewhere" / "config.json").read_text())
+    (tmp_path / "elsewhere" / "config.json").write_text(json.dumps(described | {"layer_norm_eps": 1e-3}))
+    with pytest.raises(ConfigError, match="is not the one that this model was trained on"):
+        export(retriever, "sentence-transformers", tmp_path / "third", ExportOptions(encoder=str(tmp_path / "elsewhere")))
+    assert not (tmp_path / "third").exists()
+
+
+def test_a_body_that_is_not_linear_is_no_such_folder(folder, tmp_path):
+    from twotower.exports.formats import export
+
+    retriever = trained(folder, tmp_path / "run", {"dimensions": 16, "body": "residual"}, {"epochs": 1}).retriever
+    with pytest.raises(ConfigError, match=r'body "residual".*none or linear.*onnx'):
+        export(retriever, "sentence-transformers", tmp_path / "made")
 
 
 # --- the default --------------------------------------------------------------------------------------------------

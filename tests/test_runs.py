@@ -42,7 +42,7 @@ def no_export(monkeypatch):
     def broken(*_):
         raise BrokenOffError
 
-    monkeypatch.setattr("twotower.exports.write_model", broken)
+    monkeypatch.setattr("twotower.exports.towers.write_model", broken)
     return BrokenOffError
 
 

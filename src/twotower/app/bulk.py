@@ -1,4 +1,4 @@
-"""Jobs over whole files: streamed in, streamed out, and where they are long, resumable."""
+"""Searches, scores and vectors of whole files: streamed in, streamed out, and where they are long, resumable."""
 
 from __future__ import annotations
 
@@ -6,37 +6,40 @@ import itertools
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from twotower import files
+from twotower.app.jobs import Job, Shard, changed, run_job
+from twotower.app.shelf import Shelf, keys_of_rows
 from twotower.bundle import Retriever
 from twotower.bundle.asking import require_history
 from twotower.bundle.memory import Strangers
 from twotower.bundle.narrowing import Where, check_skip
 from twotower.bundle.ranking import MODES
 from twotower.data.columns import Array
-from twotower.data.features import Categories, Unreadable
+from twotower.data.features import Categories
 from twotower.data.prepared import ID
 from twotower.data.schema import Side
 from twotower.data.sources import Source, open_source
-from twotower.errors import ConfigError, DataError, OutputError, choices
+from twotower.errors import ConfigError, choices
 from twotower.search.diversity import check_diversity
 from twotower.search.filters import condition_of, to_json
 
-T = TypeVar("T")
 ROWS = 8192  # at once, and of one part
 ANSWERS = 1 << 20  # at once: fewer rows where many items are asked for
 
 
 class Wrote(NamedTuple):
-    """How many rows were written, how many of them hold nothing to answer, and what their histories name that the catalogue lacks."""
+    """How many rows were written, how many of them hold nothing to answer, what their histories name that the catalogue lacks, and how many a
+    cache knew."""
 
     rows: int
     empty: int
     strangers: str = ""
+    remembered: int = 0
 
 
 class Wanted(NamedTuple):
@@ -66,35 +69,12 @@ def search_file(retriever: Retriever, queries: str, output: Path, wanted: Wanted
     source = _opened(retriever, queries, "query")
     if wanted.exclude_column is not None:
         source.require(wanted.exclude_column, "the items to exclude", nested=True)
-    _check_output(output)
+    files.check_parquet(output)
     bundle = {"bundle": retriever.bundle.fingerprint, "version": retriever.bundle.version}
     begun = {**bundle, "queries": source.digest(), **wanted._asdict()}
-    parts = output.with_name(f".{output.name}.parts")
-    if not (parts / "job.json").exists() or files.read_json(parts / "job.json") != begun:
-        files.remove_folder(parts)
-    names: list[Path] = []
     queries_asked = _Asked(retriever)
-
-    def answer(table: pa.Table) -> None:
-        names.append(parts / f"{len(names):08d}.arrow")
-        asked = queries_asked.of(table)
-        if not names[-1].exists():
-            answered = _answered(retriever, table, asked, wanted)
-            if not (parts / "job.json").exists():
-                files.write_json(parts / "job.json", begun)
-            files.write_table(names[-1], answered)
-        report(table.num_rows)
-
-    try:
-        for _ in _changed(source, answer, max(1, min(ROWS, ANSWERS // (wanted.k + wanted.skip)))):
-            pass
-        schema = files.read_table(names[0]).schema
-        rows = files.write_parquet(output, (batch for name in names for batch in files.read_table(name).to_batches()), schema)
-    except DataError:
-        files.remove_folder(parts)  # the same rows would fail again; a full disk, a Ctrl-C or a kill leave the parts to the same command
-        raise
-    files.remove_folder(parts)
-    return queries_asked.wrote(rows)
+    job = Job(queries_asked.of, lambda table, asked: _answered(retriever, table, asked, wanted), begun)
+    return queries_asked.wrote(run_job(job, source, output, max(1, min(ROWS, ANSWERS // (wanted.k + wanted.skip))), report))
 
 
 def _answered(retriever: Retriever, table: pa.Table, asked: Array, wanted: Wanted) -> pa.Table:
@@ -140,7 +120,7 @@ def score_file(retriever: Retriever, pairs: str, output: Path | None, report: Ca
     if output is not None:
         return queries_asked.wrote(_write(output, source, scored, report))
     rows = 0
-    for table in _changed(source, scored):
+    for table in changed(source, scored, ROWS):
         for row in table.to_pylist():
             sys.stdout.write(files.json_text(row, indent=None) + "\n")
         rows += table.num_rows
@@ -148,20 +128,51 @@ def score_file(retriever: Retriever, pairs: str, output: Path | None, report: Ca
     return queries_asked.wrote(rows)
 
 
-def embed_file(retriever: Retriever, rows: str, side: Side, output: Path, report: Callable[[int], None]) -> Wrote:
-    """Write the columns of a file with a column `vector` of float32 lists, null where a query is empty."""
+def embed_file(
+    retriever: Retriever, rows: str, side: Side, output: Path, report: Callable[[int], None], shard: Shard | None = None, cache: Path | None = None
+) -> Wrote:
+    """Write the columns of a file with a column `vector` of float32 lists, null where a query is empty. Resumable as `search_file` is.
+
+    shard: which of the rows. cache: a folder of vectors that many such jobs may share: rows that one of them has met are not encoded again.
+    """
     source = _opened(retriever, rows, side)
-    width = retriever.bundle.dimensions
+    files.check_parquet(output)
+    bundle = {"bundle": retriever.bundle.fingerprint, "version": retriever.bundle.version}
+    begun = {**bundle, "rows": source.digest(), "side": side, "shard": None if shard is None else list(shard)}
     queries_asked = _Asked(retriever)
+    remembered = _Remembered(retriever, side, cache)
 
-    def embedded(table: pa.Table) -> pa.Table:
-        if side == "item":
-            return _with(table, "vector", _lists(retriever.embed_items(table), np.ones(table.num_rows, bool)))
-        asked = queries_asked.of(table)
-        vectors = retriever.embed_queries(table.filter(pa.array(asked))) if asked.any() else np.empty((0, width), np.float32)
-        return _with(table, "vector", _lists(vectors, asked))
+    def asked_of(table: pa.Table) -> Array:
+        return queries_asked.of(table) if side == "query" else np.ones(table.num_rows, bool)
 
-    return queries_asked.wrote(_write(output, source, embedded, report))
+    def embedded(table: pa.Table, asked: Array) -> pa.Table:
+        return _with(table, "vector", _lists(remembered.vectors(table if asked.all() else table.filter(pa.array(asked))), asked))
+
+    written = run_job(Job(asked_of, embedded, begun), source, output, ROWS, report, shard)
+    return queries_asked.wrote(written)._replace(remembered=remembered.count)
+
+
+class _Remembered:
+    """Embeds rows of one side, and those that a cache knows without encoding them."""
+
+    def __init__(self, retriever: Retriever, side: Side, cache: Path | None) -> None:
+        self.retriever, self.side, self.count = retriever, side, 0
+        # What a history says depends on the catalogue that it is read by.
+        of = f"-{retriever.bundle.version}" if side == "query" and retriever.history is not None else ""
+        bundle = retriever.bundle
+        self.shelf = None if cache is None else Shelf(cache / f"{bundle.fingerprint[:16]}-{side}{of}", bundle.dimensions)
+
+    def vectors(self, table: pa.Table) -> Array:
+        """The vectors float32 [n, d] of some rows."""
+        if not table.num_rows:
+            return np.empty((0, self.retriever.bundle.dimensions), np.float32)
+        embed = self.retriever.embed_items if self.side == "item" else self.retriever.embed_queries
+        if self.shelf is None:
+            return embed(table)
+        columns = list(self.retriever.encoder.normalise(self.side, table).values())
+        found, known = self.shelf.once(keys_of_rows(columns), lambda rows: embed(table.take(pa.array(rows))))
+        self.count += known
+        return found
 
 
 def _lists(vectors: Array, there: Array) -> pa.Array:
@@ -202,32 +213,6 @@ def _checked(retriever: Retriever, wanted: Wanted) -> Wanted:
     return wanted._replace(k=min(wanted.k, len(retriever)), where=where)
 
 
-def _check_output(output: Path) -> None:
-    """Raise OutputError before any work for a place that cannot take a Parquet file."""
-    if output.is_dir():
-        raise OutputError(f"{output} is a folder. Name the Parquet file to write: -o {output / 'found.parquet'}")
-    if output.suffix.lower() not in (".parquet", ".pq"):
-        raise OutputError(f"{output} would hold Parquet, so its name should end in .parquet: -o {output.with_suffix('.parquet')}")
-
-
-def _tables(source: Source, rows: int = ROWS) -> Iterator[pa.Table]:
-    for batch in source.batches():
-        for start in range(0, batch.num_rows, rows):
-            yield pa.Table.from_batches([batch.slice(start, rows)])
-
-
-def _changed(source: Source, change: Callable[[pa.Table], T], rows: int = ROWS) -> Iterator[T]:
-    """What becomes of each part of a source; of values that cannot be read, the file and their rows in it are said."""
-    start = 0
-    for table in _tables(source, rows):
-        try:
-            changed = change(table)
-        except Unreadable as error:
-            raise error.at(source.name, start) from None
-        yield changed
-        start += table.num_rows
-
-
 class _Asked:
     """Which rows of a file ask anything, counted part by part."""
 
@@ -254,13 +239,13 @@ def _with(table: pa.Table, name: str, column: pa.Array) -> pa.Table:
 
 def _write(output: Path, source: Source, change: Callable[[pa.Table], pa.Table], report: Callable[[int], None]) -> int:
     """Write what becomes of each part of a source; returns the number of rows."""
-    _check_output(output)
+    files.check_parquet(output)
 
-    def changed() -> Iterator[pa.RecordBatch]:
-        for table in _changed(source, change):
+    def batches() -> Iterator[pa.RecordBatch]:
+        for table in changed(source, change, ROWS):
             yield table.combine_chunks().to_batches()[0]
             report(table.num_rows)
 
-    batches = changed()
-    first = next(batches)
-    return files.write_parquet(output, itertools.chain([first], batches), first.schema)
+    written = batches()
+    first = next(written)
+    return files.write_parquet(output, itertools.chain([first], written), first.schema)

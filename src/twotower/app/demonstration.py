@@ -11,7 +11,7 @@ import numpy as np
 from twotower import config, files
 from twotower.app import reports
 from twotower.bundle import Retriever
-from twotower.bundle.retriever import query_text
+from twotower.bundle.asking import query_text
 from twotower.data.samples import Sample, Stranger, load_sample
 from twotower.data.sources import open_source
 from twotower.data.values import to_text

@@ -96,3 +96,9 @@ def is_one(queries: Any, history: Any, nested: Collection[str] = ()) -> bool:
         given = listed(history) if is_list(history) else []
         return not (given and all(is_list(each) or each is None for each in given))
     return is_value(queries) or (isinstance(queries, Mapping) and not columnar(queries, nested))
+
+
+def query_text(table: pa.Table, columns: Sequence[str]) -> list[str]:
+    """The words of each query row: its text columns, joined."""
+    parts = [to_text(table.column(name), exact=False).to_pylist() for name in columns]
+    return [" ".join(value for value in values if value) for values in zip(*parts, strict=True)] if parts else [""] * table.num_rows

@@ -23,6 +23,10 @@ class Catalogue:
 
     def __init__(self, bundle: Bundle, index: str) -> None:
         self.bundle = bundle
+        if bundle.alone:
+            known = bundle.segments[0] if bundle.segments else None
+            self.history = None if known is None else Memory.of(bundle.encoder, known.items.column(ID), known.vectors)
+            return
         # Of one whole segment nothing is copied: its vectors stay on disk until they are read.
         kept = self.stored if len(bundle.removed) else None
         self.items: pa.Table = _kept(items_of(bundle), kept)

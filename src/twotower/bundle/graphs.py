@@ -44,12 +44,12 @@ def run_graph(session: InferenceSession, columns: Columns, dimensions: int) -> A
     vectors = np.empty((n, dimensions), np.float32)
     for rows in _blocks(columns, n):
         part = columns if len(rows) == n else take_rows(columns, rows)
-        feeds = {f"column{number}": _input(column) for number, column in enumerate(part.values())}
+        feeds = {f"column{number}": graph_input(column) for number, column in enumerate(part.values())}
         vectors[rows] = session.run(None, feeds)[0]
     return vectors
 
 
-def _input(column: Column) -> Array:
+def graph_input(column: Column) -> Array:
     """A column in the form that an exported tower takes: [n, ...], or padded [n, l, ...] with l >= 1; whole numbers as int64."""
     values = pad(column) if isinstance(column, Ragged) else np.asarray(column)
     return values.astype(np.int64) if values.dtype.kind in "iu" else values

@@ -128,7 +128,7 @@ def updated(now: Catalogue, items: pa.Table) -> Plan:
     return compare(now, open_source(pa.table(filled), "items"), partial=True)
 
 
-def without_items(now: Catalogue, rows: Array) -> Plan:
+def removed(now: Catalogue, rows: Array) -> Plan:
     """These rows of the catalogue, int64, gone, and nothing else."""
     return Plan(now.items.slice(0, 0), np.empty(0, np.int64), 0, rows)
 
@@ -168,17 +168,17 @@ def grow(now: Catalogue, plan: Plan, embed: Embed, report: Report = lambda _: No
     kept = np.asarray(now.vectors[plan.old[plan.to_embed :]], np.float32)
     delta = Segment(np.concatenate([vectors, kept]), plan.table, _words(now, plan))
     left_out = now.stored[np.concatenate([plan.old[plan.old >= 0], plan.gone])]
-    removed = np.sort(np.concatenate([bundle.removed, left_out]))
+    dead = np.sort(np.concatenate([bundle.removed, left_out]))
     names = list(bundle.catalogue["segments"])
     if n:
         names.append("")
     stored = sum(segment.items.num_rows for segment in bundle.segments) + n
-    grown = replace(bundle, segments=(*bundle.segments, *([delta] if n else [])), removed=removed)
-    if len(names) > MOST_SEGMENTS or len(removed) > MOST_DEAD * stored:
-        names, removed, delta = [""], np.empty(0, np.int64), whole(grown)
+    grown = replace(bundle, segments=(*bundle.segments, *([delta] if n else [])), removed=dead)
+    if len(names) > MOST_SEGMENTS or len(dead) > MOST_DEAD * stored:
+        names, dead, delta = [""], np.empty(0, np.int64), whole(grown)
     if n or names == [""]:
         names[-1] = write_segment(bundle.folder, delta, bundle.fingerprint)
-    version = write_version(bundle.folder, bundle.fingerprint, names, rows, removed=removed, parent=bundle.version, change=counts)
+    version = write_version(bundle.folder, bundle.fingerprint, names, rows, removed=dead, parent=bundle.version, change=counts)
     files.remove_folder(stage)
     return Change(version, bundle.version, rows, **counts, same=same)
 

@@ -25,9 +25,12 @@ from twotower.search.lexical import Counts, Lexical, Words
 logger = logging.getLogger("twotower")
 
 MODEL_FORMAT = 1
+ENCODER_FORMAT = 1
 CATALOGUE_FORMAT = 2  # 1 had no rows removed
 SEGMENT_FORMAT = 2  # 1 held words that were weighed already
 CURRENT = "CURRENT"
+ALONE = "encoder"  # stands in CURRENT where there is no catalogue: the bundle holds a query encoder alone
+HISTORY = "history"  # of the model folder of such a bundle: what a history of items is read by
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened bundle: a model and one version of its catalogue."""
+    """An opened bundle: a model and one version of its catalogue; or a query encoder alone, whose segment is what histories are read by."""
 
     folder: Path
     version: str
@@ -51,6 +54,7 @@ class Bundle:
     catalogue: dict[str, Any]  # the version's manifest
     segments: tuple[Segment, ...]
     removed: Array  # int64, rising: which rows of the segments, one behind another, this version leaves out
+    alone: bool = False  # whether it holds a query encoder and no items
 
     @property
     def dimensions(self) -> int:
@@ -163,14 +167,21 @@ def runs_in(folder: Path) -> list[str]:
     return sorted(p.name for p in folder.iterdir() if (p / "config.toml").exists() or (p / CURRENT).exists())
 
 
-def open_bundle(place: Path | str, *, version: str | None = None, everything: bool = False, known: Bundle | None = None) -> Bundle:
+def open_bundle(
+    place: Path | str, *, version: str | None = None, everything: bool = False, known: Bundle | None = None, alone: bool = False
+) -> Bundle:
     """Open a bundle, or the bundle of a run; exactly, or BundleError.
 
     version: of the catalogue; by default the one in use. Files are checked against their sha256, up to 1 GB of them; `everything` checks
     all. known: this bundle as it was opened before; what has not changed since, nothing but catalogues can, is taken from there.
+    alone: whether a query encoder without items will do.
     """
     folder = find_bundle(place)
     wanted = current(folder) if version is None else version
+    if wanted == ALONE and alone:
+        return _open_encoder(folder, everything)
+    if wanted == ALONE:
+        raise BundleError(without_items(folder))
     if known is not None and known.version == wanted:
         return known
     if wanted not in versions_in(folder):
@@ -198,7 +209,7 @@ def open_bundle(place: Path | str, *, version: str | None = None, everything: bo
 def current(folder: Path) -> str:
     """The version of a bundle that is in use."""
     version = (folder / CURRENT).read_text(encoding="utf-8", errors="replace").strip()
-    if not (version.isascii() and version.isdigit()):
+    if version != ALONE and not (version.isascii() and version.isdigit()):
         raise BundleError(f"{folder / CURRENT} holds {version[:40]!r}, which is no catalogue version")
     return version
 
@@ -209,6 +220,23 @@ def read_version(folder: Path, version: str, *, everything: bool = False) -> dic
     if not all(isinstance(name, str) and name.isalnum() for name in catalogue["segments"]):
         raise BundleError(f"{folder / 'catalogue' / version} names a segment that cannot be one")
     return catalogue
+
+
+def without_items(folder: Path) -> str:
+    """What to say where a bundle without items is asked for them."""
+    return f"{folder} holds a query encoder alone; it embeds queries, and knows no items. Take the bundle that it was exported from."
+
+
+def _open_encoder(folder: Path, everything: bool) -> Bundle:
+    model = folder / "model"
+    told = manifests.read_manifest(model, "query encoder", ENCODER_FORMAT, everything=everything)
+    encoder = Encoder.restore(files.read_json(model / "encoder.json"), files.read_tensors(model / "states.safetensors"))
+    known: tuple[Segment, ...] = ()
+    if (model / HISTORY).is_dir():
+        ids = files.read_table(model / HISTORY / "items.arrow")
+        vectors = model / HISTORY / "vectors.npy"
+        known = (Segment(files.read_array(vectors) if vectors.exists() else np.empty((ids.num_rows, 0), np.float32), ids, None),)
+    return Bundle(folder, ALONE, told, told["of"], encoder, {"segments": []}, known, np.empty(0, np.int64), alone=True)
 
 
 def _open_segment(folder: Path, fingerprint: str, everything: bool) -> Segment:
@@ -242,6 +270,18 @@ def _same_model(manifest: Mapping[str, Any], fingerprint: str, folder: Path) -> 
 def describe(bundle: Bundle) -> dict[str, Any]:
     """What a bundle is, as plain values: its model, catalogue, features and figures."""
     features: dict[str, list[str]] = {side: [f"{feature.column} ({feature.type})" for feature in bundle.encoder.features[side]] for side in SIDES}
+    figures = files.read_json(bundle.folder / "model" / "metrics.json")["model"]
+    if bundle.alone:
+        return {
+            "bundle": str(bundle.folder),
+            "holds": "a query encoder alone",
+            "made_by": bundle.model["made_by"],
+            "fingerprint": bundle.fingerprint[:16],
+            "dimensions": bundle.dimensions,
+            "similarity": bundle.model["similarity"],
+            "query": features["query"],
+            "figures": figures,
+        }
     return {
         "bundle": str(bundle.folder),
         "made_by": bundle.model["made_by"],
@@ -254,14 +294,15 @@ def describe(bundle: Bundle) -> dict[str, Any]:
         "search": bundle.model["search"]["mode"],
         **features,
         "shows": [name for name in bundle.segments[0].items.column_names if name != ID],
-        "figures": files.read_json(bundle.folder / "model" / "metrics.json")["model"],
+        "figures": figures,
     }
 
 
 def verify_files(place: Path | str) -> None:
     """Check every byte of a bundle, all versions of its catalogue included, or raise BundleError."""
     folder = find_bundle(place)
-    open_bundle(folder, everything=True)
+    if open_bundle(folder, everything=True, alone=True).alone:
+        return
     for version in versions_in(folder):
         for name in read_version(folder, version, everything=True)["segments"]:
             manifests.read_manifest(folder / "segments" / name, "segment", SEGMENT_FORMAT, everything=True)

@@ -17,20 +17,20 @@ import pyarrow as pa
 from annotated_types import Gt
 
 from twotower import files
-from twotower.bundle.asking import columnar, histories_of, is_list, is_one, is_rows, is_value, listed, with_history
+from twotower.bundle.asking import columnar, histories_of, is_list, is_one, is_rows, is_value, listed, query_text, with_history
 from twotower.bundle.catalogue import Catalogue
 from twotower.bundle.found import Found, check_threshold, first, met_of, shown_of
 from twotower.bundle.graphs import open_graph, run_graph
-from twotower.bundle.growth import WAIT, Change, Plan, Report, added, check_gone, compare, grow, updated, without_items
-from twotower.bundle.layout import Bundle, open_bundle, verify_files
+from twotower.bundle.growth import WAIT, Change, Plan, Report, added, check_gone, compare, grow, removed, updated
+from twotower.bundle.layout import Bundle, open_bundle, verify_files, without_items
 from twotower.bundle.memory import Memory, without
 from twotower.bundle.narrowing import Where, excluded, together
 from twotower.bundle.ranking import Mode, by_both, check_mode, mean_direction, nearest, widened
-from twotower.data.columns import Array, lengths_of
+from twotower.data.columns import Array, Columns, lengths_of
 from twotower.data.encoder import Rows, to_table
 from twotower.data.schema import Side
 from twotower.data.sources import open_source
-from twotower.data.values import to_array, to_text
+from twotower.data.values import to_array
 from twotower.errors import BundleError, ConfigError, DataError, choices
 from twotower.search.calibration import probability
 from twotower.search.diversity import candidates
@@ -58,12 +58,6 @@ class SearchOptions:
     words_of: Literal["auto", "items", "both"] = "auto"
 
 
-def query_text(table: pa.Table, columns: Sequence[str]) -> list[str]:
-    """The words of each query row: its text columns, joined."""
-    parts = [to_text(table.column(name), exact=False).to_pylist() for name in columns]
-    return [" ".join(value for value in values if value) for values in zip(*parts, strict=True)] if parts else [""] * table.num_rows
-
-
 class Retriever:
     """One model and the version of its catalogue in use, ready to be asked.
 
@@ -74,7 +68,7 @@ class Retriever:
         if index not in INDEXES:
             raise ConfigError(f'there is no index "{index}"; {choices(INDEXES, index)}')
         self.encoder = bundle.encoder
-        self._graphs = {side: open_graph(bundle.folder / "model", side, threads) for side in ("query", "item")}
+        self._graphs = {side: open_graph(bundle.folder / "model", side, threads) for side in ("query", *(() if bundle.alone else ("item",)))}
         self._kind, self._growing = index, threading.Lock()
         self._catalogue = Catalogue(bundle, index)  # replaced as a whole, never changed
         self._search = bundle.model["search"]
@@ -82,7 +76,14 @@ class Retriever:
         self._nested = [feature.column for feature in self.encoder.features["query"] if feature.nested]
 
     def __len__(self) -> int:
-        return len(self._catalogue)
+        return len(self._now)
+
+    @property
+    def _now(self) -> Catalogue:
+        """The version that is asked. Raises BundleError for a query encoder alone."""
+        if self._catalogue.bundle.alone:
+            raise BundleError(without_items(self.bundle.folder))
+        return self._catalogue
 
     @property
     def bundle(self) -> Bundle:
@@ -92,17 +93,17 @@ class Retriever:
     @property
     def items(self) -> pa.Table:
         """The catalogue: `_id` and the columns to show, a row an item."""
-        return self._catalogue.items
+        return self._now.items
 
     @property
     def vectors(self) -> Array:
         """The vectors of the items, float32 [n, d]."""
-        return self._catalogue.vectors
+        return self._now.vectors
 
     @property
     def lexical(self) -> Lexical | None:
         """The words of the items, where there are any."""
-        return self._catalogue.lexical
+        return self._now.lexical
 
     @property
     def history(self) -> Memory | None:
@@ -110,6 +111,8 @@ class Retriever:
         return self._catalogue.history
 
     def __repr__(self) -> str:
+        if self.bundle.alone:
+            return f"<Retriever of a query encoder alone, {self.bundle.dimensions} dimensions>"
         return f"<Retriever of {len(self):,} items, {self.bundle.dimensions} dimensions, searched by {self._search['mode']}>"
 
     # Asking.
@@ -145,7 +148,7 @@ class Retriever:
         """
         check_threshold(threshold)
         mode = mode or self._search["mode"]
-        one, now = is_one(queries, history, self._nested), self._catalogue
+        one, now = is_one(queries, history, self._nested), self._now
         check_mode(mode, now.lexical)
         met = met_of(now, where, allow, deny, k, skip, diversity)
         table = self.query_table(queries, history)
@@ -160,7 +163,7 @@ class Retriever:
 
     def matching(self, where: Where | None = None, *, allow: Any = None, deny: Any = None) -> Array:
         """Which items of the catalogue a search narrowed so may find, bool [n]."""
-        now = self._catalogue
+        now = self._now
         met = met_of(now, where, allow, deny, 1, 0, None)
         return np.ones(len(now), bool) if met is None else met.copy()
 
@@ -181,7 +184,7 @@ class Retriever:
 
         items: ids of the catalogue, or rows with the item's feature columns for items that it does not hold.
         """
-        now = self._catalogue
+        now = self._now
         query_vectors = self._embedded(now, self.query_table(queries))
         if is_rows(items):
             item_vectors = self.embed_items(items)
@@ -195,7 +198,7 @@ class Retriever:
         """Like `score`, for an Arrow column of ids or a table of item rows; nan where the catalogue lacks an id."""
         if isinstance(items, pa.Table):
             return self.score(queries, items)
-        now = self._catalogue
+        now = self._now
         rows = now.find(items)
         found = np.flatnonzero(rows >= 0)
         scores = np.full(len(rows), np.nan, np.float32)
@@ -232,7 +235,7 @@ class Retriever:
         The other options are those of `search`. Raises DataError for an id that is not there.
         """
         check_threshold(threshold)
-        now = self._catalogue
+        now = self._now
         met = met_of(now, where, allow, deny, k, skip, diversity)
         rows = now.rows_of(listed(item_ids) if is_list(item_ids) else [item_ids])
         if not len(rows):
@@ -252,14 +255,23 @@ class Retriever:
             return self._run("query", self.encoder.encode("query", table))
         vectors = np.empty((table.num_rows, now.bundle.dimensions), np.float32)
         for start in range(0, table.num_rows, HISTORIES_AT_ONCE):
-            part = table.slice(start, HISTORIES_AT_ONCE)
-            columns = dict(self.encoder.encode("query", part))
-            columns[now.history.name] = now.history.column(now.history.named(part))
-            vectors[start : start + HISTORIES_AT_ONCE] = self._run("query", columns)
+            vectors[start : start + HISTORIES_AT_ONCE] = self._run("query", self._columns(now, table.slice(start, HISTORIES_AT_ONCE)))
         return vectors
+
+    def query_columns(self, table: pa.Table) -> Columns:
+        """Queries [n] as the query tower takes them, their histories read by the catalogue."""
+        return self._columns(self._catalogue, table)
+
+    def _columns(self, now: Catalogue, table: pa.Table) -> Columns:
+        columns = dict(self.encoder.encode("query", table))
+        if now.history is not None:
+            columns[now.history.name] = now.history.column(now.history.named(table))
+        return columns
 
     def embed_items(self, items: Rows) -> Array:
         """Item vectors float32 [n, d] of rows with the item's feature columns, in the catalogue or not."""
+        if self.bundle.alone:
+            raise BundleError(without_items(self.bundle.folder))
         return self._run("item", self.encoder.encode("item", to_table(items)))
 
     def _run(self, side: Side, columns: Any) -> Array:
@@ -298,7 +310,7 @@ class Retriever:
     def remove_items(self, ids: Any) -> Change:
         """Remove items by their ids. Raises DataError for one that is not there."""
         gone = listed(ids) if is_list(ids) else [ids]
-        return self._grown(lambda now: without_items(now, np.unique(now.rows_of(gone))))
+        return self._grown(lambda now: removed(now, np.unique(now.rows_of(gone))))
 
     def reload(self) -> bool:
         """Ask the version that the bundle has in use now; returns whether it is another. What has not changed is not read again."""
@@ -309,9 +321,9 @@ class Retriever:
         return True
 
     def _grown(self, plan: Callable[[Catalogue], Plan], report: Report = lambda _: None) -> Change:
-        with self._growing, files.held(self.bundle.folder, WAIT):
+        with self._growing, files.held(self._now.bundle.folder, WAIT):
             self.reload()
-            now = self._catalogue
+            now = self._now
             change = grow(now, plan(now), self.embed_items, report)
             self.reload()
         return change
@@ -361,11 +373,11 @@ class Retriever:
 
     def rows_of(self, ids: Any) -> Array:
         """The catalogue rows int64 [n] of item ids. Raises DataError for one that is not there."""
-        return self._catalogue.rows_of(listed(ids))
+        return self._now.rows_of(listed(ids))
 
     def find(self, ids: pa.Array | pa.ChunkedArray) -> Array:
         """The catalogue rows int64 [n] of ids, -1 where there is none."""
-        return self._catalogue.find(ids)
+        return self._now.find(ids)
 
     def show(self, rows: Array) -> list[dict[str, Any]]:
         """The columns of catalogue rows [n], as dicts; a row of -1 is None of them."""
@@ -378,7 +390,7 @@ def load(place: Path | str, *, threads: int | None = None, index: str = "exact")
     index: how vectors are searched, `exact` or, with the extra `ann`, `hnsw`, which is built here. It serves the mode `vectors`
     and `similar`; searches that weigh words too read the whole catalogue.
     """
-    return Retriever(open_bundle(place), threads, index)
+    return Retriever(open_bundle(place, alone=True), threads, index)
 
 
 def verify(place: Path | str) -> None:

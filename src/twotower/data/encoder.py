@@ -110,6 +110,17 @@ class Encoder:
                 raise DataError(f'column "{feature.column}" of the {side} cannot be read as {feature.type}: {error}') from None
         return encoded
 
+    def normalise(self, side: Side, table: pa.Table) -> dict[str, pa.Array]:
+        """Each feature's column of raw values [n] in canonical form: rows that are equal in it are encoded to the same.
+
+        A column that is not there is null. Raises DataError for values that cannot be read.
+        """
+        nothing = pa.nulls(table.num_rows, pa.string())
+        return {
+            feature_name(feature): _read(side, feature, table.column(feature.column)) if feature.column in table.column_names else nothing
+            for feature in self.features[side]
+        }
+
     def empty(self, side: Side, table: pa.Table) -> Array:
         """Whether each row [n] holds nothing in any of the columns that are there."""
         empty = np.ones(table.num_rows, bool)

@@ -6,6 +6,7 @@ name and renamed. Nothing is ever pickled: text is JSON, arrays are `.npy`, weig
 
 from twotower.files.arrays import (
     ArrayWriter,
+    check_parquet,
     read_array,
     read_table,
     read_tensors,
@@ -16,13 +17,29 @@ from twotower.files.arrays import (
     write_table,
     write_tensors,
 )
-from twotower.files.folders import claim_folder, empty_folder, held, make_folder, new_folder, remove_folder, rename_folder
-from twotower.files.single import append_line, json_text, mend_lines, read_json, read_lines, replacing, sha256_of, write_bytes, write_json, write_text
+from twotower.files.folders import claim_folder, empty_folder, held, make_folder, new_folder, remove_folder, rename_folder, taking
+from twotower.files.single import (
+    append_line,
+    copy_file,
+    json_text,
+    mend_lines,
+    read_json,
+    read_lines,
+    remove_file,
+    replacing,
+    sha256_of,
+    write_bytes,
+    write_json,
+    write_list,
+    write_text,
+)
 
 __all__ = [
     "ArrayWriter",
     "append_line",
+    "check_parquet",
     "claim_folder",
+    "copy_file",
     "empty_folder",
     "held",
     "json_text",
@@ -34,15 +51,18 @@ __all__ = [
     "read_lines",
     "read_table",
     "read_tensors",
+    "remove_file",
     "remove_folder",
     "rename_folder",
     "replacing",
     "sha256_of",
+    "taking",
     "tensor_metadata",
     "tensor_places",
     "write_array",
     "write_bytes",
     "write_json",
+    "write_list",
     "write_parquet",
     "write_table",
     "write_tensors",

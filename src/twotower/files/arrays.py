@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from twotower.errors import BundleError
+from twotower.errors import BundleError, OutputError
 from twotower.files.single import replacing, unwritable
 
 if TYPE_CHECKING:
@@ -159,6 +159,16 @@ def read_table(path: Path) -> pa.Table:
             return pa.ipc.open_file(source).read_all()
     except (OSError, pa.ArrowException) as error:
         raise BundleError(f"{path} is damaged or missing: {error}") from None
+
+
+def check_parquet(path: Path, overwrite: bool = True) -> None:
+    """Raise OutputError before any work for a place that cannot take a Parquet file, or that holds one which may not be replaced."""
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder. Name the Parquet file to write: -o {path / 'found.parquet'}")
+    if path.suffix.lower() not in (".parquet", ".pq"):
+        raise OutputError(f"{path} would hold Parquet, so its name should end in .parquet: -o {path.with_suffix('.parquet')}")
+    if not overwrite and path.exists():
+        raise OutputError(f"{path} is there already. Replace it with --overwrite, or choose another with -o.")
 
 
 def write_parquet(path: Path, batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> int:

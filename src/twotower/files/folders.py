@@ -34,6 +34,26 @@ def new_folder(path: Path, *, yielding: bool = False) -> Iterator[Path]:
         shutil.rmtree(building, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def taking(path: Path, *, overwrite: bool = False, ours: Collection[str] = ()) -> Iterator[Path]:
+    """A new folder that takes the place of `path` when the block ends well. Raises OutputError before any work where something is there.
+
+    With `overwrite` a folder may be there that holds what is `ours` and nothing else; until the block has ended it stays as it is.
+    """
+    _no_file(path)
+    names = sorted(p.name for p in path.iterdir()) if path.is_dir() else []
+    foreign = [name for name in names if name not in ours]
+    if names and not overwrite:
+        raise OutputError(f"{path} is not empty. Replace it with --overwrite, or choose another with -o.")
+    if foreign:
+        raise OutputError(f"{path} holds {', '.join(foreign[:3])}, so it is not ours to overwrite. Choose another folder with -o.")
+    with new_folder(path) as building:
+        yield building
+        if path.is_dir():
+            empty_folder(path, ours)
+            path.rmdir()
+
+
 def _take_name(building: Path, path: Path, yielding: bool) -> None:
     try:
         os.replace(building, path)

@@ -7,8 +7,9 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -55,6 +56,27 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Write a file, atomically."""
     with replacing(path) as file:
         file.write(content)
+
+
+def copy_file(source: Path, goal: Path) -> None:
+    """Copy a file of any size, atomically."""
+    with source.open("rb") as file, replacing(goal) as copy:
+        shutil.copyfileobj(file, copy, 1 << 20)
+
+
+def remove_file(path: Path) -> None:
+    """Remove a file that was made here; a missing one is fine."""
+    path.unlink(missing_ok=True)
+
+
+def write_list(path: Path, values: Iterable[Any]) -> None:
+    """Write a list as JSON, one value a line, as its values come; atomically."""
+    with replacing(path) as file:
+        before = b"[\n"
+        for value in values:
+            file.write(before + json_text(value, indent=None).encode(errors="backslashreplace"))
+            before = b",\n"
+        file.write(b"\n]\n" if before != b"[\n" else b"[]\n")
 
 
 def write_text(path: Path, text: str) -> None:

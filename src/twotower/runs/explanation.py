@@ -15,10 +15,11 @@ import numpy as np
 import pyarrow as pa
 
 from twotower import files
+from twotower.bundle.asking import query_text
 from twotower.bundle.graphs import open_graph, run_graph
 from twotower.bundle.layout import find_bundle
 from twotower.bundle.ranking import Mode
-from twotower.bundle.retriever import Retriever, load, query_text
+from twotower.bundle.retriever import Retriever, load
 from twotower.data.columns import Array, take
 from twotower.data.prepared import ID, Prepared, open_prepared
 from twotower.data.schema import SIDES, Side

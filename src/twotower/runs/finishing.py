@@ -14,7 +14,7 @@ import pyarrow as pa
 from twotower import config as configs
 from twotower import files
 from twotower.bundle import layout
-from twotower.bundle.retriever import query_text
+from twotower.bundle.asking import query_text
 from twotower.config import Config
 from twotower.data.columns import Array
 from twotower.data.prepared import ID, Prepared
@@ -61,7 +61,7 @@ class _Measured(NamedTuple):
 
 def finish(folder: Path, prepared: Prepared, model: TwoTower, chosen: Config, facts: dict[str, Any], progress: Progress) -> None:
     """Export, measure what was exported, and write bundle, metrics and rankings."""
-    from twotower.exports import write_model
+    from twotower.exports.towers import write_model
 
     files.remove_folder(folder / "bundle")  # of a run that was broken off between here and its metrics
     with files.new_folder(folder / "bundle") as building:

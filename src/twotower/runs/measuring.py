@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from twotower.bundle.asking import require_history
+from twotower.bundle.asking import query_text, require_history
 from twotower.bundle.memory import Strangers
 from twotower.bundle.ranking import MODES, Mode
-from twotower.bundle.retriever import Retriever, SearchOptions, query_text
+from twotower.bundle.retriever import Retriever, SearchOptions
 from twotower.config import from_values
 from twotower.data.batches import draft
 from twotower.data.columns import Array, Ragged, group, ragged_rows

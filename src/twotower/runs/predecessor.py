@@ -135,7 +135,7 @@ def kept_in(folder: Path, last: Last | None) -> Kept | None:
 
 def continue_from(state: TrainState, prepared: Prepared, last: Last, chosen: Config, bodies: Mapping[Side, Custom] | None) -> Inherited:
     """Give a fresh state what the last model has learnt. Raises ConfigError or BundleError if it does not fit."""
-    from twotower.exports import read_weights
+    from twotower.exports.towers import read_weights
     from twotower.learning import checkpoints, moving
     from twotower.learning.inheritance import inherit
     from twotower.model.optimizers import TABLES, dense_optimizer

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
 
-from twotower.bundle.retriever import query_text
+from twotower.bundle.asking import query_text
 from twotower.config import Config
 from twotower.data.columns import Array
 from twotower.data.preparation.intake import Sources

@@ -15,6 +15,9 @@ from twotower.app.cli.making import check, demo, forecast, init, train, tune
 from twotower.app.cli.measuring import compare, evaluate, info, report
 from twotower.app.cli.searching import embed, score, search
 
+# isort: split
+from twotower.app.cli.exporting import export
+
 __all__ = [
     "app",
     "check",
@@ -23,6 +26,7 @@ __all__ = [
     "demo",
     "embed",
     "evaluate",
+    "export",
     "forecast",
     "info",
     "init",

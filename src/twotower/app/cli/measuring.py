@@ -179,7 +179,7 @@ def info(
 
     if verify:
         bundle.verify(model)
-    facts = {**bundle.describe(bundle.open_bundle(model)), "verified": verify}
+    facts = {**bundle.describe(bundle.open_bundle(model, alone=True)), "verified": verify}
     if json:
         print_json(facts)
         return

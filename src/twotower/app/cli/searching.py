@@ -222,6 +222,7 @@ def _why_nothing(retriever: Retriever, find: Find, wanted: Wanted) -> str:
 
 def _wrote(wrote: Wrote, what: str, output: Path | None) -> None:
     without = f", {wrote.empty:,} of them empty since their rows hold nothing to look for" if wrote.empty else ""
+    without += f", {wrote.remembered:,} of them from the cache" if wrote.remembered else ""
     if output is not None:
         print(f"wrote {wrote.rows:,} {what} to {output}{without}", file=sys.stderr)
     if wrote.strangers:
@@ -258,24 +259,37 @@ def score(
 
 @app.command(
     epilog=examples(
-        "twotower embed runs/first new_items.jsonl -o vectors.parquet", "twotower embed runs/first questions.csv --side query -o asked.parquet"
+        "twotower embed runs/first new_items.jsonl -o vectors.parquet",
+        "twotower embed runs/first questions.csv --side query -o asked.parquet",
+        "twotower embed runs/first items.jsonl --shard 3/16 --cache vectors -o part3.parquet",
     )
 )
 def embed(
     model: BundlePath,
     rows: Annotated[str, typer.Argument(help="A file with the feature columns of that side.")],
     side: Annotated[str, typer.Option(help="query or item.")] = "item",
-    output: Annotated[Path, typer.Option("-o", "--output", help="The Parquet file to write.")] = Path("vectors.parquet"),
+    output: Annotated[Path, typer.Option("-o", "--output", help="The Parquet file to write. After a kill, the same command goes on.")] = Path(
+        "vectors.parquet"
+    ),
+    shard: Annotated[
+        str | None, typer.Option(metavar="N/OF", help="One of several parts of the rows, for as many machines: 3/16 takes rows 3, 19, 35 ...")
+    ] = None,
+    cache: Annotated[Path | None, typer.Option(help="A folder of vectors that many may share: rows met before are not encoded again.")] = None,
 ) -> None:
     """Write the vectors of queries or items, in the catalogue or not."""
     with loading():
         from twotower.app.bulk import embed_file
+        from twotower.app.jobs import shard_of
         from twotower.bundle import load
         from twotower.runs.progress import counting
 
     if side not in ("query", "item"):
         raise ConfigError(f'--side is "query" or "item", not "{side}"')
+    part = None if shard is None else shard_of(shard)
     retriever = load(model)
-    with counting("embedding") as report:
-        wrote = embed_file(retriever, rows, side, output, report)  # type: ignore[arg-type]
+    try:
+        with counting("embedding") as report:
+            wrote = embed_file(retriever, rows, side, output, report, part, cache)  # type: ignore[arg-type]
+    except KeyboardInterrupt:
+        exits.fail("stopped. What is embedded is kept; the same command goes on behind it.", exits.STOPPED)
     _wrote(wrote, "vectors", output)
