@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from twotower.bundle import Found, Retriever, load
     from twotower.config import Config
     from twotower.errors import BundleError, ConfigError, DataError, MissingExtra, OutputError, TwotowerError
-    from twotower.runs import Forecasted, Run, Tuned, compare, estimate, evaluate, forecast, open_run, train, tune, why
+    from twotower.runs import Drift, Forecasted, Run, Tuned, compare, drift, estimate, evaluate, forecast, open_run, train, tune, why
 
 __version__ = "0.1.0"
 
@@ -25,6 +25,7 @@ _HOMES = {
     "Config": "config",
     "ConfigError": "errors",
     "DataError": "errors",
+    "Drift": "runs",
     "Forecasted": "runs",
     "Found": "bundle",
     "MissingExtra": "errors",
@@ -34,6 +35,7 @@ _HOMES = {
     "Tuned": "runs",
     "TwotowerError": "errors",
     "compare": "runs",
+    "drift": "runs",
     "estimate": "runs",
     "evaluate": "runs",
     "forecast": "runs",
@@ -49,6 +51,7 @@ __all__ = [
     "Config",
     "ConfigError",
     "DataError",
+    "Drift",
     "Forecasted",
     "Found",
     "MissingExtra",
@@ -58,6 +61,7 @@ __all__ = [
     "Tuned",
     "TwotowerError",
     "compare",
+    "drift",
     "estimate",
     "evaluate",
     "forecast",

@@ -11,10 +11,27 @@ import sys
 from twotower.app import exits
 from twotower.app.cli.application import app
 from twotower.app.cli.making import check, demo, forecast, init, train, tune
-from twotower.app.cli.measuring import compare, evaluate, info, report
+from twotower.app.cli.measuring import compare, drift, evaluate, info, report
 from twotower.app.cli.searching import embed, score, search
 
-__all__ = ["app", "check", "compare", "demo", "embed", "evaluate", "forecast", "info", "init", "main", "report", "score", "search", "train", "tune"]
+__all__ = [
+    "app",
+    "check",
+    "compare",
+    "demo",
+    "drift",
+    "embed",
+    "evaluate",
+    "forecast",
+    "info",
+    "init",
+    "main",
+    "report",
+    "score",
+    "search",
+    "train",
+    "tune",
+]
 
 
 def main() -> None:
