@@ -20,7 +20,7 @@ WORDS = (0.0, 0.25, 0.5)  # shares of unknown words, up to and including each
 
 
 class Bins(NamedTuple):
-    """How values are sorted. edges: of quantities, each bin up to and including its own. codes: of names; names: their texts, where they may be told."""
+    """How values are sorted. edges: of quantities, each bin up to and including its own. codes: of names; names: their texts, none of ids."""
 
     edges: list[float]
     codes: list[int]
