@@ -17,8 +17,7 @@ import pyarrow as pa
 from twotower import files
 from twotower.bundle.retriever import Retriever, load
 from twotower.data.columns import Array, lengths_of
-from twotower.data.features import Id
-from twotower.data.preparation.identity import names_of
+from twotower.data.hashes import hash_texts
 from twotower.data.prepared import ID
 from twotower.errors import BundleError, ConfigError
 from twotower.learning.binning import Bins, labels
@@ -215,7 +214,7 @@ def _pairs(retriever: Retriever, rows: Rows) -> Pairs:
     memory = retriever.history
     lengths = None if memory is None else np.minimum(lengths_of(memory.known(table)), memory.feature.last)
     columns = retriever.encoder.encode("query", table, strict=False, logged=False)
-    keys = names_of(rows.keys.take(asking)).codes
+    keys = hash_texts(rows.keys.take(asking).to_pylist())
     return Pairs(values_of(retriever.encoder, table, columns, lengths), retriever.embed_queries(table), keys, views.reshape(-1), rows.items[used])
 
 
@@ -328,7 +327,7 @@ def _reasons(
     if not few and grown.low > 0 and grown.value > unknown:
         reasons.append(f"of {rate.now.value:.0%} of the pairs the model does not know the query or the item, of {rate.launch.value:.0%} at launch")
         lacking = by_name[LACKING]
-        read = any(not isinstance(feature, Id) for feature in retriever.encoder.features["item"])
+        read = any(feature.type != "id" for feature in retriever.encoder.features["item"])
         new_items = read and len(reasons) == 1 and float(lacking.now.value) > float(rate.now.value) / 2
     return reasons, "refresh" if new_items else "train" if reasons else "keep"
 

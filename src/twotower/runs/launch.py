@@ -84,7 +84,7 @@ def rates(encoder: Encoder, pairs: Pairs, known: Array | None, seed: int) -> dic
     an item whose id is new; nor is of one that the catalogue lacks.
     """
     new = np.zeros(len(pairs.items), bool) if known is None else ~np.append(known, True)[pairs.items]
-    alone = all(isinstance(feature, Id) for feature in encoder.features["item"])
+    alone = all(feature.type == "id" for feature in encoder.features["item"])
     some = np.any([known_rows(values) for values in pairs.values.values()], axis=0)
     told = {NOTHING: ~some[pairs.views] | (pairs.items < 0) | (new if alone else False)}
     if known is not None:
@@ -131,7 +131,8 @@ def write_launch(
     """Write both files into a model folder. asked: what was measured of a part; of many of its queries a sample is kept."""
     options = chosen.evaluate
     few = np.sort(np.random.default_rng(options.seed).permutation(len(asked.cases.query_rows))[: options.queries])
-    asked = asked.take(few)
+    # Whoever is known by a history alone has no columns, and so no texts.
+    asked = asked._replace(texts=asked.texts or [""] * len(asked.vectors)).take(few)
     cases, which = asked.cases, PARTS.index(part)
     read = reading(prepared.encoder, prepared.columns["item"])
     seen = before(prepared, which, read)
