@@ -1,5 +1,6 @@
 """Whether newer pairs ask for training again: nothing for a week like launch, a reason for one that is not, and what cannot be said is said."""
 
+import itertools
 import json
 import shutil
 import subprocess
@@ -154,7 +155,7 @@ def test_bins_hold_what_was_asked(run):
     assert dict(zip(country["names"], country["counts"], strict=False)) == counted and sum(country["counts"][3:]) == 0
     ages, age = np.asarray(table.column("age")), launch["features"]["age:number"]
     edges = [-np.inf, *age["edges"], np.inf]
-    assert age["counts"] == [float(((ages > low) & (ages <= high)).sum()) for low, high in zip(edges, edges[1:], strict=False)] + [0.0]
+    assert age["counts"] == [float(((ages > low) & (ages <= high)).sum()) for low, high in itertools.pairwise(edges)] + [0.0]
     train = prepared.log.item_rows[prepared.parts == 0]
     ids = np.asarray(prepared.items.column(ID))
     assert launch["items"]["training"][:3] == sorted(np.bincount(train), reverse=True)[:3] and launch["items"]["training"][-1] == 0
@@ -325,7 +326,7 @@ def test_bad_options_are_refused(run, typed, written, tmp_path):
         assert code == 2 and "Traceback" not in err
     with pytest.raises(ConfigError, match="tolerance"):
         tt.drift(run.folder, week(1, 100), tolerance=float("nan"))
-    with pytest.raises(DataError, match="no item|names an item"):
+    with pytest.raises(DataError, match="names an item"):
         tt.drift(run.folder, week(1, 100).set_column(3, "thing", pa.array(["x"] * 100)))
 
 
