@@ -112,7 +112,7 @@ def _index(model: Path, index: str, json: bool) -> None:
 @app.command(
     epilog=examples(
         "twotower drift production --pairs last_week.csv",
-        "twotower drift production --pairs last_week.csv || twotower train twotower.toml --from production -o runs/next",
+        "twotower drift production --pairs last_week.csv --tolerance 0.1 --json",
         "twotower drift production --pairs last_week.csv -o drift.html",
     )
 )
