@@ -31,8 +31,8 @@ def every_file(world_folder):
 def test_the_files_of_a_bundle(world_folder):
     names = every_file(world_folder)
     segment = next(name for name in names if name.startswith("segments/")).split("/")[1]
-    model = ["card.md", "config.toml", "encoder.json", "golden.json", "item.onnx", "manifest.json", "metrics.json", "query.onnx"]
-    model += ["states.safetensors", "weights.safetensors"]
+    model = ["asked.npy", "card.md", "config.toml", "encoder.json", "golden.json", "item.onnx", "launch.json", "manifest.json", "metrics.json"]
+    model += ["query.onnx", "states.safetensors", "weights.safetensors"]
     counts = ("counts.npy", "lengths.npy", "offsets.npy", "rows.npy", "vocabulary.json")
     words = [f"words/{part}/{name}" for part in ("own", "asked") for name in counts]
     expected = ["CURRENT", "catalogue/000001/manifest.json", *(f"model/{name}" for name in model)]

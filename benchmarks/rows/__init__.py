@@ -111,6 +111,7 @@ ROWS: dict[str, Row] = {
     "reading": Row("what reading batches costs beside a step", "5%", ("ml-100k",)),
     "preparation": Row("how fast a log is prepared, and in how much memory", "500,000 pairs a second, 4 GB"),
     "again": Row("training again against a cold start, eight weeks of two logs", "a quarter of the time, no worse", ("ml-100k",)),
+    "drift": Row("whether drift asks for training again when it should", "quiet in 90% of weeks like launch, not after eight weeks", ("ml-100k",)),
     "ranks": Row("one process of two threads beside two processes of one"),
     "compiling": Row("what torch.compile would bring a step"),
     "gpu": Row("the same steps on a CUDA device", "", (), ("throughput", "fine_tuning"), ("tuning_speed",), cuda=True),

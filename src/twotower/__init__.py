@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from twotower.bundle import Change, Found, Retriever, compact, load, rollback, versions
     from twotower.config import Config
     from twotower.errors import BundleError, ConfigError, DataError, MissingExtra, OutputError, TwotowerError
-    from twotower.runs import Forecasted, Run, Tuned, compare, estimate, evaluate, forecast, open_run, train, tune, why
+    from twotower.runs import Drift, Forecasted, Run, Tuned, compare, drift, estimate, evaluate, forecast, open_run, train, tune, why
 
 __version__ = "0.1.0"
 
@@ -26,6 +26,7 @@ _HOMES = {
     "Config": "config",
     "ConfigError": "errors",
     "DataError": "errors",
+    "Drift": "runs",
     "Forecasted": "runs",
     "Found": "bundle",
     "MissingExtra": "errors",
@@ -36,6 +37,7 @@ _HOMES = {
     "TwotowerError": "errors",
     "compact": "bundle",
     "compare": "runs",
+    "drift": "runs",
     "estimate": "runs",
     "evaluate": "runs",
     "forecast": "runs",
@@ -54,6 +56,7 @@ __all__ = [
     "Config",
     "ConfigError",
     "DataError",
+    "Drift",
     "Forecasted",
     "Found",
     "MissingExtra",
@@ -64,6 +67,7 @@ __all__ = [
     "TwotowerError",
     "compact",
     "compare",
+    "drift",
     "estimate",
     "evaluate",
     "forecast",

@@ -4,10 +4,26 @@ run/   config.toml  prepared.json  findings.json  history.jsonl  checkpoint.safe
 """
 
 from twotower.runs.comparing import Comparison, compare
+from twotower.runs.drifting import Drift, drift
 from twotower.runs.explanation import why
 from twotower.runs.forecasting import Forecasted, forecast
 from twotower.runs.measuring import evaluate
 from twotower.runs.run import Run, estimate, open_run, train
 from twotower.runs.tuning import Tuned, tune
 
-__all__ = ["Comparison", "Forecasted", "Run", "Tuned", "compare", "estimate", "evaluate", "forecast", "open_run", "train", "tune", "why"]
+__all__ = [
+    "Comparison",
+    "Drift",
+    "Forecasted",
+    "Run",
+    "Tuned",
+    "compare",
+    "drift",
+    "estimate",
+    "evaluate",
+    "forecast",
+    "open_run",
+    "train",
+    "tune",
+    "why",
+]

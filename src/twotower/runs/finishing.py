@@ -31,6 +31,7 @@ from twotower.learning.statistics import PairedTest, holm
 from twotower.learning.views import before, reading
 from twotower.runs.comparing import compare_values, ranking_table
 from twotower.runs.exported import encode_items, encode_queries
+from twotower.runs.launch import write_launch
 from twotower.runs.measuring import Asked, calibrated, choose_mode, figures_of, fitting, indexes_of, scorer
 from twotower.runs.progress import Progress
 from twotower.search.calibration import Calibration
@@ -71,6 +72,8 @@ def finish(folder: Path, prepared: Prepared, model: TwoTower, chosen: Config, fa
         measured = _measure(building / "model", prepared, item_vectors, chosen, progress)
         progress.stage("measuring parts of the rankings")
         metrics = _metrics(measured, prepared, chosen, facts)
+        part, asked, vectors = measured.part, measured.asked, measured.item_vectors
+        write_launch(building / "model", prepared, part, asked, vectors, measured.words, measured.search, chosen)
         _write_bundle(building, prepared, measured, metrics, chosen)
     table = _rankings(measured, prepared, metrics["evaluation"])
     files.write_parquet(folder / "rankings.parquet", table.to_batches(), table.schema)

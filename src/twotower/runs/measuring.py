@@ -151,45 +151,84 @@ class NewPairs(NamedTuple):
     strangers: str = ""  # what the histories name and the catalogue lacks, in a sentence
 
 
+class Rows(NamedTuple):
+    """The rows of a file as a bundle reads them, of which those that name a query and a match of it are pairs."""
+
+    name: str  # of the file
+    table: pa.Table  # [n]
+    items: Array  # int64 [n], of the catalogue; -1 for those that it lacks
+    item_codes: Array  # int64 [n], alike for the same item, in the catalogue or not
+    query_codes: Array  # int64 [n], alike for the same query
+    key_codes: Array  # int64 [n], alike for the same key
+    keys: pa.Array  # their texts
+    labels: Array  # [n]
+    named: Array  # bool [n], whether it is a pair
+    given: Array  # bool [n], whether an item is named at all
+    dropped: dict[str, int]  # why others are none
+    merged: bool  # whether repeated pairs count once
+
+    @property
+    def used(self) -> Array:
+        """The rows int64 that training would use, whether the catalogue has their items or not."""
+        return self.once(np.flatnonzero(self.named & self.given))
+
+    def once(self, rows: Array) -> Array:
+        """These rows without those that repeat an earlier one, where pairs are merged."""
+        if not self.merged:
+            return rows
+        _, first = np.unique(np.stack([self.query_codes[rows], self.key_codes[rows], self.item_codes[rows]]), axis=1, return_index=True)
+        return np.asarray(rows[np.sort(first)])
+
+
+def read_rows(retriever: Retriever, source: Source) -> Rows:
+    """The rows of a file of pairs."""
+    schema = retriever.bundle.model["schema"]
+    table = _table(retriever, source)
+    queries = _query_values(retriever, table)
+    ids = _item_ids(retriever, table)
+    present = functools.reduce(np.logical_or, [_valid(values) for values in queries.values()])
+    listed = np.ones(table.num_rows, bool)
+    if schema["pairs"]["event"] is not None:
+        events = to_text(pa.array(list(schema["pairs"]["event_weights"]), pa.string()))
+        listed = _valid(pc.index_in(to_text(table.column(schema["pairs"]["event"])), events, skip_nulls=True))
+    labels = _labels(table, schema["pairs"], source.name)
+    right = labels > 0
+    dropped = {
+        "of_unlisted_event": int((~listed).sum()),
+        "without_query": int((listed & ~present).sum()),
+        "that_are_no_match": int((listed & present & ~right).sum()),
+    }
+    declared, values = _key_column(retriever), list(queries.values())
+    keys = keys_of(values, None if declared is None else table.column(declared).combine_chunks())
+    texts = to_text(ids)
+    item_codes, query_codes, key_codes = (_codes(each) for each in (texts, digests_of(values), keys))
+    pair, merged = listed & present & right, schema["pairs"]["repeats"] != "keep"
+    return Rows(source.name, table, retriever.find(ids), item_codes, query_codes, key_codes, keys, labels, pair, _valid(texts), dropped, merged)
+
+
 def read_pairs(retriever: Retriever, source: Source, options: EvaluateOptions, mode: Mode | None = None) -> NewPairs:
     """Pairs of a file as cases for a bundle's catalogue; what training would not use or what cannot be ranked is dropped and counted.
 
     Other matches of the same key in the file are left out of a pair's ranking, and what the file's histories hold where what was seen
     is; the bundle holds no training log, so matches known from training cannot be.
     """
-    per = options.per
-    schema = retriever.bundle.model["schema"]
-    table = _table(retriever, source)
-    queries = _query_values(retriever, table)
-    items = retriever.find(_item_ids(retriever, table))
-    present = functools.reduce(np.logical_or, [_valid(values) for values in queries.values()])
-    listed = np.ones(len(items), bool)
-    if schema["pairs"]["event"] is not None:
-        events = to_text(pa.array(list(schema["pairs"]["event_weights"]), pa.string()))
-        listed = _valid(pc.index_in(to_text(table.column(schema["pairs"]["event"])), events, skip_nulls=True))
-    labels = _labels(table, schema["pairs"], source.name)
-    right = labels > 0
-    kept = np.flatnonzero(listed & present & right & (items >= 0))
-    dropped = {
-        "of_unlisted_event": int((~listed).sum()),
-        "without_query": int((listed & ~present).sum()),
-        "that_are_no_match": int((listed & present & ~right).sum()),
-        "item_not_in_catalogue": int((listed & present & right & (items < 0)).sum()),
-    }
+    return ranked(retriever, read_rows(retriever, source), options, mode)
+
+
+def ranked(retriever: Retriever, rows: Rows, options: EvaluateOptions, mode: Mode | None = None) -> NewPairs:
+    """The pairs among some rows as cases."""
+    per, table, items, labels = options.per, rows.table, rows.items, rows.labels
+    kept = np.flatnonzero(rows.named & (items >= 0))
+    dropped = rows.dropped | {"item_not_in_catalogue": int((rows.named & (items < 0)).sum())}
     if not len(kept):
         column = _item_column(retriever)
         hint = f"is {column} the column of ids?" if column else "are the items written as in training?"
         counts = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in dropped.items() if count)
-        raise DataError(f"{source.name}: none of its {len(items):,} pairs names an item of the catalogue and a query ({counts}); {hint}")
-    declared = _key_column(retriever)
-    values = list(queries.values())
-    key_codes = _codes(keys_of(values, None if declared is None else table.column(declared).combine_chunks()))[kept]
-    query_codes = _codes(digests_of(values))[kept]
-    if schema["pairs"]["repeats"] != "keep":
-        _, first = np.unique(np.stack([query_codes, key_codes, items[kept]]), axis=1, return_index=True)
-        first.sort()
-        dropped["repeated"] = len(kept) - len(first)
-        kept, key_codes, query_codes = kept[first], key_codes[first], query_codes[first]
+        raise DataError(f"{rows.name}: none of its {len(items):,} pairs names an item of the catalogue and a query ({counts}); {hint}")
+    if rows.merged:
+        before, kept = len(kept), rows.once(kept)
+        dropped["repeated"] = before - len(kept)
+    key_codes, query_codes = rows.key_codes[kept], rows.query_codes[kept]
     # Equal queries of one key are one view: the first row of each stands for all.
     _, first, view_of = np.unique(query_codes, return_index=True, return_inverse=True)
     ones = np.ones(len(kept), np.float32)
@@ -197,7 +236,7 @@ def read_pairs(retriever: Retriever, source: Source, options: EvaluateOptions, m
     every = group(log.query_keys, log.item_rows, int(key_codes.max()) + 1)
     asked = with_gains(cases(log, every if per == "pair" else None, per), log.labels, options.gain)
     if retriever.history is not None and options.exclude_seen is not False:
-        asked = asked._replace(excluded=_beside(asked, retriever.history.known(table.take(pa.array(kept[asked.query_rows])))))
+        asked = asked._replace(excluded=beside(asked, retriever.history.known(table.take(pa.array(kept[asked.query_rows])))))
     views = draft(log, np.arange(len(kept)))  # in the order of the cases
     asking = views.pair_rows if per == "pair" else views.pair_rows[views.offsets[:-1]]
     ids = retriever.items.column(ID).take(pa.array(asked.relevant.values)).to_pylist()
@@ -208,7 +247,7 @@ def read_pairs(retriever: Retriever, source: Source, options: EvaluateOptions, m
     return NewPairs(columns.take(pa.array(kept)), asked, kept[asking], ids, dropped, searched, strangers.told())
 
 
-def _beside(asked: Cases, seen: Ragged) -> Ragged:
+def beside(asked: Cases, seen: Ragged) -> Ragged:
     """What is left out of each ranking [q], and what its own history holds [q], which a search does not find again either."""
     if asked.excluded is None:
         return seen
@@ -228,8 +267,8 @@ def _table(retriever: Retriever, source: Source) -> pa.Table:
     """The columns of a file that measuring needs, each required by its role."""
     schema, column = retriever.bundle.model["schema"], _item_column(retriever)
     if retriever.history is not None:
-        beside = [name for name in (_key_column(retriever), *retriever.encoder.columns("query"), column) if name is not None]
-        require_history(source, retriever.history.column_name, beside, retriever.items.column(ID).slice(0, 2).to_pylist())
+        others = [name for name in (_key_column(retriever), *retriever.encoder.columns("query"), column) if name is not None]
+        require_history(source, retriever.history.column_name, others, retriever.items.column(ID).slice(0, 2).to_pylist())
     roles: dict[str | None, str] = dict.fromkeys(_query_columns(retriever), "the query")
     roles |= {column: "the id of the item"} if column else dict.fromkeys(retriever.encoder.columns("item"), "the item, which has no id")
     roles |= {_key_column(retriever): "query.key", schema["pairs"]["event"]: "pairs.event", schema["pairs"].get("label"): "pairs.label"}

@@ -12,7 +12,7 @@ from twotower.app import exits
 from twotower.app.cli.application import app
 from twotower.app.cli.growing import compact, refresh, rollback, versions
 from twotower.app.cli.making import check, demo, forecast, init, train, tune
-from twotower.app.cli.measuring import compare, evaluate, info, report
+from twotower.app.cli.measuring import compare, drift, evaluate, info, report
 from twotower.app.cli.searching import embed, score, search
 
 # isort: split
@@ -24,6 +24,7 @@ __all__ = [
     "compact",
     "compare",
     "demo",
+    "drift",
     "embed",
     "evaluate",
     "export",

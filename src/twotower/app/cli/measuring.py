@@ -1,4 +1,4 @@
-"""Verbs that say how good a model is, and what it is: evaluate, compare, report, info."""
+"""Verbs that say how good a model is, still is, and what it is: evaluate, drift, compare, report, info."""
 
 from __future__ import annotations
 
@@ -109,6 +109,47 @@ def _index(model: Path, index: str, json: bool) -> None:
     with watching() as progress:
         found = approximation(open_run(model), index, progress.stage)
     print_json(found) if json else show_parts(reports.approximate(found))
+
+
+@app.command(
+    epilog=examples(
+        "twotower drift production --pairs last_week.csv",
+        "twotower drift production --pairs last_week.csv --tolerance 0.1 --json",
+        "twotower drift production --pairs last_week.csv -o drift.html",
+    )
+)
+def drift(
+    model: BundlePath,
+    pairs: Annotated[str, typer.Option(help="Newer pairs, with the columns that the model reads.", show_default=False)],
+    tolerance: Annotated[float, typer.Option(help="How far the selecting metric may fall, as a part of what it was at launch.")] = 0.05,
+    unknown: Annotated[float, typer.Option(help="How much the share of pairs may grow of whose query or item the model knows nothing.")] = 0.1,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Write a page instead: drift.html or drift.md.")] = None,
+    json: Json = False,
+) -> None:
+    """Say whether the data have moved so far that training again pays. Exit 3 if it does.
+
+    Needs the bundle alone: the metric on newer pairs against that of launch, what the model does not know, and what has moved.
+    """
+    with loading():
+        from twotower.app.reports import render, suffix_of
+        from twotower.app.reports.drifted import drifted
+        from twotower.app.reports.terminal import terminal
+        from twotower.files import write_text
+        from twotower.runs import drift as look
+
+        if output is not None:
+            suffix_of(output)
+    told = look(model, pairs, tolerance=tolerance, unknown=unknown)
+    document = drifted(told)
+    if output is not None:
+        write_text(output, render(document, output))
+        print(f"{document.verdict}\nwrote {output}", file=sys.stderr)
+    if json:
+        print_json(told)
+    elif output is None:
+        show_parts(terminal(document))
+    if told.pays:
+        raise typer.Exit(exits.WORSE)
 
 
 @app.command(epilog=examples("twotower compare runs/new runs/old"))
