@@ -12,7 +12,19 @@ SOURCE = Path(twotower.__file__).parent
 FLOORS = [
     ["errors"],
     ["files.single", "files.arrays", "files.folders", "files", "manifests"],
-    ["search.index", "search.lexical", "search.fusion", "search.calibration", "search.thresholds"],
+    [
+        "search.index",
+        "search.lexical",
+        "search.fusion",
+        "search.calibration",
+        "search.thresholds",
+        "search.filters.conditions",
+        "search.filters.language",
+        "search.filters.wire",
+        "search.filters.kinds",
+        "search.filters.masks",
+        "search.filters",
+    ],
     [
         "data.columns",
         "data.values",
