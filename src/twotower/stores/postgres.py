@@ -84,7 +84,6 @@ class Postgres:
                     timeout=PATIENCE,
                     reconnect_timeout=PATIENCE,
                     kwargs={"connect_timeout": PATIENCE},
-                    configure=_configure,
                     check=ConnectionPool.check_connection,
                     open=True,
                 )
@@ -117,7 +116,8 @@ class Postgres:
             raise DataError(f"{self.shown} takes longer than its statement_timeout to {doing}") from None
         except psycopg.Error as error:
             kind = OutputError if str(error.sqlstate or "").startswith(("53", "58", "25")) else DataError
-            raise kind(f"{self.shown} cannot {doing}: {_said(error) if error.sqlstate else 'the connection is lost'}") from None
+            lost = error.sqlstate is None and isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError))
+            raise kind(f"{self.shown} cannot {doing}: {'the connection is lost' if lost else _said(error)}") from None
 
     @contextlib.contextmanager
     def claim(self) -> Iterator[None]:
@@ -317,15 +317,6 @@ class Postgres:
             connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(_table(table)))
 
 
-def _configure(connection: Any) -> None:
-    from pgvector.psycopg import register_vector
-    from psycopg import ProgrammingError
-
-    with contextlib.suppress(ProgrammingError):  # the extension may yet be made
-        register_vector(connection)
-    connection.commit()
-
-
 def _table(name: str) -> Any:
     from psycopg import sql
 
@@ -333,8 +324,8 @@ def _table(name: str) -> Any:
 
 
 def _said(error: Any) -> str:
-    """The server's first line. It names tables, columns and values, never the URL."""
-    return str(getattr(error.diag, "message_primary", None) or "it says no more")
+    """The first line of the server, or of the driver about a value. It names tables, columns and values, never the URL."""
+    return str(error.diag.message_primary or error)
 
 
 def _copy(connection: Any, version: Version, table: Any, rows: Rows) -> None:
@@ -369,8 +360,6 @@ def _nearest(
 
     Where the planner expects few rows to meet it, or the index found fewer than k, they are scored one by one.
     """
-    from pgvector import Vector
-
     d = version.facts.dimensions
     indexed = not (chosen and _expected(connection, version, condition, values) <= FEW)
     half = INDEXED_FULL < d <= INDEXED_HALF
@@ -379,7 +368,7 @@ def _nearest(
         for through in (True, False) if indexed else (False,):
             if not through:
                 connection.execute("SELECT set_config('enable_indexscan', 'off', true)")
-            given, wide = Vector(vector), half and through
+            given, wide = str(vector.tolist()), half and through
             limits = [RESCORED * k if wide else k, k]
             rows = connection.execute(_statement(version, condition, wide), [given, *values, given, *limits]).fetchall()
             if not through and indexed:
@@ -394,8 +383,8 @@ def _statement(version: Version, condition: Any, half: bool) -> Any:
     from psycopg import sql
 
     own, d = sql.Identifier(VECTOR), version.facts.dimensions
-    way = sql.SQL(f"{{}}::halfvec({d}) <#> %s::halfvec({d})" if half else "{} <#> %s").format(own)
+    way = sql.SQL(f"{{}}::halfvec({d}) <#> %s::halfvec({d})" if half else "{} <#> %s::vector").format(own)
     near = sql.SQL("SELECT {}, {} AS found FROM {} WHERE {} ORDER BY {} LIMIT %s").format(
         sql.Identifier(ID), own, _table(version.table), condition, way
     )
-    return sql.SQL("SELECT {}, -(found <#> %s) FROM ({}) AS near ORDER BY 2 DESC LIMIT %s").format(sql.Identifier(ID), near)
+    return sql.SQL("SELECT {}, -(found <#> %s::vector) FROM ({}) AS near ORDER BY 2 DESC LIMIT %s").format(sql.Identifier(ID), near)
