@@ -1,19 +1,70 @@
 """A filter selects the same items in every store: those that the mask over the table selects."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests.stored import KINDS, catalogue, nearest, publish, running
 from twotower.errors import ConfigError
-from twotower.search.filters import Compare, Every, Flag, Has, Missing, Not, OneOf, Some, mask
+from twotower.search.filters import Compare, Every, Flag, Has, Missing, Not, OneOf, Some, mask, terms
 
 TABLE = catalogue()
 QUERIES = np.random.default_rng(1).standard_normal((2, 8)).astype(np.float32)
-NUMBERS = [0, -0.0, 1, 1.5, 0.1, 0.3, 2.5, 50, -7, 7.25, 19.99, 0.10, 127, 128, -128, 1 << 40, -(1 << 53), (1 << 53) - 1, 1e308, -1e300, 10**30, 2.0000001]
-TEXTS = ["sofa", "chair", "", "Straße", "it's", 'a "b"', "'; DROP TABLE x; --", "\\", "%", "🦊", "a\nb", "s", "\0", "it\0s", "wood", "' OR true --", "p", "x"]
-DATES = ["2024-01-03", "2024-01-03 17:30:00", "2024-01-02T04:00:00.000004", "2024-01-05T00:00:00+02:00", "0001-01-01", "9999-12-31", "2024-01-01T07:00:00.0000015"]
+NUMBERS = [
+    0,
+    -0.0,
+    1,
+    1.5,
+    0.1,
+    0.3,
+    2.5,
+    50,
+    -7,
+    7.25,
+    19.99,
+    0.10,
+    127,
+    128,
+    -128,
+    1 << 40,
+    -(1 << 53),
+    (1 << 53) - 1,
+    1e308,
+    -1e300,
+    10**30,
+    2.0000001,
+]
+TEXTS = [
+    "sofa",
+    "chair",
+    "",
+    "Straße",
+    "it's",
+    'a "b"',
+    "'; DROP TABLE x; --",
+    "\\",
+    "%",
+    "🦊",
+    "a\nb",
+    "s",
+    "\0",
+    "it\0s",
+    "wood",
+    "' OR true --",
+    "p",
+    "x",
+]
+DATES = [
+    "2024-01-03",
+    "2024-01-03 17:30:00",
+    "2024-01-02T04:00:00.000004",
+    "2024-01-05T00:00:00+02:00",
+    "0001-01-01",
+    "9999-12-31",
+    "2024-01-01T07:00:00.0000015",
+]
 COLUMNS = {
     "price": NUMBERS,
     "weight": NUMBERS,
@@ -83,7 +134,14 @@ def store(request, places):
         yield opened
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+def unordered(term):
+    """Whether a term asks for an order that Qdrant does not know: of texts, and of whole numbers past 2^53."""
+    if not isinstance(term, Compare) or term.operator in ("eq", "ne"):
+        return False
+    return isinstance(term.value, str) and pa.types.is_string(TABLE.schema.field(term.column).type)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(condition=CONDITIONS)
 @example(condition=Not(Compare("price", "lt", 50)))
 @example(condition=Compare("price", "gt", 1))
@@ -101,11 +159,11 @@ def store(request, places):
 @example(condition=Compare("few", "lt", 1000))
 def test_a_condition_selects_what_the_mask_selects(store, condition):
     allowed = mask(condition, TABLE)
-    try:
-        near = store.search(QUERIES, TABLE.num_rows, condition)
-    except ConfigError as error:
-        assert store.kind in ("qdrant", "served") and "Qdrant orders" in str(error)
+    if store.kind in ("qdrant", "served") and any(unordered(term) for term in terms(condition)):
+        with pytest.raises(ConfigError, match="Qdrant orders"):
+            store.search(QUERIES, 3, condition)
         return
+    near = store.search(QUERIES, TABLE.num_rows, condition)
     wanted, scores = nearest(TABLE, QUERIES, TABLE.num_rows, allowed)
     for found, right in zip(near.ids, wanted, strict=True):
         assert {each for each in found if each is not None} == {each for each in right if each is not None}
@@ -113,7 +171,11 @@ def test_a_condition_selects_what_the_mask_selects(store, condition):
 
 
 def test_a_condition_that_fits_no_column_is_refused_before_the_store_is_asked(store):
-    for condition, said in [(Compare("prices", "lt", 1), 'did you mean "price"'), (Compare("price", "lt", "x"), "a number"), (Flag("select"), "text")]:
+    for condition, said in [
+        (Compare("prices", "lt", 1), 'did you mean "price"'),
+        (Compare("price", "lt", "x"), "a number"),
+        (Flag("select"), "text"),
+    ]:
         with pytest.raises(ConfigError, match=said):
             store.search(QUERIES, 3, condition)
 

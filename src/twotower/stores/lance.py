@@ -16,15 +16,15 @@ from twotower import files
 from twotower.data.columns import Array
 from twotower.data.prepared import ID
 from twotower.errors import DataError, MissingExtra, OutputError
-from twotower.search.filters import Compare, Condition, OneOf
+from twotower.search.filters import Condition
 from twotower.stores.facts import VECTOR, Version, stored_names
-from twotower.stores.lance_words import lance_condition
+from twotower.stores.lance_words import LanceWords, lance_condition
 from twotower.stores.ledger import claimed, read_ledger, write_ledger
 from twotower.stores.places import Place, folder_of
 from twotower.stores.store import KEPT, Found, Gone, Rows, check_count
 
-LINKS, BUILD_BREADTH = 20, 200
-INDEXED_FROM = 50_000  # rows; below, scoring all of them is as fast
+LINKS, BUILD_BREADTH = 16, 100
+INDEXED_FROM = 200_000  # rows; below, scoring all of them is as fast
 PARTITION = 1 << 20  # rows of one graph
 PROBED = 8  # graphs that a search looks into
 RESCORED = 4  # times k, of what the compressed vectors of an index find
@@ -140,7 +140,7 @@ class Lance:
         stored = [ID, *(version.columns[name] for name in shape.names[1:])]
         parts = []
         for start in range(0, len(ids), LOOKED_UP):
-            text = lance_condition(_among(ids[start : start + LOOKED_UP], shape.field(ID).type), version)
+            text = LanceWords().one_of(ID, list(ids[start : start + LOOKED_UP]), shape.field(ID).type)
             with self._speaking("show items"):
                 parts.append(table.search().where(text).limit(LOOKED_UP).select(stored).to_arrow().select(stored).rename_columns(shape.names))
         return pa.concat_tables(parts).cast(shape)
@@ -153,9 +153,9 @@ class Lance:
 
     def create(self, version: Version) -> None:
         """An empty table; a half-built one of that name goes."""
+        self.drop(version.table)
         with self._speaking("make a table"):
             database = self._database()
-            database.drop_table(version.table, ignore_missing=True)
             database.create_table(version.table, schema=_schema(version))
 
     def append(self, version: Version, rows: Rows) -> None:
@@ -189,29 +189,25 @@ class Lance:
             if table.version != live.mark:  # a change that was broken off, or one that was rolled back
                 table.checkout(live.mark)
                 table.restore()
-            shape = live.shape.field(ID).type
+            of = live.shape.field(ID).type
             for start in range(0, len(removed), LOOKED_UP):
-                table.delete(lance_condition(_among(removed[start : start + LOOKED_UP], shape), live))
-            for rows in changed:
+                table.delete(LanceWords().one_of(ID, list(removed[start : start + LOOKED_UP]), of))
+        for rows in changed:
+            with self._speaking("change its items"):
                 table.merge_insert(ID).when_matched_update_all().when_not_matched_insert_all().execute(_table_of(live, rows))
-            check_count(int(table.count_rows()), following.facts)
-            then = replace(following, table=live.table, mark=int(table.version), live=True)
+        with self._speaking("count its rows"):
+            found, mark = int(table.count_rows()), int(table.version)
+        check_count(found, following.facts)
+        then = replace(following, table=live.table, mark=mark, live=True)
         versions = [*earlier, replace(live, live=False), then][-KEPT:]
         self.switch(versions)
         return versions
 
     def drop(self, table: str) -> None:
-        """Remove a table."""
-        with self._speaking("drop a table"):
+        """Remove a table, or what is left of one whose removal was broken off."""
+        with contextlib.suppress(Gone), self._speaking("drop a table"):
             self._database().drop_table(table, ignore_missing=True)
-
-
-def _among(ids: Sequence[Any], of: pa.DataType) -> Condition:
-    """The condition of having one of these ids."""
-    plain = tuple(each.isoformat() if hasattr(each, "isoformat") else each for each in ids)
-    if pa.types.is_boolean(of):
-        return OneOf(ID, plain)
-    return Compare(ID, "eq", plain[0]) if len(plain) == 1 else OneOf(ID, plain)
+        files.remove_folder(self.folder / f"{table}.lance")
 
 
 def _schema(version: Version) -> pa.Schema:

@@ -27,7 +27,7 @@ from twotower.stores.store import Found, Gone, Rows, check_count
 
 PATIENCE = 15  # seconds
 CONNECTIONS = 8
-LINKS, BUILD_BREADTH = 24, 128
+LINKS, BUILD_BREADTH = 16, 100
 INDEXED_FULL, INDEXED_HALF = 2000, 4000  # dimensions that pgvector can index, as float32 and as float16
 RESCORED = 4  # times k, of what an index of float16 finds
 FEW = 10_000  # rows that meet a condition: so many are scored one by one, which misses none

@@ -174,7 +174,8 @@ class Qdrant:
             for points in self.points.scroll(live.table):
                 self.points.upsert(then.table, [(point.id, list(point.vector), point.payload) for point in points])
             gone = [_point_id(each) for each in to_json(pa.array(removed, live.shape.field(ID).type), ID)]
-            self.points.delete(then.table, gone)
+            if gone:
+                self.points.delete(then.table, gone)
             for rows in changed:
                 self.append(then, rows)
             check_count(self.count(then), then.facts)
