@@ -66,6 +66,7 @@ class Lance:
         except (OSError, RuntimeError, ValueError, NotImplementedError) as error:
             said = str(error)
             if "not found" in said.lower() or "No such file" in said:
+                self.close()  # what is open may be of a table that was dropped and made anew
                 raise Gone(f"{self.shown}: a table is gone that was live a moment ago") from None
             kind = OutputError if isinstance(error, OSError) or re.search(r"[Nn]o space|[Pp]ermission|[Rr]ead-only|[Qq]uota", said) else DataError
             raise kind(f"{self.shown} cannot {doing}: {said.splitlines()[0] if said else type(error).__name__:.300}") from None
@@ -208,6 +209,7 @@ class Lance:
         with contextlib.suppress(Gone), self._speaking("drop a table"):
             self._database().drop_table(table, ignore_missing=True)
         files.remove_folder(self.folder / f"{table}.lance")
+        self.close()
 
 
 def _schema(version: Version) -> pa.Schema:

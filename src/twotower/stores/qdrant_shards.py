@@ -30,7 +30,7 @@ class Shards:
     def __init__(self, place: Place, name: str, names: Any) -> None:
         self.shown, self.name, self.names = place.shown, name, names
         self.folder = Path(folder_of(place))
-        self._opened: dict[str, Any] = {}
+        self._opened: dict[tuple[str, int], Any] = {}
         self._opening = threading.Lock()
 
     @contextlib.contextmanager
@@ -52,14 +52,21 @@ class Shards:
             self._opened = {}
 
     def _shard(self, table: str) -> Any:
+        """The shard of a table; of one that was dropped and made anew, the new one."""
+        try:
+            key = (table, (self.folder / table).stat().st_ino)
+        except FileNotFoundError:
+            raise Gone(f"{self.shown}: a table is gone that was live a moment ago") from None
         with self._opening:
-            if table not in self._opened:
-                if not (self.folder / table).is_dir():
-                    raise Gone(f"{self.shown}: a table is gone that was live a moment ago")
+            if key not in self._opened:
                 with self._speaking("open a table"):
                     shard = self.names.EdgeShard.load(str(self.folder / table))
-                self._opened = {**dict(list(self._opened.items())[-KEPT:]), table: shard}
-            return self._opened[table]
+                self._opened = {**dict(list(self._opened.items())[-KEPT:]), key: shard}
+            return self._opened[key]
+
+    def _forget(self, table: str) -> None:
+        with self._opening:
+            self._opened = {key: shard for key, shard in self._opened.items() if key[0] != table}
 
     @contextlib.contextmanager
     def claim(self) -> Iterator[None]:
@@ -92,7 +99,7 @@ class Shards:
             for name, kind in indexed.items():
                 shard.update(names.UpdateOperation.create_field_index(name, getattr(names.PayloadSchemaType, PAYLOAD_KINDS[kind])))
         with self._opening:
-            self._opened[table] = shard
+            self._opened = {**self._opened, (table, (self.folder / table).stat().st_ino): shard}
 
     def upsert(self, table: str, points: list[Any]) -> None:
         """Points as (id, vector, payload)."""
@@ -112,8 +119,7 @@ class Shards:
             shard.optimize()
             shard.flush()
             shard.close()
-        with self._opening:
-            self._opened.pop(table)
+        self._forget(table)
 
     def count(self, table: str, condition: Any, exact: bool) -> int:
         """How many points meet a condition."""
@@ -145,8 +151,7 @@ class Shards:
 
     def drop(self, table: str) -> None:
         """Remove a shard."""
-        with self._opening:
-            self._opened.pop(table, None)
+        self._forget(table)
         files.remove_folder(self.folder / table)
 
 

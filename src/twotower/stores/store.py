@@ -17,7 +17,9 @@ import numpy as np
 import pyarrow as pa
 
 from twotower.data.columns import Array
+from twotower.data.hashes import hash_texts
 from twotower.data.prepared import ID
+from twotower.data.values import to_text
 from twotower.errors import BundleError, ConfigError, DataError, OutputError
 from twotower.search.filters import Condition
 from twotower.search.index import best_of_each, no_hits
@@ -221,13 +223,16 @@ class Store:
         truth = None if queries is None or not len(queries) else Truth(_check_width(np.asarray(queries, np.float32), facts))
         try:
             self.engine.create(version)
-            done = 0
+            done, hashes = 0, []
             for rows in rows_of(chain([first], batches), schema, facts.dimensions):
                 self.engine.append(version, rows)
                 done += len(rows[1])
+                hashes.append(hash_texts(to_text(rows[0].column(0)).to_pylist()))
                 report(f"{done:,} of {facts.rows:,} items sent")
                 if truth is not None:
                     truth.add(rows[0].column(0).to_pylist(), rows[1])
+            if len(np.unique(np.concatenate(hashes))) < done:
+                raise DataError("two items have one id; every item is known by its own")
             check_count(self.engine.count(version), facts, done)
             report("building the index")
             version = self.engine.finish(version)
