@@ -123,6 +123,9 @@ ROWS: dict[str, Row] = {
         ("banking77", "insuranceqa", "ml-100k"),
         ("tldr", "banking77", "insuranceqa"),
     ),
+    "stores": Row(
+        "100,000 items in the stores that users run: PostgreSQL, LanceDB, Qdrant", "recall@10 .95, no query fails while a version goes live"
+    ),
     "evaluation": Row("what measuring a model costs", "1.5x the bare product, 1 GB; statistics 5 s; a report 10 s, 3 MB"),
     "lookup": Row(
         "search of a million vectors: exact, approximate, filtered, in bulk",

@@ -181,6 +181,11 @@ _MICROSECONDS = (-62_135_596_800_000_000, 253_402_300_799_999_999)
 _DAYS = (-719_162, 2_932_896)
 
 
+def why_refused(message: str) -> str:
+    """Why a server lets nobody in, in words that hold nothing of the URL."""
+    return next((words for needle, words in _REFUSED.items() if needle in message), "its URL cannot be understood or used")
+
+
 def _postgres(query: str, url: str, named: str) -> Iterator[pa.RecordBatch]:
     try:
         import adbc_driver_manager
@@ -193,8 +198,7 @@ def _postgres(query: str, url: str, named: str) -> Iterator[pa.RecordBatch]:
     try:
         connection = dbapi.connect(url + patience)
     except (adbc_driver_manager.Error, OSError, ValueError) as error:
-        why = next((words for needle, words in _REFUSED.items() if needle in str(error)), "its URL cannot be understood or used")
-        raise DataError(f"{shown} cannot be reached: {why}{advice}") from None
+        raise DataError(f"{shown} cannot be reached: {why_refused(str(error))}{advice}") from None
     try:
         with connection, connection.cursor() as cursor:
             for setting in _STEADY:

@@ -1,0 +1,95 @@
+"""The vectors of a bundle, moved into a store that the user runs.
+
+ship(tt.load("runs/first"), "postgresql://ann@db/shop")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from twotower import files
+from twotower.bundle.retriever import Retriever
+from twotower.data.columns import Array
+from twotower.errors import BundleError
+from twotower.stores import Facts, open_store
+from twotower.stores.facts import VECTOR
+from twotower.stores.store import RECALL
+
+ROWS_AT_ONCE = 1 << 14
+ASKED = "asked.npy"  # beside a bundle's model: vectors float32 [q, d] of queries that it was not trained on
+SAMPLED = 200  # queries that recall is measured with
+NOISE = 0.5  # of a made query, as a part of the length of the item's vector that it starts from
+
+
+def ship(
+    retriever: Retriever,
+    url: str,
+    *,
+    name: str = "items",
+    recall: float = RECALL,
+    report: Callable[[str], None] = lambda _: None,
+) -> str:
+    """Publish the items of a bundle, with their columns, in the store of a URL or of `env:NAME`; returns the name of the table that is live.
+
+    recall: the share of the true ten nearest items that the store must find for sample queries before its table goes live.
+    Raises ConfigError, DataError, OutputError, MissingExtra.
+    """
+    with open_store(url, name) as store:
+        return store.publish(batches(retriever), facts_of(retriever), queries=sample_queries(retriever), recall=recall, report=report)
+
+
+def ship_changes(
+    retriever: Retriever,
+    url: str,
+    changed: Array,
+    removed: Sequence[Any],
+    parent: str,
+    *,
+    name: str = "items",
+) -> str:
+    """Bring a store from the catalogue version `parent` to that of a bundle; returns the name of the table that is live.
+
+    changed: rows int64 [n] of the bundle's catalogue that are new or have changed. removed: ids. Raises BundleError where the store serves
+    another model or another version.
+    """
+    with open_store(url, name) as store:
+        return store.refresh(batches(retriever, changed), removed, facts_of(retriever), parent)
+
+
+def facts_of(retriever: Retriever) -> Facts:
+    """What a store is told about a bundle's vectors."""
+    bundle = retriever.bundle
+    similarity = str(bundle.model.get("similarity", "dot"))
+    return Facts(fingerprint=bundle.fingerprint, version=bundle.version, dimensions=bundle.dimensions, rows=len(retriever), similarity=similarity)
+
+
+def batches(retriever: Retriever, rows: Array | None = None) -> Iterator[pa.RecordBatch]:
+    """`_id`, `_vector` and the columns of the catalogue, or of some of its rows."""
+    chosen = np.arange(len(retriever)) if rows is None else np.asarray(rows, np.int64)
+    for start in range(0, len(chosen), ROWS_AT_ONCE):
+        part = chosen[start : start + ROWS_AT_ONCE]
+        items = retriever.items.take(pa.array(part)).combine_chunks()
+        flat = pa.array(np.ascontiguousarray(retriever.vectors[part], np.float32).ravel())
+        packed = pa.FixedSizeListArray.from_arrays(flat, retriever.bundle.dimensions)
+        whole = items.append_column(pa.field(VECTOR, packed.type), packed)
+        yield from whole.to_batches()
+
+
+def sample_queries(retriever: Retriever) -> Array:
+    """Vectors float32 [q, d] to measure recall with: of held-out queries where the bundle keeps some, else items' own with noise."""
+    path = retriever.bundle.folder / "model" / ASKED
+    generator = np.random.default_rng(0)
+    if path.exists():
+        asked = np.asarray(files.read_array(path), np.float32)
+        if asked.ndim != 2 or asked.shape[1] != retriever.bundle.dimensions:
+            raise BundleError(f"{path} holds an array {asked.shape}, and vectors of this model are [q, {retriever.bundle.dimensions}]")
+        return asked[np.sort(generator.permutation(len(asked))[:SAMPLED])]
+    rows = np.sort(generator.permutation(len(retriever))[:SAMPLED])
+    near = np.asarray(retriever.vectors[rows], np.float32)
+    noise = generator.standard_normal(near.shape).astype(np.float32)
+    noise *= NOISE * np.linalg.norm(near, axis=1, keepdims=True) / np.linalg.norm(noise, axis=1, keepdims=True)
+    return near + noise
