@@ -187,9 +187,8 @@ FLOORS = [
         "bundle.remote",
         "bundle",
     ],
-    ["shipping"],
     ["config.blocks", "config.reading", "config.writing", "config"],
-    ["exports.towers", "exports.catalogue", "exports.encoders", "exports.graphs", "exports.sentences", "exports.formats"],
+    ["exports.towers", "exports.catalogue", "exports.encoders", "exports.graphs", "exports.sentences", "exports.formats", "exports.shipping"],
     [
         "runs.progress",
         "runs.board",
