@@ -418,7 +418,7 @@ def test_a_body_that_is_not_linear_is_no_such_folder(folder, tmp_path):
     from twotower.exports.formats import export
 
     retriever = trained(folder, tmp_path / "run", {"dimensions": 16, "body": "residual"}, {"epochs": 1}).retriever
-    with pytest.raises(ConfigError, match='body "residual".*none or linear.*onnx'):
+    with pytest.raises(ConfigError, match=r'body "residual".*none or linear.*onnx'):
         export(retriever, "sentence-transformers", tmp_path / "made")
 
 
