@@ -26,7 +26,7 @@ from twotower.errors import DataError
 from twotower.learning.training import Step, Validation
 from twotower.runs import progress
 
-VERBS = ["demo", "init", "check", "train", "tune", "forecast", "evaluate", "compare", "report", "info", "search", "score", "embed"]
+VERBS = ["demo", "init", "check", "train", "tune", "forecast", "evaluate", "compare", "report", "info", "search", "score", "embed", "export"]
 CONFIG = """
 version = 1
 [data]

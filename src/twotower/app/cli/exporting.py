@@ -12,6 +12,8 @@ import typer
 from twotower.app.cli.application import BundlePath, app, examples, loading
 from twotower.errors import ConfigError
 
+SHIPPING = "twotower.shipping"  # whatever ships vectors to a store is loaded for that alone
+
 
 @app.command(
     epilog=examples(
@@ -38,7 +40,7 @@ def export(
         from twotower.bundle import load
         from twotower.exports.formats import ExportOptions, is_store
         from twotower.exports.formats import export as write
-        from twotower.runs.progress import counting
+        from twotower.runs.progress import counting, watching
 
         store = is_store(to)
         if store == (output is not None):
@@ -46,11 +48,12 @@ def export(
         if store and (overwrite or index is not None or encoder is not None):
             raise ConfigError("--overwrite, --index and --encoder are for files and folders, not for a store")
         retriever = load(model)
+    if output is None:
+        ship = _shipping()
+        with watching() as progress:
+            ship(retriever, to, report=progress.stage)
+        return
     with counting("exporting") as report:
-        if output is None:
-            ship = _shipping()
-            ship(retriever, to, report=report)
-            return
         written = write(retriever, to, output, ExportOptions(overwrite=overwrite, index=index, encoder=encoder), report)  # type: ignore[arg-type]
     print(f"wrote {written.what} to {output}. Read it:\n{written.read}", file=sys.stderr)
     if written.left_out:
@@ -58,8 +61,10 @@ def export(
 
 
 def _shipping() -> Any:
-    """What ships vectors to a store."""
+    """What ships vectors to a store: (retriever, URL, report) -> None."""
     try:
-        return import_module("twotower.exports.shipping").ship
-    except ModuleNotFoundError:
+        return import_module(SHIPPING).ship
+    except ModuleNotFoundError as error:
+        if error.name != SHIPPING:
+            raise
         raise ConfigError("this version writes files and folders, and ships to no store. Export to parquet, which any store can load.") from None
