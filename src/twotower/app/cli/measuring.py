@@ -30,9 +30,7 @@ def evaluate(
     fail_if_worse: Annotated[bool, typer.Option("--fail-if-worse", help="Exit 3 if the paired test finds the first worse.")] = False,
     slices: Annotated[bool, typer.Option("--slices", help="Also where it does well and where not: rare items, new keys, short queries ...")] = False,
     features: Annotated[bool, typer.Option("--features", help="Instead: what each feature of a run is worth, on its validation pairs.")] = False,
-    index: Annotated[
-        str | None, typer.Option(help="Instead: what an index (hnsw, ivf, int8, pq) loses against exact search, and saves.")
-    ] = None,
+    index: Annotated[str | None, typer.Option(help="Instead: what an index (hnsw, ivf, int8, pq) loses against exact search, and saves.")] = None,
     json: Json = False,
 ) -> None:
     """Measure a model, alone or against another.
