@@ -25,6 +25,7 @@ TRAINED = 64  # vectors that a cluster is learned from
 CODES = 256  # that stand for a part of a vector
 PART = 4  # numbers that share a code, at least
 SCORED = 1 << 21  # numbers that are read about as soon as an approximate search ends: so few allowed are searched exactly
+FOUND = 1 << 22  # candidates held at once
 WIDENED = 16  # times the breadth at most, where few are allowed
 RESCORED = 4, 64  # times k: candidates of coarse codes at least and at most
 
@@ -111,7 +112,10 @@ class Approximate:
             return self.exact.search(queries, k, allow)
         hits = no_hits(len(queries), k)
         wanted = min(k, count)
-        hits.rows[:, :wanted], hits.scores[:, :wanted] = self._near(queries, wanted, allow, n / count)
+        step = max(1, FOUND // (wanted * (RESCORED[1] if KINDS[self.kind].coarse else 1)))
+        for start in range(0, len(queries), step):
+            part = slice(start, start + step)
+            hits.rows[part, :wanted], hits.scores[part, :wanted] = self._near(queries[part], wanted, allow, n / count)
         # Few clusters may hold fewer than k that are allowed.
         short = np.flatnonzero(hits.rows[:, wanted - 1] < 0)
         if len(short):

@@ -16,6 +16,7 @@ SCORE_BLOCK = 1 << 21  # scores held at once: 8 MB of float32, which stay in a c
 FEW = 4  # queries that are scored one by one: a product of matrices pays only from more on
 FEW_SCORES = 1 << 24  # scores of few queries held at once: 64 MB
 CACHED = 1 << 18  # numbers of vectors read at once for few queries: 1 MB of float32, and too few for BLAS to start threads, which wait for each other
+OVERLAPPED = 1 << 18  # scores from which on one half is multiplied while the best of the other are looked for
 ALONE = 1 << 21  # numbers that one thread reads sooner than several are started
 GATHERED = 4  # of so many rows at most one is allowed: gathered, not masked
 MOST_THREADS = 8
@@ -63,13 +64,17 @@ class Exact:
         def keep(some: slice) -> None:
             _keep(Hits(hits.rows[some], hits.scores[some]), queries[some] @ items.T, part, rows, banned)
 
-        # Two, so that one block is multiplied, by as many threads as BLAS has, while the best of another are looked for.
+        # At least two blocks where that pays, and two threads: one block is multiplied, by as many threads as BLAS has, while the best of
+        # another are looked for.
+        large = len(queries) * min(count, self.item_block) >= OVERLAPPED
+        step = min(self.query_block, -(-len(queries) // 2) if large else len(queries))
+        stretches = [slice(start, start + step) for start in range(0, len(queries), step)]
         with ThreadPoolExecutor(2) as pool:
             # Items are the outer loop, so that a memory-mapped file is read once however many queries there are.
             for first in range(0, count, self.item_block):
                 part = slice(first, min(count, first + self.item_block))
                 items = self.vectors[part if rows is None else rows[part]]
-                list(pool.map(keep, [slice(start, start + self.query_block) for start in range(0, len(queries), self.query_block)]))
+                list(pool.map(keep, stretches) if large else map(keep, stretches))
 
 
 def _keep(hits: Hits, scores: Array, part: slice, rows: Array | None, banned: Array | None) -> None:
