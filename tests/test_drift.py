@@ -16,7 +16,7 @@ from twotower import files
 from twotower.app.reports.drifted import drifted
 from twotower.app.reports.markdown import markdown
 from twotower.bundle import layout
-from twotower.bundle.retriever import load
+from twotower.bundle.loading import load
 from twotower.data.prepared import ID, open_prepared
 from twotower.data.splits import TEST
 from twotower.errors import ConfigError, DataError

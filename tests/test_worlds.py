@@ -17,7 +17,7 @@ from torch import nn
 
 import twotower as tt
 from twotower.app import bulk
-from twotower.bundle.retriever import verify
+from twotower.bundle.loading import verify
 from twotower.config import from_values, to_toml
 from twotower.data.histories import Histories
 from twotower.data.preparation import prepare

@@ -97,7 +97,7 @@ def account_of(folder: Path, progress: Callable[[str], None] = lambda _: None, a
 
 def _laid(retriever: Retriever) -> Laid | None:
     """A sample of the catalogue on a map."""
-    sample = sampled(retriever.vectors)
+    sample = sampled(np.asarray(retriever.vectors))
     if sample is None:
         return None
     groups = grouped(sample, retriever.items, retriever.encoder.features["item"])

@@ -11,6 +11,21 @@ from twotower.bundle.found import Found
 from twotower.bundle.growth import Change
 from twotower.bundle.layout import Bundle, describe, open_bundle
 from twotower.bundle.lineage import Version, compact, rollback, versions
-from twotower.bundle.retriever import Retriever, load, verify
+from twotower.bundle.loading import build_index, load, verify
+from twotower.bundle.retriever import Retriever
 
-__all__ = ["Bundle", "Change", "Found", "Retriever", "Version", "compact", "describe", "load", "open_bundle", "rollback", "verify", "versions"]
+__all__ = [
+    "Bundle",
+    "Change",
+    "Found",
+    "Retriever",
+    "Version",
+    "build_index",
+    "compact",
+    "describe",
+    "load",
+    "open_bundle",
+    "rollback",
+    "verify",
+    "versions",
+]

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from twotower import files
-from twotower.bundle.catalogue import Catalogue, items_of
+from twotower.bundle.catalogue import Catalogue, items_of, stored_rows, vectors_of
 from twotower.bundle.layout import Bundle, Segment, write_segment, write_version
 from twotower.data.columns import Array
 from twotower.data.hashes import hash_texts
@@ -27,6 +27,8 @@ from twotower.data.sources import Source, open_source
 from twotower.data.values import has_text, to_text
 from twotower.errors import BundleError, ConfigError, DataError, choices
 from twotower.search.lexical import Counts, Lexical, Words, count, one_behind_another, taken
+from twotower.search.vectors import stored
+from twotower.search.vectors import taken as taken_vectors
 
 BLOCK = 4096  # rows embedded at once, and kept for a run after a kill
 MOST_SEGMENTS = 16
@@ -166,15 +168,16 @@ def grow(now: Catalogue, plan: Plan, embed: Embed, report: Report = lambda _: No
     stage = bundle.folder / "staging"
     vectors = _embedded(plan, embed, stage, bundle, report)
     kept = np.asarray(now.vectors[plan.old[plan.to_embed :]], np.float32)
-    delta = Segment(np.concatenate([vectors, kept]), plan.table, _words(now, plan))
+    kind = taken_vectors(bundle.segments[0].vectors).kind
+    delta = Segment(stored(np.concatenate([vectors, kept]), kind), plan.table, _words(now, plan))
     left_out = now.stored[np.concatenate([plan.old[plan.old >= 0], plan.gone])]
     dead = np.sort(np.concatenate([bundle.removed, left_out]))
     names = list(bundle.catalogue["segments"])
     if n:
         names.append("")
-    stored = sum(segment.items.num_rows for segment in bundle.segments) + n
+    everything = sum(segment.items.num_rows for segment in bundle.segments) + n
     grown = replace(bundle, segments=(*bundle.segments, *([delta] if n else [])), removed=dead)
-    if len(names) > MOST_SEGMENTS or len(dead) > MOST_DEAD * stored:
+    if len(names) > MOST_SEGMENTS or len(dead) > MOST_DEAD * everything:
         names, dead, delta = [""], np.empty(0, np.int64), whole(grown)
     if n or names == [""]:
         names[-1] = write_segment(bundle.folder, delta, bundle.fingerprint)
@@ -185,15 +188,13 @@ def grow(now: Catalogue, plan: Plan, embed: Embed, report: Report = lambda _: No
 
 def whole(bundle: Bundle) -> Segment:
     """All that a version holds as one segment."""
-    stored = sum(segment.items.num_rows for segment in bundle.segments)
-    kept = np.delete(np.arange(stored), bundle.removed)
+    kept = stored_rows(bundle)
     items = items_of(bundle).take(pa.array(kept))
-    vectors = np.concatenate([segment.vectors for segment in bundle.segments])[kept]
     words = bundle.segments[0].words
     if isinstance(words, Words):
         own = taken(one_behind_another([_words_of(segment).own for segment in bundle.segments]), kept)
         words = Words(own, None if words.asked is None else _asked(bundle, kept))
-    return Segment(vectors, items.combine_chunks(), words)
+    return Segment(vectors_of(bundle, kept), items.combine_chunks(), words)
 
 
 def _such(ids: Sequence[object]) -> str:

@@ -8,13 +8,17 @@ from pathlib import Path
 import numpy as np
 
 from twotower import files, manifests
+from twotower.bundle.layout import Bundle
 from twotower.data.columns import Array
 from twotower.errors import BundleError, ConfigError
 from twotower.search.index import Approximate, Chosen, Exact, Hits, Index, best_of_both, check_allow
 from twotower.search.vectors import Vectors, blocks, taken
 
+AUTO = "auto"  # whatever the bundle keeps, else exact search
 INDEXES = "indexes"
 INDEX_FORMAT = 1
+ASKED = "asked.npy"  # beside a bundle's model: vectors float32 [q, d] of queries that it was not trained on
+NOISE = 0.5  # of a made query, as a part of the length of the item's vector that it starts from
 
 
 class Grown:
@@ -37,6 +41,23 @@ class Grown:
             return first
         behind = self.rest.search(queries, k, None if allow is None else allow[self.rows :])
         return best_of_both(first, Hits(np.where(behind.rows < 0, -1, behind.rows + self.rows), behind.scores))
+
+
+class Thinned:
+    """An index some of whose rows are no longer there: those that are, int64 [n] rising, are numbered as they stand in it."""
+
+    def __init__(self, index: Approximate, rows: Array) -> None:
+        self.index, self.rows = index, rows
+        self.place = np.full(len(index), -1, np.int64)
+        self.place[rows] = np.arange(len(rows))
+
+    def search(self, queries: Array, k: int, allow: Array | None = None) -> Hits:
+        """The k best of the allowed rows for each of the queries float32 [q, d]; `allow`: bool [n], of the rows that are there."""
+        check_allow(allow, len(self.rows))
+        there = np.zeros(len(self.index), bool)
+        there[self.rows] = True if allow is None else allow
+        hits = self.index.search(queries, k, there)
+        return Hits(np.where(hits.rows < 0, -1, self.place[hits.rows]), hits.scores)
 
 
 def digest_of(vectors: Array | Vectors) -> str:
@@ -73,6 +94,26 @@ def saved_index(folder: Path, vectors: Array | Vectors, digest: str, *, everythi
     if manifest.get("digest") != digest or not isinstance(told, dict) or told.keys() != set(Chosen._fields):
         raise BundleError(f"{place} is not the index that its name says; remove it, and build it again")
     return Approximate.restore(place, vectors, digest), Chosen(**told)
+
+
+def forget_index(folder: Path, digest: str) -> None:
+    """Remove the index that a bundle keeps of these vectors, if it does."""
+    files.remove_folder(_place(folder, digest))
+
+
+def sample_queries(bundle: Bundle, most: int = 1000) -> Array:
+    """Vectors float32 [q, d] to measure recall with: of held-out queries where the bundle keeps some, else items' own with noise."""
+    path, generator = bundle.folder / "model" / ASKED, np.random.default_rng(0)
+    if path.exists():
+        asked = np.asarray(files.read_array(path), np.float32)
+        if asked.ndim != 2 or asked.shape[1] != bundle.dimensions:
+            raise BundleError(f"{path} holds an array {asked.shape}, and vectors of this model are [q, {bundle.dimensions}]")
+        return asked[np.sort(generator.permutation(len(asked))[:most])]
+    vectors = bundle.segments[0].vectors
+    near = np.asarray(vectors[np.sort(generator.permutation(len(vectors))[:most])], np.float32)
+    noise = generator.standard_normal(near.shape).astype(np.float32)
+    noise *= NOISE * np.linalg.norm(near, axis=1, keepdims=True) / np.linalg.norm(noise, axis=1, keepdims=True)
+    return near + noise
 
 
 def _place(folder: Path, digest: str) -> Path:

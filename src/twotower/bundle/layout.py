@@ -19,8 +19,9 @@ from twotower.data.columns import Array
 from twotower.data.encoder import Encoder
 from twotower.data.prepared import ID
 from twotower.data.schema import SIDES
-from twotower.errors import BundleError, choices
+from twotower.errors import BundleError, DataError, choices
 from twotower.search.lexical import Counts, Lexical, Words
+from twotower.search.vectors import Vectors, taken
 
 logger = logging.getLogger("twotower")
 
@@ -37,7 +38,7 @@ HISTORY = "history"  # of the model folder of such a bundle: what a history of i
 class Segment:
     """A part of a catalogue."""
 
-    vectors: Array  # float32 [n, d]
+    vectors: Array | Vectors  # [n, d]
     items: pa.Table  # `_id` and the columns to show
     words: Words | Lexical | None  # of the items, where there are any; of format 1 they are weighed, and cannot grow
 
@@ -124,7 +125,10 @@ def write_segment(folder: Path, segment: Segment, fingerprint: str) -> str:
     """Write a segment of a bundle under the digest of its content; returns that name."""
     unnamed, named = folder / "segments" / "unnamed", folder / "segments"
     with files.new_folder(unnamed) as building:
-        files.write_array(building / "vectors.npy", np.asarray(segment.vectors, np.float32))
+        vectors = taken(segment.vectors)
+        files.write_array(building / "vectors.npy", vectors.values)
+        if vectors.scales is not None:
+            files.write_array(building / "scales.npy", vectors.scales)
         files.write_table(building / "items.arrow", segment.items)
         if isinstance(segment.words, Words):
             for part, counts in segment.words._asdict().items():
@@ -245,7 +249,12 @@ def _open_segment(folder: Path, fingerprint: str, everything: bool) -> Segment:
     vectors, items = files.read_array(folder / "vectors.npy"), files.read_table(folder / "items.arrow")
     if len(vectors) != items.num_rows:
         raise BundleError(f"{folder} holds {len(vectors)} vectors for {items.num_rows} items")
-    return Segment(vectors, items, _read_words(folder / "words", manifest["format"]))
+    scales = files.read_array(folder / "scales.npy") if "scales.npy" in manifest["files"] else None
+    try:
+        kept = vectors if vectors.dtype == np.float32 else Vectors(vectors, scales)
+    except DataError as error:
+        raise BundleError(f"{folder} is damaged: {error}") from None
+    return Segment(kept, items, _read_words(folder / "words", manifest["format"]))
 
 
 def _read_words(folder: Path, written: int) -> Words | Lexical | None:

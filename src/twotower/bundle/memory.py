@@ -15,6 +15,7 @@ from twotower.data.histories import stand_in
 from twotower.data.schema import feature_name
 from twotower.data.values import to_text
 from twotower.search.index import Hits, no_hits
+from twotower.search.vectors import Vectors
 
 MOST = 1 << 31  # items of a history: all of them
 EXAMPLES = 3
@@ -23,7 +24,7 @@ EXAMPLES = 3
 class Memory:
     """How the histories of queries become what the query tower reads: by the ids of the catalogue that is searched."""
 
-    def __init__(self, feature: History, ids: pa.Array, stand_ins: Array) -> None:
+    def __init__(self, feature: History, ids: pa.Array, stand_ins: Array | Vectors) -> None:
         self.feature, self.name, self.column_name = feature, feature_name(feature), feature.column
         hashes = hash_texts([text or "" for text in ids.to_pylist()])
         self.order = np.argsort(hashes, kind="stable")
@@ -31,7 +32,7 @@ class Memory:
         self.stand_ins = stand_ins  # [items] codes, or [items, d] vectors
 
     @classmethod
-    def of(cls, encoder: Encoder, ids: pa.ChunkedArray, vectors: Array) -> Memory | None:
+    def of(cls, encoder: Encoder, ids: pa.ChunkedArray, vectors: Array | Vectors) -> Memory | None:
         """The memory of a catalogue, or None where the model reads no history."""
         feature = next((f for f in encoder.features["query"] if isinstance(f, History)), None)
         if feature is None:

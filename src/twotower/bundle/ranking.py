@@ -11,6 +11,7 @@ from twotower.errors import ConfigError, choices
 from twotower.search.fusion import blend
 from twotower.search.index import Exact, Hits, Index, best, no_hits
 from twotower.search.lexical import Lexical
+from twotower.search.vectors import Vectors, blocks
 
 Mode = Literal["vectors", "words", "hybrid"]
 MODES: tuple[Mode, ...] = ("vectors", "words", "hybrid")
@@ -26,7 +27,7 @@ def check_mode(mode: str, lexical: Lexical | None) -> None:
         raise ConfigError(f'this bundle holds no words, so it cannot be searched by "{mode}"; use mode "vectors"')
 
 
-def nearest(index: Index, vectors: Array, queries: Array, k: int, allow: Array | None = None) -> Hits:
+def nearest(index: Index, vectors: Array | Vectors, queries: Array, k: int, allow: Array | None = None) -> Hits:
     """The k best of the allowed rows of the vectors [n, d], which the index holds, for each of the queries [q, d]; allow: bool [n].
 
     Of a query that is all zeros, none: it is equally near to everything, and any order would be made up. Few rows are taken out and scored alone. An
@@ -46,7 +47,7 @@ def nearest(index: Index, vectors: Array, queries: Array, k: int, allow: Array |
     return hits
 
 
-def _among(rows: Array, vectors: Array, queries: Array, k: int) -> Hits:
+def _among(rows: Array, vectors: Array | Vectors, queries: Array, k: int) -> Hits:
     """The k best of some rows, which rise."""
     hits = Exact(np.asarray(vectors[rows])).search(queries, k)
     there = hits.rows >= 0
@@ -54,13 +55,13 @@ def _among(rows: Array, vectors: Array, queries: Array, k: int) -> Hits:
     return hits
 
 
-def by_both(lexical: Lexical, vectors: Array, queries: Array, texts: list[str], k: int, weight: float, allow: Array | None = None) -> Hits:
+def by_both(lexical: Lexical, vectors: Array | Vectors, queries: Array, texts: list[str], k: int, weight: float, allow: Array | None = None) -> Hits:
     """The k best by the similarity and the words added up. The scale of the words is that of the whole catalogue, so a filter changes no order."""
     hits = no_hits(len(queries), k)
     block = max(1, SCORES_AT_ONCE // max(1, len(vectors)))
     for start in range(0, len(queries), block):
         part = slice(start, start + block)
-        scores = blend(queries[part] @ vectors.T, lexical.scores(texts[part]), weight)
+        scores = blend(all_similarities(queries[part], vectors), lexical.scores(texts[part]), weight)
         for n, row in enumerate(scores, start):
             if not row.any():
                 continue  # nothing in this query is known to either
@@ -69,6 +70,16 @@ def by_both(lexical: Lexical, vectors: Array, queries: Array, texts: list[str], 
             found = best(row, k)
             hits.rows[n, : len(found)], hits.scores[n, : len(found)] = found, row[found]
     return hits
+
+
+def all_similarities(queries: Array, vectors: Array | Vectors) -> Array:
+    """Every inner product float32 [q, n] of queries [q, d] with vectors [n, d], which are widened block by block."""
+    if isinstance(vectors, np.ndarray):
+        return np.asarray(queries @ vectors.T)
+    scores = np.empty((len(queries), len(vectors)), np.float32)
+    for part in blocks(*vectors.shape):
+        scores[:, part] = queries @ vectors[part].T
+    return scores
 
 
 def widened(hits: Hits, k: int) -> Hits:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -22,7 +21,8 @@ from twotower.bundle.catalogue import Catalogue
 from twotower.bundle.found import Found, check_threshold, first, met_of, shown_of
 from twotower.bundle.graphs import open_graph, run_graph
 from twotower.bundle.growth import WAIT, Change, Plan, Report, added, check_gone, compare, grow, removed, updated
-from twotower.bundle.layout import Bundle, open_bundle, verify_files, without_items
+from twotower.bundle.indexes import AUTO
+from twotower.bundle.layout import Bundle, open_bundle, without_items
 from twotower.bundle.memory import Memory, without
 from twotower.bundle.narrowing import Where, excluded, together
 from twotower.bundle.ranking import Mode, by_both, check_mode, mean_direction, nearest, widened
@@ -36,8 +36,8 @@ from twotower.search.calibration import probability
 from twotower.search.diversity import candidates
 from twotower.search.index import INDEXES, Hits, similarities
 from twotower.search.lexical import Lexical
+from twotower.search.vectors import Vectors
 
-GOLDEN_TOLERANCE = 1e-4
 HISTORIES_AT_ONCE = 2048
 
 
@@ -64,9 +64,9 @@ class Retriever:
     Each question is answered by one version, even where another thread grows the catalogue meanwhile.
     """
 
-    def __init__(self, bundle: Bundle, threads: int | None = None, index: str = "exact") -> None:
-        if index not in INDEXES:
-            raise ConfigError(f'there is no index "{index}"; {choices(INDEXES, index)}')
+    def __init__(self, bundle: Bundle, threads: int | None = None, index: str = AUTO) -> None:
+        if index not in (AUTO, *INDEXES):
+            raise ConfigError(f'there is no index "{index}"; {choices((AUTO, *INDEXES), index)}')
         self.encoder = bundle.encoder
         self._graphs = {side: open_graph(bundle.folder / "model", side, threads) for side in ("query", *(() if bundle.alone else ("item",)))}
         self._kind, self._growing = index, threading.Lock()
@@ -96,8 +96,8 @@ class Retriever:
         return self._now.items
 
     @property
-    def vectors(self) -> Array:
-        """The vectors of the items, float32 [n, d]."""
+    def vectors(self) -> Array | Vectors:
+        """The vectors of the items [n, d]: an array of float32, or as the bundle stores them, which gives rows as that."""
         return self._now.vectors
 
     @property
@@ -382,22 +382,3 @@ class Retriever:
     def show(self, rows: Array) -> list[dict[str, Any]]:
         """The columns of catalogue rows [n], as dicts; a row of -1 is None of them."""
         return list(self.items.take(pa.array(np.asarray(rows)[np.asarray(rows) >= 0])).to_pylist())
-
-
-def load(place: Path | str, *, threads: int | None = None, index: str = "exact") -> Retriever:
-    """The retriever of a bundle, or of the bundle of a run. Raises BundleError unless it loads exactly.
-
-    index: how vectors are searched, `exact` or, with the extra `ann`, `hnsw`, which is built here. It serves the mode `vectors`
-    and `similar`; searches that weigh words too read the whole catalogue.
-    """
-    return Retriever(open_bundle(place, alone=True), threads, index)
-
-
-def verify(place: Path | str) -> None:
-    """Check every byte of a bundle, and that its model reads the golden queries as when it was made, or raise BundleError."""
-    verify_files(place)
-    retriever = load(place)
-    for golden in files.read_json(retriever.bundle.folder / "model" / "golden.json"):
-        # The vector rather than the answer: a catalogue may have grown since.
-        if not np.allclose(retriever.embed_queries([golden["query"]])[0], golden["vector"], atol=GOLDEN_TOLERANCE):
-            raise BundleError(f"{retriever.bundle.folder} is whole, but here its model reads {golden['query']} otherwise than where it was made")

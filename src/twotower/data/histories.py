@@ -13,6 +13,7 @@ import numpy as np
 
 from twotower.data.columns import Array, Ragged, lengths_of, offsets_of, ragged_rows, spans
 from twotower.data.prepared import Log
+from twotower.search.vectors import Vectors
 
 SPAN = 1 << 36  # moments of a log: its pairs, at most
 
@@ -92,7 +93,7 @@ def _most_repeated(events: Ragged) -> int:
     return int(np.diff(ends, prepend=-1).max(initial=1))
 
 
-def stand_in(found: Ragged, stand_ins: Array) -> Ragged:
+def stand_in(found: Ragged, stand_ins: Array | Vectors) -> Ragged:
     """Histories of item rows as what the query tower reads: the code [items] or vector [items, d] that stands for each item.
 
     An item whose vector is zero says nothing and is left out, so that no row of zeros stands between others.

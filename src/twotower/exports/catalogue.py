@@ -18,6 +18,7 @@ from twotower.bundle import Retriever
 from twotower.data.columns import Array
 from twotower.data.prepared import ID
 from twotower.errors import DataError, MissingExtra
+from twotower.search.vectors import Vectors
 
 NUMBERS_AT_ONCE = 1 << 22  # of vectors in memory: 16 MB
 OWN = ("id", "vector")  # columns of a Parquet file that are ours
@@ -87,7 +88,7 @@ def write_ids(folder: Path, ids: pa.ChunkedArray) -> str:
     return 'import pyarrow as pa; ids = pa.ipc.open_file("ids.arrow").read_all()["id"].to_pylist()'
 
 
-def blocks(vectors: Array) -> Iterator[tuple[slice, Array]]:
+def blocks(vectors: Array | Vectors) -> Iterator[tuple[slice, Array]]:
     """The rows of vectors [n, d] part by part, as float32 [rows, d]; one part at least. Raises DataError where one is no number."""
     step = max(1, NUMBERS_AT_ONCE // max(1, vectors.shape[1]))
     for start in range(0, max(1, len(vectors)), step):

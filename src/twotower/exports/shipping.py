@@ -11,18 +11,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from twotower import files
+from twotower.bundle.indexes import sample_queries
 from twotower.bundle.retriever import Retriever
 from twotower.data.columns import Array
-from twotower.errors import BundleError
 from twotower.stores import Facts, open_store
 from twotower.stores.facts import VECTOR
 from twotower.stores.store import RECALL
 
 ROWS_AT_ONCE = 1 << 14
-ASKED = "asked.npy"  # beside a bundle's model: vectors float32 [q, d] of queries that it was not trained on
 SAMPLED = 200  # queries that recall is measured with
-NOISE = 0.5  # of a made query, as a part of the length of the item's vector that it starts from
 
 
 def ship(
@@ -39,7 +36,7 @@ def ship(
     Raises ConfigError, DataError, OutputError, MissingExtra.
     """
     with open_store(url, name) as store:
-        return store.publish(batches(retriever), facts_of(retriever), queries=sample_queries(retriever), recall=recall, report=report)
+        return store.publish(batches(retriever), facts_of(retriever), queries=sample_queries(retriever.bundle, SAMPLED), recall=recall, report=report)
 
 
 def ship_changes(
@@ -77,19 +74,3 @@ def batches(retriever: Retriever, rows: Array | None = None) -> Iterator[pa.Reco
         packed = pa.FixedSizeListArray.from_arrays(flat, retriever.bundle.dimensions)
         whole = items.append_column(pa.field(VECTOR, packed.type), packed)
         yield from whole.to_batches()
-
-
-def sample_queries(retriever: Retriever) -> Array:
-    """Vectors float32 [q, d] to measure recall with: of held-out queries where the bundle keeps some, else items' own with noise."""
-    path = retriever.bundle.folder / "model" / ASKED
-    generator = np.random.default_rng(0)
-    if path.exists():
-        asked = np.asarray(files.read_array(path), np.float32)
-        if asked.ndim != 2 or asked.shape[1] != retriever.bundle.dimensions:
-            raise BundleError(f"{path} holds an array {asked.shape}, and vectors of this model are [q, {retriever.bundle.dimensions}]")
-        return asked[np.sort(generator.permutation(len(asked))[:SAMPLED])]
-    rows = np.sort(generator.permutation(len(retriever))[:SAMPLED])
-    near = np.asarray(retriever.vectors[rows], np.float32)
-    noise = generator.standard_normal(near.shape).astype(np.float32)
-    noise *= NOISE * np.linalg.norm(near, axis=1, keepdims=True) / np.linalg.norm(noise, axis=1, keepdims=True)
-    return near + noise

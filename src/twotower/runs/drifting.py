@@ -15,7 +15,8 @@ import numpy as np
 import pyarrow as pa
 
 from twotower import files
-from twotower.bundle.retriever import Retriever, load
+from twotower.bundle.loading import load
+from twotower.bundle.retriever import Retriever
 from twotower.data.columns import Array, lengths_of
 from twotower.data.hashes import hash_texts
 from twotower.data.prepared import ID

@@ -18,8 +18,9 @@ from twotower import files
 from twotower.bundle.asking import query_text
 from twotower.bundle.graphs import open_graph, run_graph
 from twotower.bundle.layout import find_bundle
-from twotower.bundle.ranking import Mode
-from twotower.bundle.retriever import Retriever, load
+from twotower.bundle.loading import load
+from twotower.bundle.ranking import Mode, all_similarities
+from twotower.bundle.retriever import Retriever
 from twotower.data.columns import Array, take
 from twotower.data.prepared import ID, Prepared, open_prepared
 from twotower.data.schema import SIDES, Side
@@ -117,7 +118,7 @@ def why(
     order = retriever.search(table, k=max(k, len(retriever)), mode=by).rows[0]  # which refuses a mode that cannot be
     order = order[order >= 0]
     vector, text = retriever.embed_queries(table), query_text(table, retriever.text_columns)
-    near = vector @ retriever.vectors.T  # [1, n]
+    near = all_similarities(vector, retriever.vectors)  # [1, n]
     words = None if retriever.lexical is None else retriever.lexical.scores(text)
     scores = near
     if words is not None and by != "vectors":

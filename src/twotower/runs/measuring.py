@@ -348,7 +348,7 @@ def source_of(pairs: Any) -> Source:
 def answered(retriever: Retriever, pairs: NewPairs, options: EvaluateOptions) -> Evaluated:
     table = pairs.queries.take(pa.array(pairs.cases.query_rows))
     asked = Asked(pairs.cases, retriever.embed_queries(table), query_text(table, retriever.text_columns))
-    scores = scorer(asked, retriever.vectors, retriever.lexical, retriever.bundle.model["search"] | {"mode": pairs.mode})
+    scores = scorer(asked, np.asarray(retriever.vectors), retriever.lexical, retriever.bundle.model["search"] | {"mode": pairs.mode})
     return evaluate_scorer(scores, asked.cases, len(retriever), options)
 
 

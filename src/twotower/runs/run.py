@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 from twotower import config as configs
 from twotower import files
 from twotower.bundle import layout
-from twotower.bundle.retriever import Retriever, load
+from twotower.bundle.loading import load
+from twotower.bundle.retriever import Retriever
 from twotower.config import Config
 from twotower.data.doctor import Asked, Finding, examine
 from twotower.data.preparation import prepare

@@ -14,7 +14,8 @@ import pyarrow as pa
 from twotower import files
 from twotower.bundle.graphs import open_graph, run_graph
 from twotower.bundle.layout import Bundle, open_bundle
-from twotower.bundle.retriever import Retriever, load
+from twotower.bundle.loading import load
+from twotower.bundle.retriever import Retriever
 from twotower.data.batches import Taught
 from twotower.data.columns import Array, Ragged, lengths_of
 from twotower.data.prepared import ID, Prepared

@@ -9,6 +9,7 @@ import numpy as np
 
 from twotower.errors import ConfigError
 from twotower.search.index import Array, Hits, no_hits
+from twotower.search.vectors import Vectors
 
 CANDIDATES = 4  # times the results asked for
 FEWEST = 50  # candidates
@@ -56,7 +57,7 @@ def mmr(scores: Array, vectors: Array, k: int, diversity: float, page: int | Non
     return np.array(order, np.int64)
 
 
-def diversified(hits: Hits, vectors: Array, k: int, skip: int, diversity: float, fits: Array | None = None) -> Hits:
+def diversified(hits: Hits, vectors: Array | Vectors, k: int, skip: int, diversity: float, fits: Array | None = None) -> Hits:
     """The first skip + k of the hits [q, m] in an order of less likeness. vectors: of all rows [n, d]. fits: bool [q, m], which may be taken."""
     found = no_hits(len(hits.rows), skip + k)
     for query, (rows, scores) in enumerate(zip(*hits, strict=True)):

@@ -1,0 +1,68 @@
+"""Opens bundles to be asked, through their own vectors or a store's, checks them, and builds the index that a bundle keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+
+from twotower import files
+from twotower.bundle.growth import WAIT
+from twotower.bundle.indexes import AUTO, forget_index, sample_queries, write_index
+from twotower.bundle.layout import find_bundle, open_bundle, verify_files
+from twotower.bundle.lineage import compact
+from twotower.bundle.remote import Remote
+from twotower.bundle.retriever import Retriever
+from twotower.errors import BundleError, ConfigError
+from twotower.search.index import Approximate, Chosen, choose
+from twotower.stores import open_store
+
+GOLDEN_TOLERANCE = 1e-4
+
+
+@overload
+def load(place: Path | str, *, threads: int | None = None, index: str = AUTO, store: None = None, name: str = "items") -> Retriever: ...
+@overload
+def load(place: Path | str, *, threads: int | None = None, index: str = AUTO, store: str, name: str = "items") -> Remote: ...
+def load(place: Path | str, *, threads: int | None = None, index: str = AUTO, store: str | None = None, name: str = "items") -> Retriever | Remote:
+    """The retriever of a bundle, or of the bundle of a run. Raises BundleError unless it loads exactly.
+
+    index: how vectors are searched. `auto` takes the index that the bundle keeps (`build_index`), else `exact`; the others, `hnsw`, `ivf`, `int8`
+    and `pq`, are built here and need the extra `ann`. It serves the mode `vectors` and `similar`; searches that weigh words too read the
+    whole catalogue. store: the URL of a store, or `env:NAME`, through which items are found instead (docs/stores.md); name: of the items there.
+    """
+    if store is not None and index != AUTO:
+        raise ConfigError("a store has an index of its own: leave out index")
+    retriever = Retriever(open_bundle(place, alone=True), threads, index)
+    return retriever if store is None else Remote(retriever, open_store(store, name))
+
+
+def build_index(place: Path | str, recall: float = 0.95, *, memory: int | None = None, progress: Callable[[str], None] = lambda _: None) -> Chosen:
+    """Choose the index of a bundle's vectors by a recall, measured on queries that were held out, and keep it in the bundle for `load`.
+
+    recall: the share of the exact first ten that is to be found. memory: the bytes that the index may take beside the vectors. Where exact
+    search does as well, none is kept. A catalogue that grows keeps it: rows behind it are searched exactly.
+    """
+    folder = find_bundle(place)
+    compact(folder)
+    with files.held(folder, WAIT):
+        bundle = open_bundle(folder)
+        vectors, name = bundle.segments[0].vectors, bundle.catalogue["segments"][0]
+        index, chosen = choose(vectors, sample_queries(bundle), recall, memory, progress=progress)
+        if isinstance(index, Approximate):
+            write_index(folder, index, name, chosen)
+        else:
+            forget_index(folder, name)
+    return chosen
+
+
+def verify(place: Path | str) -> None:
+    """Check every byte of a bundle, and that its model reads the golden queries as when it was made, or raise BundleError."""
+    verify_files(place)
+    retriever = load(place)
+    for golden in files.read_json(retriever.bundle.folder / "model" / "golden.json"):
+        # The vector rather than the answer: a catalogue may have grown since.
+        if not np.allclose(retriever.embed_queries([golden["query"]])[0], golden["vector"], atol=GOLDEN_TOLERANCE):
+            raise BundleError(f"{retriever.bundle.folder} is whole, but here its model reads {golden['query']} otherwise than where it was made")
