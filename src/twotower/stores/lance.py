@@ -68,8 +68,13 @@ class Lance:
             if "not found" in said.lower() or "No such file" in said:
                 self.close()  # what is open may be of a table that was dropped and made anew
                 raise Gone(f"{self.shown}: a table is gone that was live a moment ago") from None
-            kind = OutputError if isinstance(error, OSError) or re.search(r"[Nn]o space|[Pp]ermission|[Rr]ead-only|[Qq]uota", said) else DataError
-            raise kind(f"{self.shown} cannot {doing}: {said.splitlines()[0] if said else type(error).__name__:.300}") from None
+            kind = (
+                OutputError
+                if isinstance(error, OSError) or re.search(r"[Nn]o space|[Pp]ermission|[Rr]ead-only|[Qq]uota|os error", said)
+                else DataError
+            )
+            first = re.split(r", /\S+\.rs:|\n", said)[0] or type(error).__name__  # less the place in its source
+            raise kind(f"{self.shown} cannot {doing}: {first:.300}") from None
 
     def _database(self) -> Any:
         import lancedb

@@ -1,0 +1,100 @@
+"""A run's vectors shipped to a store, and searched there as the run itself is searched."""
+
+import numpy as np
+import pytest
+
+from twotower.bundle import load
+from twotower.bundle.remote import Remote
+from twotower.errors import BundleError, ConfigError, DataError
+from twotower.search.filters import condition_of, mask
+from twotower.shipping import facts_of, sample_queries, ship, ship_changes
+from twotower.stores import open_store
+
+ASKED = ["subject1 sort0", "subject7 sort2 noise3", "subject3"]
+
+
+@pytest.fixture(scope="module")
+def retriever(world_folder):
+    return load(world_folder)
+
+
+@pytest.fixture(scope="module", params=["lancedb", "qdrant"])
+def url(request, retriever, tmp_path_factory):
+    place = f"{request.param}://{tmp_path_factory.mktemp('shipped')}"
+    told = []
+    name = ship(retriever, place, report=told.append)
+    assert name == f"items_{retriever.bundle.fingerprint[:12]}_000001" and any("recall@10 1.000" in line for line in told)
+    return place
+
+
+@pytest.fixture
+def remote(retriever, url):
+    with open_store(url) as store:
+        yield Remote(retriever, store)
+
+
+def test_a_store_answers_as_the_bundle_does(retriever, remote):
+    for queries in (ASKED[0], ASKED, {"asked": ASKED[1]}):
+        own, far = retriever.search(queries, k=7, mode="vectors"), remote.search(queries, k=7)
+        assert far.ids.shape == own.ids.shape and far.ids.tolist() == own.ids.tolist() and far.rows.tolist() == own.rows.tolist()
+        np.testing.assert_allclose(far.scores, own.scores, atol=1e-5)
+    assert {type(each) for each in remote.search(ASKED).ids.ravel()} == {int}
+    assert remote.show(remote.search(ASKED[0], 2).ids) == retriever.show(retriever.search(ASKED[0], 2, mode="vectors").rows)
+
+
+def test_a_filter_is_over_the_columns_in_the_store(retriever, remote):
+    for where in ("price < 5", {"price": {"ge": 30}}, condition_of("title == 'tovar3 vid0' or price is null")):
+        kept = retriever.items.filter(mask(condition_of(where), retriever.items)).column("_id").to_pylist()
+        found = remote.search(ASKED, k=len(retriever), where=where)
+        assert all({each for each in ids if each is not None} == set(kept) for ids in found.ids)
+        assert ((found.rows < 0) == (found.scores == -np.inf)).all()
+
+
+def test_thresholds_and_mistakes(retriever, remote):
+    best = remote.search(ASKED[0], 5)
+    assert remote.search(ASKED[0], 5, threshold=float(best.scores[1])).ids.tolist() == [*best.ids[:2], None, None, None]
+    for ask, said in [({"k": 0}, "k is 0"), ({"threshold": "x"}, "threshold"), ({"where": "prices < 5"}, 'did you mean "price"')]:
+        with pytest.raises(ConfigError, match=said):
+            remote.search(ASKED[0], **ask)
+    with pytest.raises(DataError, match="empty"):
+        remote.search("")
+
+
+def test_a_store_of_another_model_is_refused_when_it_is_opened_and_when_it_is_asked(retriever, tmp_path):
+    place = f"lancedb://{tmp_path}/lance"
+    with pytest.raises(DataError, match="holds nothing"), open_store(place) as store:
+        Remote(retriever, store)
+    ship(retriever, place)
+    with open_store(place) as store:
+        remote = Remote(retriever, store)
+        facts = facts_of(retriever)
+        other = type(facts)(fingerprint="cd" * 32, version="000001", dimensions=facts.dimensions, rows=facts.rows)
+        from twotower.shipping import batches
+
+        store.publish(batches(retriever), other)
+        for ask in (lambda: remote.search(ASKED), lambda: Remote(retriever, store)):
+            with pytest.raises(BundleError, match=f"cdcdcdcdcdcd.*{facts.fingerprint[:12]}"):
+                ask()
+        store.rollback()
+        assert remote.search(ASKED).ids.shape == (3, 10)
+
+
+def test_changes_start_from_what_is_there(retriever, url):
+    assert ship(retriever, url) == ship_changes(retriever, url, np.array([0, 1]), [], "000001")  # the very version that is live
+    retriever_facts = facts_of(retriever)
+    assert retriever_facts.rows == len(retriever) and retriever_facts.similarity == "cosine"
+
+
+def test_queries_to_measure_with(retriever, tmp_path, monkeypatch):
+    made = sample_queries(retriever)
+    assert made.shape == (len(retriever), retriever.bundle.dimensions) and made.dtype == np.float32
+    assert np.array_equal(made, sample_queries(retriever))
+    near = made @ np.asarray(retriever.vectors).T
+    assert (near.argmax(axis=1) == np.arange(len(retriever))).mean() > 0.5  # each still lies near the item that it was made of
+    (tmp_path / "model").mkdir()
+    monkeypatch.setattr(retriever, "bundle", type("B", (), {"folder": tmp_path, "dimensions": retriever.bundle.dimensions}))
+    np.save(tmp_path / "model" / "asked.npy", np.arange(3 * retriever.bundle.dimensions, dtype=np.float32).reshape(3, -1))
+    assert sample_queries(retriever)[2, 0] == 2 * retriever.bundle.dimensions
+    np.save(tmp_path / "model" / "asked.npy", np.zeros((3, 2), np.float32))
+    with pytest.raises(BundleError, match=r"asked.npy holds an array \(3, 2\)"):
+        sample_queries(retriever)
