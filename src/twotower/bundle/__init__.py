@@ -4,6 +4,7 @@ bundle/   CURRENT             one line: the catalogue version in use
           model/              immutable: encoder, towers as ONNX, weights, config, metrics, golden queries, card
           catalogue/000001/   immutable: which segments make this version of the catalogue, and for which model
           segments/<sha>/     immutable: item vectors, ids, columns and words; shared by versions
+          indexes/<sha>/      what finds near vectors of a segment faster than exact search, where `index` built it
           staging/            what a refresh that was broken off had embedded
 """
 
@@ -12,12 +13,14 @@ from twotower.bundle.growth import Change
 from twotower.bundle.layout import Bundle, describe, open_bundle
 from twotower.bundle.lineage import Version, compact, rollback, versions
 from twotower.bundle.loading import build_index, load, verify
+from twotower.bundle.remote import Remote
 from twotower.bundle.retriever import Retriever
 
 __all__ = [
     "Bundle",
     "Change",
     "Found",
+    "Remote",
     "Retriever",
     "Version",
     "build_index",

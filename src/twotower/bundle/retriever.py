@@ -48,7 +48,8 @@ class SearchOptions:
     mode: by `vectors`, by `words` (BM25), or `hybrid`, both added up; `auto` takes what ranked best on the validation pairs.
     words_weight: what the best match in words adds, as a part of the best similarity; without one, chosen on the validation
     pairs too. words_of: whose words are searched, those of the `items`, or `both`: theirs and those of the training queries that
-    led to them.
+    led to them. vectors: how those of the items are stored: as `float32`, or in a half or a quarter of that as `float16` or `int8`;
+    what is measured is what is stored, and the card says what it costs in recall.
     """
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
@@ -56,6 +57,7 @@ class SearchOptions:
     mode: Literal["auto", "vectors", "words", "hybrid"] = "auto"
     words_weight: Annotated[float, Gt(0)] | None = None
     words_of: Literal["auto", "items", "both"] = "auto"
+    vectors: Literal["float32", "float16", "int8"] = "float32"
 
 
 class Retriever:

@@ -10,7 +10,7 @@ import sys
 
 from twotower.app import exits
 from twotower.app.cli.application import app
-from twotower.app.cli.growing import compact, refresh, rollback, versions
+from twotower.app.cli.growing import compact, index, refresh, rollback, versions
 from twotower.app.cli.making import check, demo, forecast, init, train, tune
 from twotower.app.cli.measuring import compare, drift, evaluate, info, report
 from twotower.app.cli.searching import embed, score, search
@@ -29,6 +29,7 @@ __all__ = [
     "evaluate",
     "export",
     "forecast",
+    "index",
     "info",
     "init",
     "main",

@@ -6,7 +6,7 @@ function that makes a document, such as the one in `diagnosis`.
 """
 
 from twotower.app.reports.documents import Document, plain_text
-from twotower.app.reports.grown import grown, versions
+from twotower.app.reports.grown import chosen_index, grown, versions
 from twotower.app.reports.rendering import render, suffix_of
 from twotower.app.reports.results import (
     answer,
@@ -29,6 +29,7 @@ __all__ = [
     "Document",
     "answer",
     "approximate",
+    "chosen_index",
     "comparison",
     "data",
     "dropped",
