@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-import types
 from pathlib import Path
 
 import numpy as np
@@ -314,15 +313,6 @@ def test_a_mistake_gets_one_clear_error(typed, world_folder, desk, case):
     assert code == 2 and out == "" and err.startswith("twotower: ") and "Traceback" not in err
     assert all(part in err for part in said), err
     assert sorted(desk.rglob("*")) == before and Path("there.parquet").read_text() == "something"
-
-
-def test_a_store_is_shipped_to_by_whoever_knows_stores(typed, world_folder, desk, monkeypatch):
-    shipped = []
-    module = types.ModuleType("twotower.shipping")
-    module.ship = lambda retriever, url, report: shipped.append((len(retriever), url))
-    monkeypatch.setitem(sys.modules, "twotower.shipping", module)
-    assert typed("export", world_folder, "--to", "qdrant+http://localhost:6333")[0] == 0
-    assert shipped == [(36, "qdrant+http://localhost:6333")]
 
 
 def test_urls_are_stores_and_forms_are_none():

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from twotower.bundle import load
+from twotower.bundle.indexes import sample_queries
 from twotower.bundle.remote import Remote
 from twotower.errors import BundleError, ConfigError, DataError
+from twotower.exports.shipping import facts_of, ship, ship_changes
 from twotower.search.filters import condition_of, mask
-from twotower.shipping import facts_of, sample_queries, ship, ship_changes
 from twotower.stores import open_store
 
 ASKED = ["subject1 sort0", "subject7 sort2 noise3", "subject3"]
@@ -69,7 +70,7 @@ def test_a_store_of_another_model_is_refused_when_it_is_opened_and_when_it_is_as
         remote = Remote(retriever, store)
         facts = facts_of(retriever)
         other = type(facts)(fingerprint="cd" * 32, version="000001", dimensions=facts.dimensions, rows=facts.rows)
-        from twotower.shipping import batches
+        from twotower.exports.shipping import batches
 
         store.publish(batches(retriever), other)
         for ask in (lambda: remote.search(ASKED), lambda: Remote(retriever, store)):
@@ -86,15 +87,15 @@ def test_changes_start_from_what_is_there(retriever, url):
 
 
 def test_queries_to_measure_with(retriever, tmp_path, monkeypatch):
-    made = sample_queries(retriever)
+    made = sample_queries(retriever.bundle)
     assert made.shape == (len(retriever), retriever.bundle.dimensions) and made.dtype == np.float32
-    assert np.array_equal(made, sample_queries(retriever))
+    assert np.array_equal(made, sample_queries(retriever.bundle))
     near = made @ np.asarray(retriever.vectors).T
     assert (near.argmax(axis=1) == np.arange(len(retriever))).mean() > 0.5  # each still lies near the item that it was made of
     (tmp_path / "model").mkdir()
     monkeypatch.setattr(retriever, "bundle", type("B", (), {"folder": tmp_path, "dimensions": retriever.bundle.dimensions}))
     np.save(tmp_path / "model" / "asked.npy", np.arange(3 * retriever.bundle.dimensions, dtype=np.float32).reshape(3, -1))
-    assert sample_queries(retriever)[2, 0] == 2 * retriever.bundle.dimensions
+    assert sample_queries(retriever.bundle)[2, 0] == 2 * retriever.bundle.dimensions
     np.save(tmp_path / "model" / "asked.npy", np.zeros((3, 2), np.float32))
     with pytest.raises(BundleError, match=r"asked.npy holds an array \(3, 2\)"):
-        sample_queries(retriever)
+        sample_queries(retriever.bundle)

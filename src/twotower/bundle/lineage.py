@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
 
 from twotower import files
+from twotower.bundle.catalogue import Catalogue, items_of, stored_rows
 from twotower.bundle.growth import WAIT, whole
-from twotower.bundle.layout import current, find_bundle, open_bundle, point_at, read_version, versions_in, write_segment, write_version
+from twotower.bundle.layout import Bundle, current, find_bundle, open_bundle, point_at, read_version, versions_in, write_segment, write_version
+from twotower.data.columns import Array
+from twotower.data.prepared import ID
 from twotower.errors import ConfigError, choices
 
 
@@ -36,6 +43,33 @@ def versions(place: Path | str) -> list[Version]:
         written, change = facts.get("written"), facts.get("change", {})
         found.append(Version(name, name == used, facts["parent"], written, facts["rows"], len(facts["segments"]), size, change))
     return found
+
+
+class Difference(NamedTuple):
+    """What a version of a catalogue holds otherwise than an earlier one."""
+
+    changed: Array  # int64 rows of the version that are new or differ
+    removed: list[Any]  # ids that only the earlier one holds
+
+
+def difference(now: Catalogue, earlier: str) -> Difference | None:
+    """What has changed since an earlier version of the same bundle; None where that is no longer there."""
+    bundle = now.bundle
+    if earlier not in versions_in(bundle.folder):
+        return None
+    before = open_bundle(bundle.folder, version=earlier)
+    names = {name: number for number, name in enumerate(dict.fromkeys([*bundle.catalogue["segments"], *before.catalogue["segments"]]))}
+    own, other = _identities(bundle, names), _identities(before, names)
+    ids = items_of(before).column(ID).take(pa.array(stored_rows(before)[~np.isin(other, own)]))
+    return Difference(np.flatnonzero(~np.isin(own, other)), ids.filter(pa.array(now.find(ids) < 0)).to_pylist())
+
+
+def _identities(bundle: Bundle, names: Mapping[str, int]) -> Array:
+    """A number for each row that a version holds: which segment it stands in, and where; the same in every version."""
+    parts = [
+        (names[name] << 40) + np.arange(segment.items.num_rows) for name, segment in zip(bundle.catalogue["segments"], bundle.segments, strict=True)
+    ]
+    return np.concatenate(parts)[stored_rows(bundle)]
 
 
 def rollback(place: Path | str, to: str | None = None) -> str:

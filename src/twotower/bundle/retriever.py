@@ -78,11 +78,11 @@ class Retriever:
         self._nested = [feature.column for feature in self.encoder.features["query"] if feature.nested]
 
     def __len__(self) -> int:
-        return len(self._now)
+        return len(self.catalogue)
 
     @property
-    def _now(self) -> Catalogue:
-        """The version that is asked. Raises BundleError for a query encoder alone."""
+    def catalogue(self) -> Catalogue:
+        """The version that is asked, which never changes. Raises BundleError for a query encoder alone."""
         if self._catalogue.bundle.alone:
             raise BundleError(without_items(self.bundle.folder))
         return self._catalogue
@@ -95,17 +95,17 @@ class Retriever:
     @property
     def items(self) -> pa.Table:
         """The catalogue: `_id` and the columns to show, a row an item."""
-        return self._now.items
+        return self.catalogue.items
 
     @property
     def vectors(self) -> Array | Vectors:
         """The vectors of the items [n, d]: an array of float32, or as the bundle stores them, which gives rows as that."""
-        return self._now.vectors
+        return self.catalogue.vectors
 
     @property
     def lexical(self) -> Lexical | None:
         """The words of the items, where there are any."""
-        return self._now.lexical
+        return self.catalogue.lexical
 
     @property
     def history(self) -> Memory | None:
@@ -150,7 +150,7 @@ class Retriever:
         """
         check_threshold(threshold)
         mode = mode or self._search["mode"]
-        one, now = is_one(queries, history, self._nested), self._now
+        one, now = is_one(queries, history, self._nested), self.catalogue
         check_mode(mode, now.lexical)
         met = met_of(now, where, allow, deny, k, skip, diversity)
         table = self.query_table(queries, history)
@@ -165,7 +165,7 @@ class Retriever:
 
     def matching(self, where: Where | None = None, *, allow: Any = None, deny: Any = None) -> Array:
         """Which items of the catalogue a search narrowed so may find, bool [n]."""
-        now = self._now
+        now = self.catalogue
         met = met_of(now, where, allow, deny, 1, 0, None)
         return np.ones(len(now), bool) if met is None else met.copy()
 
@@ -186,7 +186,7 @@ class Retriever:
 
         items: ids of the catalogue, or rows with the item's feature columns for items that it does not hold.
         """
-        now = self._now
+        now = self.catalogue
         query_vectors = self._embedded(now, self.query_table(queries))
         if is_rows(items):
             item_vectors = self.embed_items(items)
@@ -200,7 +200,7 @@ class Retriever:
         """Like `score`, for an Arrow column of ids or a table of item rows; nan where the catalogue lacks an id."""
         if isinstance(items, pa.Table):
             return self.score(queries, items)
-        now = self._now
+        now = self.catalogue
         rows = now.find(items)
         found = np.flatnonzero(rows >= 0)
         scores = np.full(len(rows), np.nan, np.float32)
@@ -237,7 +237,7 @@ class Retriever:
         The other options are those of `search`. Raises DataError for an id that is not there.
         """
         check_threshold(threshold)
-        now = self._now
+        now = self.catalogue
         met = met_of(now, where, allow, deny, k, skip, diversity)
         rows = now.rows_of(listed(item_ids) if is_list(item_ids) else [item_ids])
         if not len(rows):
@@ -323,9 +323,9 @@ class Retriever:
         return True
 
     def _grown(self, plan: Callable[[Catalogue], Plan], report: Report = lambda _: None) -> Change:
-        with self._growing, files.held(self._now.bundle.folder, WAIT):
+        with self._growing, files.held(self.catalogue.bundle.folder, WAIT):
             self.reload()
-            now = self._now
+            now = self.catalogue
             change = grow(now, plan(now), self.embed_items, report)
             self.reload()
         return change
@@ -375,11 +375,11 @@ class Retriever:
 
     def rows_of(self, ids: Any) -> Array:
         """The catalogue rows int64 [n] of item ids. Raises DataError for one that is not there."""
-        return self._now.rows_of(listed(ids))
+        return self.catalogue.rows_of(listed(ids))
 
     def find(self, ids: pa.Array | pa.ChunkedArray) -> Array:
         """The catalogue rows int64 [n] of ids, -1 where there is none."""
-        return self._now.find(ids)
+        return self.catalogue.find(ids)
 
     def show(self, rows: Array) -> list[dict[str, Any]]:
         """The columns of catalogue rows [n], as dicts; a row of -1 is None of them."""

@@ -79,6 +79,15 @@ def scores(column: pa.Array, name: str, source: str, start: int) -> Array:
     return values
 
 
+def size(text: str) -> int | None:
+    """A size in bytes, like 200MB or 1.5 GB; None where it is none."""
+    found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(|k|M|G|T)B\s*", text, re.IGNORECASE)
+    if found is None:
+        return None
+    power = ["", "k", "m", "g", "t"].index(found[2].lower())
+    return int(float(found[1]) * 1000**power)
+
+
 def span(text: str) -> float | None:
     """The seconds of a span of time such as "90d", "12h", "30min", "45s" or "2w"; None for anything else."""
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|min|h|d|w)\s*", text)

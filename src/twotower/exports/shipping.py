@@ -6,12 +6,13 @@ ship(tt.load("runs/first"), "postgresql://ann@db/shop")
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from twotower.bundle.indexes import sample_queries
+from twotower.bundle.lineage import difference
 from twotower.bundle.retriever import Retriever
 from twotower.data.columns import Array
 from twotower.stores import Facts, open_store
@@ -19,6 +20,7 @@ from twotower.stores.facts import VECTOR
 from twotower.stores.store import RECALL
 
 ROWS_AT_ONCE = 1 << 14
+MOST_CHANGED = 0.3  # of the rows: past that a table of its own costs no more, and is measured again
 SAMPLED = 200  # queries that recall is measured with
 
 
@@ -55,6 +57,31 @@ def ship_changes(
     """
     with open_store(url, name) as store:
         return store.refresh(batches(retriever, changed), removed, facts_of(retriever), parent)
+
+
+class Brought(NamedTuple):
+    """What a store was brought up to date by: the table that is live, and how many rows went there and left it; `whole` where all went."""
+
+    table: str
+    whole: bool
+    changed: int
+    removed: int
+
+
+def bring(retriever: Retriever, url: str, *, name: str = "items", recall: float = RECALL, report: Callable[[str], None] = lambda _: None) -> Brought:
+    """Bring a store up to date with a bundle: nothing where it is, what has changed where it serves an earlier version, else all."""
+    with open_store(url, name) as store:
+        live, bundle = store.live(), retriever.bundle
+        if live is not None and live.facts.fingerprint == bundle.fingerprint:
+            if live.facts.version == bundle.version:
+                return Brought(live.table, False, 0, 0)
+            differs = difference(retriever.catalogue, live.facts.version)
+            if differs is not None and len(differs.changed) + len(differs.removed) <= MOST_CHANGED * len(retriever):
+                report(f"sending {len(differs.changed):,} rows that differ")
+                facts = facts_of(retriever)
+                table = store.refresh(batches(retriever, differs.changed), differs.removed, facts, live.facts.version)
+                return Brought(table, False, len(differs.changed), len(differs.removed))
+    return Brought(ship(retriever, url, name=name, recall=recall, report=report), True, len(retriever), 0)
 
 
 def facts_of(retriever: Retriever) -> Facts:

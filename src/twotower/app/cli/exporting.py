@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import sys
-from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from twotower.app.cli.application import BundlePath, app, examples, loading
 from twotower.errors import ConfigError
 
-SHIPPING = "twotower.shipping"  # whatever ships vectors to a store is loaded for that alone
+if TYPE_CHECKING:
+    from twotower.bundle import Retriever
 
 
 @app.command(
@@ -22,6 +22,8 @@ SHIPPING = "twotower.shipping"  # whatever ships vectors to a store is loaded fo
         "twotower export runs/first --to query-encoder -o encoder",
         "twotower export runs/first --to onnx -o graphs",
         "twotower export runs/faq --to sentence-transformers -o model",
+        "twotower export runs/first --to postgresql://ann@db/shop",
+        "twotower export runs/first --to lancedb:///data/lance",
     )
 )
 def export(
@@ -30,17 +32,20 @@ def export(
     output: Annotated[Path | None, typer.Option("-o", "--output", help="The file or the folder to write.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the export that is there.")] = False,
     index: Annotated[str | None, typer.Option(help="For faiss: exact, which is the default, or hnsw.")] = None,
+    name: Annotated[str, typer.Option(help="For a store: what the items are called there.")] = "items",
+    recall: Annotated[float, typer.Option(help="For a store: the share of the true ten nearest that it must find before it goes live.")] = 0.95,
     encoder: Annotated[str | None, typer.Option(help="For sentence-transformers: the folder of the encoder, if it is not found.")] = None,
 ) -> None:
     """Write a bundle in a form that others read.
 
-    Vectors as Parquet, numpy or FAISS; the query encoder alone; both towers as ONNX; a folder of sentence-transformers. See docs/exports.md.
+    Vectors as Parquet, numpy or FAISS; the query encoder alone; both towers as ONNX; a folder of sentence-transformers (docs/exports.md). Or into a
+    store that you run: PostgreSQL with pgvector, LanceDB, Qdrant (docs/stores.md); where it serves an earlier version, only what differs is sent.
     """
     with loading():
         from twotower.bundle import load
         from twotower.exports.formats import ExportOptions, is_store
         from twotower.exports.formats import export as write
-        from twotower.runs.progress import counting, watching
+        from twotower.runs.progress import counting
 
         store = is_store(to)
         if store == (output is not None):
@@ -49,9 +54,7 @@ def export(
             raise ConfigError("--overwrite, --index and --encoder are for files and folders, not for a store")
         retriever = load(model)
     if output is None:
-        ship = _shipping()
-        with watching() as progress:
-            ship(retriever, to, report=progress.stage)
+        bring_store(retriever, to, name, recall)
         return
     with counting("exporting") as report:
         written = write(retriever, to, output, ExportOptions(overwrite=overwrite, index=index, encoder=encoder), report)  # type: ignore[arg-type]
@@ -60,11 +63,16 @@ def export(
         print(f"twotower: left out: {written.left_out}", file=sys.stderr)
 
 
-def _shipping() -> Any:
-    """What ships vectors to a store: (retriever, URL, report) -> None."""
-    try:
-        return import_module(SHIPPING).ship
-    except ModuleNotFoundError as error:
-        if error.name != SHIPPING:
-            raise
-        raise ConfigError("this version writes files and folders, and ships to no store. Export to parquet, which any store can load.") from None
+def bring_store(retriever: Retriever, url: str, name: str, recall: float) -> None:
+    """Bring a store up to date, and say what went there."""
+    from twotower.exports.shipping import bring
+    from twotower.runs.progress import watching
+
+    with watching() as progress:
+        brought = bring(retriever, url, name=name, recall=recall, report=progress.stage)
+    if brought.whole:
+        print(f"{brought.table} is live, with all {brought.changed:,} items", file=sys.stderr)
+    elif brought.changed or brought.removed:
+        print(f"{brought.table} is live: {brought.changed:,} items sent, {brought.removed:,} removed", file=sys.stderr)
+    else:
+        print(f"{brought.table} is live already, at this version of the catalogue", file=sys.stderr)

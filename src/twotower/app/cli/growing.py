@@ -10,12 +10,15 @@ import typer
 from twotower.app.cli.application import BundlePath, Json, app, examples, loading, print_json, show_parts
 from twotower.errors import ConfigError
 
+RECALL = 0.95  # that a store must reach before it goes live
+
 
 @app.command(
     epilog=examples(
         "twotower refresh runs/first --items catalogue.parquet",
         "twotower refresh runs/first --items new_today.jsonl --partial",
         "twotower refresh runs/first --remove 13,14",
+        "twotower refresh runs/first --items catalogue.parquet --to postgresql://ann@db/shop",
     )
 )
 def refresh(
@@ -23,6 +26,8 @@ def refresh(
     items: Annotated[str | None, typer.Option(help="The catalogue as it is now: a file with the columns that it had in training.")] = None,
     partial: Annotated[bool, typer.Option("--partial", help="The file holds some items alone: those that it does not name stay.")] = False,
     remove: Annotated[str | None, typer.Option(metavar="ID,ID,...", help="Remove these items instead.")] = None,
+    to: Annotated[str | None, typer.Option(metavar="URL", help="A store to bring up to date as well, as by export --to.")] = None,
+    name: Annotated[str, typer.Option(help="For --to: what the items are called in the store.")] = "items",
     yes: Annotated[bool, typer.Option("--yes", help="Go on where more than a tenth of the items would go.")] = False,
     json: Json = False,
 ) -> None:
@@ -46,10 +51,14 @@ def refresh(
             change = retriever.refresh(items, partial=partial, yes=yes, read=read, embedded=embedded)
     if json:
         print_json({**change._asdict(), "changed": not change.nothing})
-        return
-    from twotower.app import reports
+    else:
+        from twotower.app import reports
 
-    show_parts(reports.grown(change))
+        show_parts(reports.grown(change))
+    if to is not None:
+        from twotower.app.cli.exporting import bring_store
+
+        bring_store(retriever, to, name, RECALL)
 
 
 @app.command(epilog=examples("twotower versions runs/first", "twotower versions runs/first --json"))
@@ -68,9 +77,20 @@ def versions(model: BundlePath, json: Json = False) -> None:
 
 @app.command(epilog=examples("twotower rollback runs/first", "twotower rollback runs/first --to 2"))
 def rollback(
-    model: BundlePath, to: Annotated[str | None, typer.Option(help="The version to go back to; by default the one before this.")] = None
+    model: BundlePath,
+    to: Annotated[str | None, typer.Option(help="The version to go back to; by default the one before this.")] = None,
+    store: Annotated[str | None, typer.Option(metavar="URL", help="Go back in a store instead, to the table that was live before.")] = None,
+    name: Annotated[str, typer.Option(help="For --store: what the items are called there.")] = "items",
 ) -> None:
     """Make an earlier version of the catalogue the one in use. Nothing is lost, so it can be undone."""
+    if store is not None:
+        if to is not None:
+            raise ConfigError("a store goes back to the table before: leave out --to")
+        from twotower.stores import open_store
+
+        with open_store(store, name) as opened:
+            print(f"{opened.rollback()} is live", file=sys.stderr)
+        return
     from twotower.bundle import rollback as go_back
     from twotower.bundle.layout import current, find_bundle
 
@@ -108,6 +128,8 @@ def index(
         from twotower.data.quantities import size
 
         bound = None if memory is None else size(memory)
+    if memory is not None and bound is None:
+        raise ConfigError(f'--memory is a size like 200MB or 2GB, and not "{memory}"')
     chosen = build_index(model, recall, memory=bound, progress=lambda said: print(said, file=sys.stderr))
     if json:
         print_json(chosen._asdict())
