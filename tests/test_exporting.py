@@ -16,7 +16,7 @@ import pytest
 import twotower
 from twotower import files, load
 from twotower.bundle import open_bundle, verify
-from twotower.bundle.layout import Segment, write_catalogue
+from twotower.bundle.layout import Segment, write_segment, write_version
 from twotower.errors import BundleError, ConfigError, OutputError
 from twotower.exports.catalogue import write_ids
 from twotower.exports.formats import FORMS, ExportOptions, export, is_store
@@ -110,7 +110,7 @@ def test_faiss_finds_what_the_retriever_finds(retriever, desk, kind):
 def test_vectors_that_are_no_numbers_are_not_written(retriever, desk, monkeypatch):
     broken = np.array(retriever.vectors)
     broken[3, 5] = np.nan
-    monkeypatch.setattr(retriever, "vectors", broken)
+    monkeypatch.setattr(retriever.catalogue, "vectors", broken)
     for form, place in (("parquet", "v.parquet"), ("npy", "v"), ("faiss", "v")):
         with pytest.raises(twotower.DataError, match="no number"):
             export(retriever, form, place)
@@ -348,7 +348,9 @@ def test_a_grown_catalogue_is_exported_whole(world_folder, desk):
         Segment(np.array(bundle.segments[0].vectors[rows]), bundle.segments[0].items.take(pa.array(range(36)[rows])), None)
         for rows in (slice(20), slice(20, 36))
     ]
-    write_catalogue(Path("copy"), bundle.fingerprint, halves, number=2, parent="000001")
+    folder = Path("copy")
+    names = [write_segment(folder, half, bundle.fingerprint) for half in halves]
+    write_version(folder, bundle.fingerprint, names, 36, parent="000001")
     export(load("copy"), "npy", "made")
     assert np.array_equal(np.load("made/vectors.npy"), bundle.segments[0].vectors)
     with pytest.raises(ConfigError, match="no form"):

@@ -1,5 +1,7 @@
 """A run's vectors shipped to a store, and searched there as the run itself is searched."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -86,16 +88,16 @@ def test_changes_start_from_what_is_there(retriever, url):
     assert retriever_facts.rows == len(retriever) and retriever_facts.similarity == "cosine"
 
 
-def test_queries_to_measure_with(retriever, tmp_path, monkeypatch):
-    made = sample_queries(retriever.bundle)
-    assert made.shape == (len(retriever), retriever.bundle.dimensions) and made.dtype == np.float32
-    assert np.array_equal(made, sample_queries(retriever.bundle))
+def test_queries_to_measure_with(retriever, tmp_path):
+    bundle = replace(retriever.bundle, folder=tmp_path)
+    made = sample_queries(bundle)
+    assert made.shape == (len(retriever), bundle.dimensions) and made.dtype == np.float32
+    assert np.array_equal(made, sample_queries(bundle))
     near = made @ np.asarray(retriever.vectors).T
     assert (near.argmax(axis=1) == np.arange(len(retriever))).mean() > 0.5  # each still lies near the item that it was made of
     (tmp_path / "model").mkdir()
-    monkeypatch.setattr(retriever, "bundle", type("B", (), {"folder": tmp_path, "dimensions": retriever.bundle.dimensions}))
-    np.save(tmp_path / "model" / "asked.npy", np.arange(3 * retriever.bundle.dimensions, dtype=np.float32).reshape(3, -1))
-    assert sample_queries(retriever.bundle)[2, 0] == 2 * retriever.bundle.dimensions
+    np.save(tmp_path / "model" / "asked.npy", np.arange(3 * bundle.dimensions, dtype=np.float32).reshape(3, -1))
+    assert sample_queries(bundle)[2, 0] == 2 * bundle.dimensions
     np.save(tmp_path / "model" / "asked.npy", np.zeros((3, 2), np.float32))
     with pytest.raises(BundleError, match=r"asked.npy holds an array \(3, 2\)"):
-        sample_queries(retriever.bundle)
+        sample_queries(bundle)
