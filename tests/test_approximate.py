@@ -75,6 +75,17 @@ def test_the_same_seed_gives_the_same_index(built):
     assert bytes_of(Approximate(clustered(N), built.kind, seed=2)) != bytes_of(built)
 
 
+def test_a_graph_is_linked_by_one_thread(monkeypatch):
+    """Several would link vectors in the order in which they come; seldom enough that equal bytes alone would not tell."""
+    import faiss
+
+    threads, add = [], faiss.IndexHNSWFlat.add
+    monkeypatch.setattr(faiss.IndexHNSWFlat, "add", lambda self, rows: (threads.append(faiss.omp_get_max_threads()), add(self, rows)))
+    faiss.omp_set_num_threads(2)
+    Approximate(clustered(N), "hnsw")
+    assert threads == [1] and faiss.omp_get_max_threads() == 2
+
+
 def test_the_bytes_told_are_about_those_of_the_file(built, tmp_path):
     built.save(tmp_path, "abc")
     size = (tmp_path / "index.npy").stat().st_size

@@ -182,6 +182,14 @@ def test_it_keeps_to_what_is_allowed(large, share, gathered, monkeypatch):
     assert not there or np.mean([len(set(a) & set(b)) / there for a, b in zip(hits.rows, best, strict=True)]) > 0.9
 
 
+def test_of_equal_scores_the_lower_row_comes_first(make):
+    """Whole numbers, so that many scores are equal, to the last bit."""
+    vectors = np.random.default_rng(2).integers(-1, 2, (2000, 8)).astype(np.float32)
+    hits = make(vectors).search(vectors[:20], 30)
+    told = [list(zip((-scores).tolist(), rows.tolist(), strict=True)) for scores, rows in zip(hits.scores, hits.rows, strict=True)]
+    assert told == [sorted(each) for each in told] and sum(len(set(scores)) < 20 for scores in hits.scores.tolist()) > 10
+
+
 def test_more_hits_than_vectors_are_pads(large):
     hits = large.search(clustered(2), N + 5)
     assert (hits.rows[:, N:] == -1).all() and np.isneginf(hits.scores[:, N:]).all()
