@@ -253,6 +253,11 @@ def test_several_processes_share_a_shelf(tmp_path):
     assert not [path.name for path in tmp_path.iterdir() if path.name.endswith(".part")]
 
 
+def test_what_stands_side_by_side_does_not_run_together():
+    one, other = keys_of_rows([pa.array(["a\x01", "a"]), pa.array(["b", "\x01b"])])
+    assert (one != other).any()
+
+
 CELLS = {
     pa.string(): st.none() | st.text(max_size=4),
     pa.float64(): st.none() | st.sampled_from([0.0, 1.0, -1.5]),
