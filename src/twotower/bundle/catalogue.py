@@ -27,7 +27,7 @@ logger = logging.getLogger("twotower")
 class Catalogue:
     """The items that one version of a bundle's catalogue holds, numbered as its segments have them one behind another."""
 
-    def __init__(self, bundle: Bundle, index: str) -> None:
+    def __init__(self, bundle: Bundle, index: str, width: int | None = None) -> None:
         self.bundle = bundle
         if bundle.alone:
             known = bundle.segments[0] if bundle.segments else None
@@ -36,11 +36,12 @@ class Catalogue:
         # Of one whole segment nothing is copied: its vectors stay on disk until they are read.
         kept = self.stored if len(bundle.removed) else None
         self.items: pa.Table = _kept(items_of(bundle), kept)
-        self.vectors = vectors_of(bundle, kept)
+        whole = vectors_of(bundle, kept)
+        self.vectors = whole if width is None else taken(whole).narrowed(width, unit=bundle.model["similarity"] == "cosine")
         self.ids = self.items.column(ID)
         self.lexical = _lexical(bundle, kept)
-        self.index, self.chosen = _index(self, index)
-        self.history = Memory.of(bundle.encoder, self.ids, self.vectors)
+        self.index, self.chosen = _index(self, "exact" if width is not None and index == AUTO else index)
+        self.history = Memory.of(bundle.encoder, self.ids, whole)
         self.masks = Masks()
         self._rows_by_id: dict[str, int] | None = None
 

@@ -23,19 +23,27 @@ GOLDEN_TOLERANCE = 1e-4
 
 
 @overload
-def load(place: Path | str, *, threads: int | None = None, index: str = AUTO, store: None = None, name: str = "items") -> Retriever: ...
+def load(
+    place: Path | str, *, threads: int | None = None, index: str = AUTO, width: int | None = None, store: None = None, name: str = "items"
+) -> Retriever: ...
 @overload
-def load(place: Path | str, *, threads: int | None = None, index: str = AUTO, store: str, name: str = "items") -> Remote: ...
-def load(place: Path | str, *, threads: int | None = None, index: str = AUTO, store: str | None = None, name: str = "items") -> Retriever | Remote:
+def load(
+    place: Path | str, *, threads: int | None = None, index: str = AUTO, width: int | None = None, store: str, name: str = "items"
+) -> Remote: ...
+def load(
+    place: Path | str, *, threads: int | None = None, index: str = AUTO, width: int | None = None, store: str | None = None, name: str = "items"
+) -> Retriever | Remote:
     """The retriever of a bundle, or of the bundle of a run. Raises BundleError unless it loads exactly.
 
     index: how vectors are searched. `auto` takes the index that the bundle keeps (`build_index`), else `exact`; the others, `hnsw`, `ivf`, `int8`
     and `pq`, are built here and need the extra `ann`. It serves the mode `vectors` and `similar`; searches that weigh words too read the
-    whole catalogue. store: the URL of a store, or `env:NAME`, through which items are found instead (docs/stores.md); name: of the items there.
+    whole catalogue. width: how many of the dimensions to search by, the first ones; for models trained with nested widths, whose first
+    dimensions mean the most. store: the URL of a store, or `env:NAME`, through which items are found instead (docs/stores.md). name: of the
+    items there.
     """
-    if store is not None and index != AUTO:
-        raise ConfigError("a store has an index of its own: leave out index")
-    retriever = Retriever(open_bundle(place, alone=True), threads, index)
+    if store is not None and (index != AUTO or width is not None):
+        raise ConfigError("a store has an index and a width of its own: leave out index and width")
+    retriever = Retriever(open_bundle(place, alone=True), threads, index, width)
     return retriever if store is None else Remote(retriever, open_store(store, name))
 
 

@@ -66,13 +66,15 @@ class Retriever:
     Each question is answered by one version, even where another thread grows the catalogue meanwhile.
     """
 
-    def __init__(self, bundle: Bundle, threads: int | None = None, index: str = AUTO) -> None:
+    def __init__(self, bundle: Bundle, threads: int | None = None, index: str = AUTO, width: int | None = None) -> None:
         if index not in (AUTO, *INDEXES):
             raise ConfigError(f'there is no index "{index}"; {choices((AUTO, *INDEXES), index)}')
         self.encoder = bundle.encoder
         self._graphs = {side: open_graph(bundle.folder / "model", side, threads) for side in ("query", *(() if bundle.alone else ("item",)))}
-        self._kind, self._growing = index, threading.Lock()
-        self._catalogue = Catalogue(bundle, index)  # replaced as a whole, never changed
+        if width is not None and not 1 <= width <= bundle.dimensions:
+            raise ConfigError(f"the vectors have {bundle.dimensions} dimensions, so width is from 1 to that, and not {width}")
+        self._kind, self.width, self._growing = index, width, threading.Lock()
+        self._catalogue = Catalogue(bundle, index, width)  # replaced as a whole, never changed
         self._search = bundle.model["search"]
         self.text_columns: list[str] = list(bundle.model["query_text"])
         self._nested = [feature.column for feature in self.encoder.features["query"] if feature.nested]
@@ -255,7 +257,7 @@ class Retriever:
     def _embedded(self, now: Catalogue, table: pa.Table) -> Array:
         if now.history is None:
             return self._run("query", self.encoder.encode("query", table))
-        vectors = np.empty((table.num_rows, now.bundle.dimensions), np.float32)
+        vectors = np.empty((table.num_rows, self.width or now.bundle.dimensions), np.float32)
         for start in range(0, table.num_rows, HISTORIES_AT_ONCE):
             vectors[start : start + HISTORIES_AT_ONCE] = self._run("query", self._columns(now, table.slice(start, HISTORIES_AT_ONCE)))
         return vectors
@@ -277,7 +279,8 @@ class Retriever:
         return self._run("item", self.encoder.encode("item", to_table(items)))
 
     def _run(self, side: Side, columns: Any) -> Array:
-        return run_graph(self._graphs[side], columns, self.bundle.dimensions)
+        vectors = run_graph(self._graphs[side], columns, self.bundle.dimensions)
+        return vectors if self.width is None else Vectors(vectors).narrowed(self.width, unit=self.bundle.model["similarity"] == "cosine")[:]
 
     # Growing. Each writes one new version of the catalogue, and this retriever asks it from then on; others do after `reload()`.
 
@@ -319,10 +322,12 @@ class Retriever:
         opened = open_bundle(self.bundle.folder, known=self.bundle)
         if opened is self.bundle:
             return False
-        self._catalogue = Catalogue(opened, self._kind)
+        self._catalogue = Catalogue(opened, self._kind, self.width)
         return True
 
     def _grown(self, plan: Callable[[Catalogue], Plan], report: Report = lambda _: None) -> Change:
+        if self.width is not None:
+            raise ConfigError("this bundle was opened with fewer dimensions than it has; open it with all of them to change its catalogue")
         with self._growing, files.held(self.catalogue.bundle.folder, WAIT):
             self.reload()
             now = self.catalogue
