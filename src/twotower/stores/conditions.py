@@ -1,7 +1,7 @@
 """Conditions in the words of a store: one walk over the tree, and for each store the words.
 
 Every value is first turned into one of the column's own type, so that a store compares like with like. A row without a value, a nan among
-them, meets no comparison, and `not` is the plain complement: what the words give is true or false for every row, never null.
+them, meets no comparison, and `not` is the plain complement.
 """
 
 from __future__ import annotations

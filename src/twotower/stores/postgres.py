@@ -83,7 +83,8 @@ class Postgres:
                     max_size=CONNECTIONS,
                     timeout=PATIENCE,
                     reconnect_timeout=PATIENCE,
-                    kwargs={"connect_timeout": PATIENCE},
+                    # A prepared statement may keep one plan, through the index or not, whatever is set afterwards; and poolers lose it.
+                    kwargs={"connect_timeout": PATIENCE, "prepare_threshold": None},
                     check=ConnectionPool.check_connection,
                     open=True,
                 )

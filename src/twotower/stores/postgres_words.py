@@ -17,13 +17,16 @@ Part = tuple[sql.Composable, list[Any]]
 
 
 def postgres_condition(condition: Condition, version: Version) -> Part:
-    """A condition as SQL that is true or false for every row, and its parameters."""
+    """A condition as SQL that is true for the rows that meet it, and its parameters."""
     found: Part = said(condition, version, PostgresWords())
     return found
 
 
 class PostgresWords:
-    """The words of PostgreSQL. Texts are compared by their code points, as everywhere here, whatever the collation of the database."""
+    """The words of PostgreSQL, in forms whose rows its planner can estimate: null stands for false until a `not` makes true of it.
+
+    Texts are compared by their code points, as everywhere here, whatever the collation of the database.
+    """
 
     def all(self) -> Part:
         """Every row."""
@@ -42,8 +45,8 @@ class PostgresWords:
         """Rows whose value compares so."""
         if isinstance(value, str) and "\0" in value:
             return self._beyond(column, operator, value, of)
-        nan = " AND {0} <> 'NaN'" if pa.types.is_floating(of) else ""
-        text = "COALESCE({0} " + OPERATORS[operator] + " %s::" + _cast(of) + nan + ", false)"
+        nan = " AND {0} <> 'NaN'" if pa.types.is_floating(of) and operator in ("gt", "ge", "ne") else ""
+        text = "({0} " + OPERATORS[operator] + " %s::" + _cast(of) + nan + ")"
         return sql.SQL(text).format(sql.Identifier(column)), [value]
 
     def _beyond(self, column: str, operator: Operator, value: str, of: pa.DataType) -> Part:
@@ -58,17 +61,17 @@ class PostgresWords:
         """Rows whose value is one of these."""
         kept = [value for value in values if not (isinstance(value, str) and "\0" in value)]
         cast = _cast(of).removesuffix(' COLLATE "C"')
-        return sql.SQL("COALESCE({0} = ANY(%s::" + cast + "[]), false)").format(sql.Identifier(column)), [kept]
+        return sql.SQL("({0} = ANY(%s::" + cast + "[]))").format(sql.Identifier(column)), [kept]
 
     def has(self, column: str, value: Any, of: pa.DataType) -> Part:
         """Rows whose list holds the value."""
         if isinstance(value, str) and "\0" in value:
             return self.none()
-        return sql.SQL("COALESCE(%s::" + _cast(of).removesuffix(' COLLATE "C"') + " = ANY({0}), false)").format(sql.Identifier(column)), [value]
+        return sql.SQL("(%s::" + _cast(of).removesuffix(' COLLATE "C"') + " = ANY({0}))").format(sql.Identifier(column)), [value]
 
     def flag(self, column: str) -> Part:
         """Rows whose truth value is true."""
-        return sql.SQL("COALESCE({0}, false)").format(sql.Identifier(column)), []
+        return sql.SQL("{0}").format(sql.Identifier(column)), []
 
     def every(self, parts: list[Part]) -> Part:
         """Rows that meet all."""
@@ -84,7 +87,7 @@ class PostgresWords:
 
     def negate(self, part: Part) -> Part:
         """Rows that do not meet it."""
-        return sql.SQL("(NOT {})").format(part[0]), part[1]
+        return sql.SQL("({} IS NOT TRUE)").format(part[0]), part[1]
 
 
 def _cast(of: pa.DataType) -> str:
