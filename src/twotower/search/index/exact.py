@@ -12,7 +12,7 @@ from twotower.search.index.hits import Hits, checked, merge, no_hits
 from twotower.search.vectors import Array, Vectors, taken, widened
 
 ITEM_BLOCK = 1 << 13  # items scored at once
-SCORE_BLOCK = 1 << 21  # scores held at once: 8 MB of float32, which stay in a cache
+SCORE_BLOCK = 1 << 22  # scores held at once: 16 MB of float32, which stay in a cache
 FEW = 4  # queries that are scored one by one: a product of matrices pays only from more on
 FEW_SCORES = 1 << 24  # scores of few queries held at once: 64 MB
 CACHED = 1 << 18  # numbers of vectors read at once for few queries: 1 MB of float32, and too few for BLAS to start threads, which wait for each other
