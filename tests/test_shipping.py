@@ -1,15 +1,19 @@
 """A run's vectors shipped to a store, and searched there as the run itself is searched."""
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from twotower.bundle import load
 from twotower.bundle.indexes import sample_queries
+from twotower.bundle.lineage import difference
 from twotower.bundle.remote import Remote
 from twotower.errors import BundleError, ConfigError, DataError
-from twotower.exports.shipping import facts_of, ship, ship_changes
+from twotower.exports.shipping import bring, facts_of, ship, ship_changes
 from twotower.search.filters import condition_of, mask
 from twotower.stores import open_store
 
@@ -101,3 +105,47 @@ def test_queries_to_measure_with(retriever, tmp_path):
     np.save(tmp_path / "model" / "asked.npy", np.zeros((3, 2), np.float32))
     with pytest.raises(BundleError, match=r"asked.npy holds an array \(3, 2\)"):
         sample_queries(bundle)
+
+
+def test_a_store_follows_a_catalogue_by_what_differs(world_folder, tmp_path, typed):
+    folder = shutil.copytree(world_folder / "bundle", tmp_path / "bundle")
+    url = f"lancedb://{tmp_path / 'lance'}"
+    code, out, err = typed("export", folder, "--to", url)
+    assert (code, out) == (0, "") and "is live, with all 36 items" in err
+    assert "is live already" in typed("export", folder, "--to", url)[2]
+    grown = load(folder)
+    grown.add_items([{"name": 2000, "title": "tovar3 vid1", "kind": "k0", "price": 7.0}])
+    grown.update_items([{"name": 1000, "price": 99.5}])
+    grown.remove_items([1035])
+    assert bring(load(folder), url)[1:] == (False, 2, 1)
+    remote = load(folder, store=url)
+    assert remote.served().facts.version == "000004"
+    for question in ASKED:
+        assert remote.search(question, k=5).ids.tolist() == grown.search(question, k=5, mode="vectors").ids.tolist()
+    assert remote.search(ASKED[0], k=40, where="price > 99").ids[0] == 1000
+    assert 1035 not in remote.search(ASKED[0], k=40).ids.tolist()
+    table = [row | {"price": row["price"] + 1} for row in grown.items.to_pylist()]
+    pq.write_table(pa.Table.from_pylist(table).drop_columns("_id"), tmp_path / "items.parquet")
+    code, out, err = typed("refresh", folder, "--items", tmp_path / "items.parquet", "--to", url)
+    assert code == 0 and "36 shown otherwise" in " ".join(out.split()) and "with all 36 items" in err  # more than a third: as a whole
+    code, _, err = typed("rollback", folder, "--store", url)
+    assert code == 0 and "is live" in err
+    assert load(folder, store=url).served().facts.version == "000004"
+    rolled = ["rollback", folder, "--store"]
+    for arguments in (["export", folder, "--to", "lance://x"], [*rolled, "nothing://x"], [*rolled, url, "--to", "1"]):
+        code, out, err = typed(*arguments)
+        assert (code, out) == (2, "") and "Traceback" not in err
+
+
+def test_what_differs_between_versions(world_folder, tmp_path):
+    folder = shutil.copytree(world_folder / "bundle", tmp_path / "bundle")
+    retriever = load(folder)
+    retriever.update_items([{"name": 1000, "price": 99.5}])
+    retriever.remove_items([1001])
+    retriever.add_items([{"name": 1001, "title": "tovar3 vid1", "kind": "k0", "price": 7.0}])
+    told = difference(retriever.catalogue, "000001")
+    assert told is not None
+    assert sorted(retriever.items.column("_id").take(pa.array(told.changed)).to_pylist()) == [1000, 1001] and told.removed == []
+    told = difference(load(folder).catalogue, "000003")
+    assert told is not None and len(told.changed) == 1 and told.removed == []
+    assert difference(retriever.catalogue, "000009") is None

@@ -301,6 +301,7 @@ def describe(bundle: Bundle) -> dict[str, Any]:
         "dimensions": bundle.dimensions,
         "similarity": bundle.model["similarity"],
         "search": bundle.model["search"]["mode"],
+        "vectors": taken(bundle.segments[0].vectors).kind if bundle.segments else "none",
         **features,
         "shows": [name for name in bundle.segments[0].items.column_names if name != ID],
         "figures": figures,
