@@ -85,7 +85,7 @@ def without_launch(bundle, place, **metrics):
     fingerprint = layout.seal_model(place / "model", **facts)
     shutil.rmtree(place / "catalogue")
     shutil.rmtree(place / "segments")
-    layout.write_catalogue(place, fingerprint, segments)
+    layout.write_catalogue(place, fingerprint, segments[0])
     return place
 
 
@@ -268,7 +268,7 @@ def test_a_bundle_without_figures(run, tmp_path):
     fingerprint = layout.seal_model(old / "model", **facts)
     shutil.rmtree(old / "catalogue")
     shutil.rmtree(old / "segments")
-    layout.write_catalogue(old, fingerprint, segments)
+    layout.write_catalogue(old, fingerprint, segments[0])
     told = tt.drift(old, week(1))
     assert told.verdict == "unknown" and "no metrics.json" in told.lacking[0]
 

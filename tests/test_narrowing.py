@@ -80,7 +80,7 @@ def test_every_narrowing_equals_the_whole_answer_without_the_rest(retriever, who
             keep[row] &= exclude is None or row not in rows_named(exclude[n] or [])
         of = dict(zip(whole[mode].rows[n].tolist(), whole[mode].scores[n].tolist(), strict=True))
         # A last bit of a score may differ with the shape of a product, and none of the thresholds drawn is that near to one.
-        wanted = [row for row in picked(whole[mode], n, keep) if threshold is None or of[row] >= threshold][skip : skip + k]
+        wanted = [row for row in picked(whole[mode], n, keep)[skip : skip + k] if threshold is None or of[row] >= threshold]
         there = found.rows[n] >= 0
         assert found.rows[n][there].tolist() == wanted
         assert there.tolist() == [True] * len(wanted) + [False] * (k - len(wanted))

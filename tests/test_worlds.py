@@ -25,6 +25,7 @@ from twotower.data.prepared import open_prepared
 from twotower.data.sources import open_source
 from twotower.data.splits import TEST, TRAIN
 from twotower.errors import BundleError, ConfigError, DataError
+from twotower.files import read_json
 from twotower.learning import training
 from twotower.learning.evaluation import cases
 from twotower.learning.views import before, reading
@@ -203,8 +204,8 @@ def test_golden_queries_of_histories_are_kept_and_tried(reader, tmp_path):
     copied = Path(shutil.copytree(reader.folder / "bundle", tmp_path / "bundle"))
     golden[0]["query"]["history"] = golden[0]["query"]["history"][::-1]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("twotower.bundle.retriever.verify_files", lambda place: None)
-        patch.setattr("twotower.bundle.retriever.read_json", lambda path: golden)
+        patch.setattr("twotower.bundle.loading.verify_files", lambda place: None)
+        patch.setattr("twotower.files.read_json", lambda path: golden if path.name == "golden.json" else read_json(path))
         with pytest.raises(BundleError, match="otherwise"):
             verify(copied)
 

@@ -57,9 +57,9 @@ def shown_of(now: Catalogue, hits: Hits, vectors: Array, k: int, skip: int, thre
     if diversity is not None:
         fits = None if threshold is None else found.scores.astype(np.float64) >= float(threshold)
         found = found_of(now, diversified(hits, now.vectors, k, skip, diversity, fits), vectors)
-    elif threshold is not None:
-        found = at_least(found, threshold)
-    return Found(*(part[:, skip : skip + k] for part in found)) if skip else found
+    # A page is cut before the threshold: in an order that is not by score, pages would otherwise repeat and lose items.
+    found = Found(*(part[:, skip : skip + k] for part in found)) if skip else found
+    return found if threshold is None or diversity is not None else at_least(found, threshold)
 
 
 def found_of(now: Catalogue, hits: Hits, vectors: Array) -> Found:

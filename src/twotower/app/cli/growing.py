@@ -31,9 +31,10 @@ def refresh(
     yes: Annotated[bool, typer.Option("--yes", help="Go on where more than a tenth of the items would go.")] = False,
     json: Json = False,
 ) -> None:
-    """Bring the catalogue up to date, without training: one new version of it.
+    """Bring the catalogue up to date, without training.
 
-    Items that are new or read otherwise are embedded, and found from then on. Items that the file lacks go. The same file again changes nothing.
+    One new version of it: items that are new or read otherwise are embedded, and found from then on. Items that the file lacks go. The
+    same file again changes nothing.
     """
     if (items is None) == (remove is None):
         raise ConfigError("give the catalogue, --items FILE, or the items to remove, --remove ID,ID,...")
@@ -63,7 +64,10 @@ def refresh(
 
 @app.command(epilog=examples("twotower versions runs/first", "twotower versions runs/first --json"))
 def versions(model: BundlePath, json: Json = False) -> None:
-    """List the versions of a catalogue: when each was written, what changed, what it takes to send it."""
+    """List the versions of a catalogue.
+
+    When each was written, what changed, and what it takes to send it.
+    """
     from twotower.bundle import versions as all_of
 
     found = all_of(model)
@@ -82,7 +86,10 @@ def rollback(
     store: Annotated[str | None, typer.Option(metavar="URL", help="Go back in a store instead, to the table that was live before.")] = None,
     name: Annotated[str, typer.Option(help="For --store: what the items are called there.")] = "items",
 ) -> None:
-    """Make an earlier version of the catalogue the one in use. Nothing is lost, so it can be undone."""
+    """Go back to an earlier version of the catalogue.
+
+    Nothing is lost, so it can be undone.
+    """
     if store is not None:
         if to is not None:
             raise ConfigError("a store goes back to the table before: leave out --to")
@@ -104,7 +111,10 @@ def compact(
     model: BundlePath,
     keep: Annotated[int | None, typer.Option(help="How many versions to keep, the newest; what only older ones need is deleted.")] = None,
 ) -> None:
-    """Write the catalogue in use as one segment, which opens faster, and delete old versions where asked for."""
+    """Write the catalogue as one segment, which opens faster.
+
+    Old versions are deleted where that is asked for.
+    """
     from twotower.bundle import compact as compacted
 
     version = compacted(model, keep)
@@ -118,10 +128,11 @@ def index(
     memory: Annotated[str | None, typer.Option(help="What the index may take beside the vectors, like 200MB.")] = None,
     json: Json = False,
 ) -> None:
-    """Build what finds near vectors of a large catalogue faster than exact search, and keep it in the bundle.
+    """Make search by vectors of a large catalogue faster.
 
-    Kind and breadth are chosen by the recall asked for, measured against exact search on held-out queries. Where exact search is as fast, none
-    is kept. Every search by vectors uses it from then on; what the catalogue grows by is searched exactly beside it. Needs the extra "ann".
+    An index is built and kept in the bundle: its kind and breadth are chosen by the recall asked for, measured against exact search on
+    held-out queries. Where exact search is as fast, none is kept. Every search by vectors uses it from then on; what the catalogue grows by is
+    searched exactly beside it. Needs the extra "ann".
     """
     with loading():
         from twotower.bundle import build_index
