@@ -149,3 +149,28 @@ def test_what_differs_between_versions(world_folder, tmp_path):
     told = difference(load(folder).catalogue, "000003")
     assert told is not None and len(told.changed) == 1 and told.removed == []
     assert difference(retriever.catalogue, "000009") is None
+
+
+def test_what_was_touched_before_is_not_found_again(tmp_path):
+    from twotower import train
+
+    walks = [{"user": f"u{n}", "item": f"i{(n + 5 * step) % 12}", "at": 3600 * (n + step)} for n in range(40) for step in range(5)]
+    config = {
+        "pairs": {"time": "at", "repeats": "keep"},
+        "query": {"key": "user", "features": [{"type": "history", "last": 2, "pool": "recency"}]},
+        "item": {"id": "item", "features": [{"column": "item", "type": "id"}]},
+        "split": {"by": "last", "test": 1, "validation": 1},
+        "model": {"dimensions": 8},
+        "train": {"epochs": 1, "batch_size": 64},
+    }
+    retriever = train(walks, config=config, output=tmp_path / "run").retriever
+    url = f"lancedb://{tmp_path}/lance"
+    ship(retriever, url)
+    with open_store(url) as store:
+        remote = Remote(retriever, store)
+        for asked in (["i3"], [["i3", "i4", "never heard of"], ["i5"]]):
+            for repeats in (False, True):
+                own, far = retriever.search(history=asked, k=11, repeats=repeats, mode="vectors"), remote.search(history=asked, k=11, repeats=repeats)
+                assert far.ids.tolist() == own.ids.tolist() and far.rows.tolist() == own.rows.tolist()
+                np.testing.assert_allclose(far.scores, own.scores, atol=1e-5)
+        assert "i3" not in remote.search(history=["i3"], k=12).ids and "i3" in remote.search(history=["i3"], k=12, repeats=True).ids
