@@ -1,4 +1,4 @@
-"""Indexes that a bundle keeps: found by their vectors, refused where they are of others, and of use for a catalogue that has grown."""
+"""Indexes that a bundle keeps: found by their segment, refused where they are of others, and of use for a catalogue that has grown."""
 
 import json
 
@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 
 from tests.test_index import clustered
-from twotower.bundle.indexes import Grown, digest_of, saved_index, write_index
+from twotower.bundle.indexes import Grown, saved_index, write_index
 from twotower.errors import BundleError, ConfigError, DataError
 from twotower.search.index import Approximate, Chosen, Exact
-from twotower.search.vectors import stored
 
 N = 2500
 TOLD = Chosen("ivf", 9, 0.97, 0.5, 4.0, 1.5, 12345, "because")
@@ -20,18 +19,17 @@ def index():
     return Approximate(clustered(N), "ivf", breadth=9)
 
 
-def test_what_was_written_is_found_by_its_vectors(index, tmp_path):
+def test_what_was_written_is_found_by_its_segment(index, tmp_path):
     vectors, queries = clustered(N), clustered(N + 9)[N:]
-    digest = digest_of(vectors)
-    assert saved_index(tmp_path, vectors, digest) is None
-    place = write_index(tmp_path, index, digest, TOLD)
-    assert place == tmp_path / "indexes" / digest and [path.name for path in place.parent.iterdir()] == [digest]
-    back, told = saved_index(tmp_path, vectors, digest, everything=True)
+    assert saved_index(tmp_path, vectors, "abc") is None
+    place = write_index(tmp_path, index, "abc", TOLD)
+    assert place == tmp_path / "indexes" / "abc" and [path.name for path in place.parent.iterdir()] == ["abc"]
+    back, told = saved_index(tmp_path, vectors, "abc", everything=True)
     assert told == TOLD and (back.kind, back.breadth) == ("ivf", 9)
     np.testing.assert_array_equal(back.search(queries, 5).rows, index.search(queries, 5).rows)
-    assert saved_index(tmp_path, vectors[:-1], digest_of(vectors[:-1])) is None
-    write_index(tmp_path, index.at(3), digest, TOLD._replace(breadth=3))
-    assert saved_index(tmp_path, vectors, digest)[0].breadth == 3 and len(list(place.parent.iterdir())) == 1
+    assert saved_index(tmp_path, vectors, "abd") is None
+    write_index(tmp_path, index.at(3), "abc", TOLD._replace(breadth=3))
+    assert saved_index(tmp_path, vectors, "abc")[0].breadth == 3 and len(list(place.parent.iterdir())) == 1
 
 
 def test_one_of_others_or_a_damaged_one_is_refused(index, tmp_path):
@@ -61,17 +59,6 @@ def test_an_unfinished_one_leaves_nothing(index, tmp_path, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         write_index(tmp_path, index, "abc", TOLD)
     assert list((tmp_path / "indexes").iterdir()) == []
-
-
-def test_a_digest_is_of_what_is_stored_and_how():
-    vectors = clustered(50)
-    assert digest_of(vectors) == digest_of(vectors.copy()) == digest_of(stored(vectors, "float32"))
-    changed = vectors.copy()
-    changed[49, 15] += 1e-6
-    scaled = stored(vectors, "int8")
-    rescaled = type(scaled)(scaled.values, scaled.scales * np.float32(2))
-    several = [changed, vectors[:49], vectors[:, :15], vectors.reshape(25, 32), stored(vectors, "float16"), scaled, rescaled]
-    assert len({digest_of(each) for each in [vectors, *several]}) == 8
 
 
 @pytest.mark.parametrize("covered", [0, 700, 1200, 1500])

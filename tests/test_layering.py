@@ -179,6 +179,7 @@ FLOORS = [
         "bundle.indexes",
         "bundle.narrowing",
         "bundle.catalogue",
+        "bundle.changes",
         "bundle.growth",
         "bundle.lineage",
         "bundle.found",

@@ -13,7 +13,7 @@ from twotower.bundle.indexes import sample_queries
 from twotower.bundle.lineage import difference
 from twotower.bundle.remote import Remote
 from twotower.errors import BundleError, ConfigError, DataError
-from twotower.exports.shipping import bring, facts_of, ship, ship_changes
+from twotower.exports.shipping import batches, bring, facts_of
 from twotower.search.filters import condition_of, mask
 from twotower.stores import open_store
 
@@ -25,12 +25,16 @@ def retriever(world_folder):
     return load(world_folder)
 
 
+def name_of(retriever):
+    return f"items_{retriever.bundle.fingerprint[:12]}_{retriever.bundle.version}"
+
+
 @pytest.fixture(scope="module", params=["lancedb", "qdrant"])
 def url(request, retriever, tmp_path_factory):
     place = f"{request.param}://{tmp_path_factory.mktemp('shipped')}"
     told = []
-    name = ship(retriever, place, report=told.append)
-    assert name == f"items_{retriever.bundle.fingerprint[:12]}_000001" and any("recall@10 1.000" in line for line in told)
+    assert bring(retriever, place, report=told.append) == (name_of(retriever), True, len(retriever), 0)
+    assert any("recall@10 1.000" in line for line in told)
     return place
 
 
@@ -71,14 +75,12 @@ def test_a_store_of_another_model_is_refused_when_it_is_opened_and_when_it_is_as
     place = f"lancedb://{tmp_path}/lance"
     with pytest.raises(DataError, match="holds nothing"), open_store(place) as store:
         Remote(retriever, store)
-    ship(retriever, place)
+    bring(retriever, place)
     with open_store(place) as store:
         remote = Remote(retriever, store)
-        facts = facts_of(retriever)
+        facts = facts_of(retriever.catalogue)
         other = type(facts)(fingerprint="cd" * 32, version="000001", dimensions=facts.dimensions, rows=facts.rows)
-        from twotower.exports.shipping import batches
-
-        store.publish(batches(retriever), other)
+        store.publish(batches(retriever.catalogue), other)
         for ask in (lambda: remote.search(ASKED), lambda: Remote(retriever, store)):
             with pytest.raises(BundleError, match=f"cdcdcdcdcdcd.*{facts.fingerprint[:12]}"):
                 ask()
@@ -86,10 +88,10 @@ def test_a_store_of_another_model_is_refused_when_it_is_opened_and_when_it_is_as
         assert remote.search(ASKED).ids.shape == (3, 10)
 
 
-def test_changes_start_from_what_is_there(retriever, url):
-    assert ship(retriever, url) == ship_changes(retriever, url, np.array([0, 1]), [], "000001")  # the very version that is live
-    retriever_facts = facts_of(retriever)
-    assert retriever_facts.rows == len(retriever) and retriever_facts.similarity == "cosine"
+def test_what_is_there_is_not_sent_again(retriever, url):
+    assert bring(retriever, url) == (name_of(retriever), False, 0, 0)
+    facts = facts_of(retriever.catalogue)
+    assert facts.rows == len(retriever) and facts.similarity == "cosine"
 
 
 def test_queries_to_measure_with(retriever, tmp_path):
@@ -165,7 +167,7 @@ def test_what_was_touched_before_is_not_found_again(tmp_path):
     }
     retriever = train(walks, config=config, output=tmp_path / "run").retriever
     url = f"lancedb://{tmp_path}/lance"
-    ship(retriever, url)
+    bring(retriever, url)
     with open_store(url) as store:
         remote = Remote(retriever, store)
         for asked in (["i3"], [["i3", "i4", "never heard of"], ["i5"]]):

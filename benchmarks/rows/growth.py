@@ -22,7 +22,7 @@ from benchmarks.processes import peak, told_by
 from benchmarks.rows import Asked, Figure
 from benchmarks.rows.demo import bundle
 from twotower.bundle import open_bundle
-from twotower.bundle.growth import item_column
+from twotower.bundle.changes import item_column
 from twotower.data.pretrained import shipped
 
 Array = np.ndarray[Any, np.dtype[Any]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,6 @@ class Catalogue:
         whole = vectors_of(bundle, kept)
         self.vectors = whole if width is None else taken(whole).narrowed(width, unit=bundle.model["similarity"] == "cosine")
         self.ids = self.items.column(ID)
-        self.lexical = _lexical(bundle, kept)
         self.index, self.chosen = _index(self, "exact" if width is not None and index == AUTO else index)
         self.history = Memory.of(bundle.encoder, self.ids, whole)
         self.masks = Masks()
@@ -47,6 +47,16 @@ class Catalogue:
 
     def __len__(self) -> int:
         return int(self.items.num_rows)
+
+    @property
+    def worded(self) -> bool:
+        """Whether it can be searched by words."""
+        return self.bundle.segments[0].words is not None
+
+    @cached_property
+    def lexical(self) -> Lexical | None:
+        """The words of the items, weighed together when they are first searched."""
+        return _lexical(self.bundle, self.stored if len(self.bundle.removed) else None)
 
     @property
     def stored(self) -> Array:

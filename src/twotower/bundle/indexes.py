@@ -1,8 +1,7 @@
-"""Built indexes that a bundle keeps: under `indexes/`, each by the digest of its vectors; and what serves a catalogue that has grown since."""
+"""Built indexes that a bundle keeps: under `indexes/`, each by the name of its segment; and what serves a catalogue that has grown since."""
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ from twotower.bundle.layout import Bundle
 from twotower.data.columns import Array
 from twotower.errors import BundleError, ConfigError
 from twotower.search.index import Approximate, Chosen, Exact, Hits, Index, best_of_both, check_allow
-from twotower.search.vectors import Vectors, blocks, taken
+from twotower.search.vectors import Vectors
 
 AUTO = "auto"  # whatever the bundle keeps, else exact search
 INDEXES = "indexes"
@@ -60,45 +59,35 @@ class Thinned:
         return Hits(np.where(hits.rows < 0, -1, self.place[hits.rows]), hits.scores)
 
 
-def digest_of(vectors: Array | Vectors) -> str:
-    """What names vectors: the digest of what is stored, and how."""
-    stored = taken(vectors)
-    digest = hashlib.sha256(f"{stored.kind} {stored.shape}".encode())
-    for array in stored.arrays().values():
-        for part in blocks(len(array), stored.shape[1]):
-            digest.update(np.ascontiguousarray(array[part]).data)
-    return digest.hexdigest()[:16]
-
-
-def write_index(folder: Path, index: Approximate, digest: str, chosen: Chosen) -> Path:
-    """Write a built index into a bundle, in place of any other of the same vectors; returns its folder. Raises ConfigError for no digest."""
-    place = _place(folder, digest)
-    with files.new_folder(place.with_name(f"{digest}-new")) as building:
-        index.save(building, digest)
-        manifests.write_manifest(building, "index", INDEX_FORMAT, digest=digest, rows=len(index), chosen=chosen._asdict())
+def write_index(folder: Path, index: Approximate, segment: str, chosen: Chosen) -> Path:
+    """Write a built index into a bundle, in place of any other of that segment; returns its folder. Raises ConfigError for what names no segment."""
+    place = _place(folder, segment)
+    with files.new_folder(place.with_name(f"{segment}-new")) as building:
+        index.save(building, segment)
+        manifests.write_manifest(building, "index", INDEX_FORMAT, segment=segment, rows=len(index), chosen=chosen._asdict())
     files.remove_folder(place)
-    files.rename_folder(place.with_name(f"{digest}-new"), place)
+    files.rename_folder(place.with_name(f"{segment}-new"), place)
     return place
 
 
-def saved_index(folder: Path, vectors: Array | Vectors, digest: str, *, everything: bool = False) -> tuple[Approximate, Chosen] | None:
-    """The index that a bundle keeps of these vectors, and what is known of it; None where it keeps none.
+def saved_index(folder: Path, vectors: Array | Vectors, segment: str, *, everything: bool = False) -> tuple[Approximate, Chosen] | None:
+    """The index that a bundle keeps of the vectors of a segment, and what is known of it; None where it keeps none.
 
     Raises BundleError for one that is damaged or of other vectors, MissingExtra where FAISS is not installed. everything: as for a manifest.
     """
-    place = _place(folder, digest)
+    place = _place(folder, segment)
     if not place.is_dir():
         return None
     manifest = manifests.read_manifest(place, "index", INDEX_FORMAT, everything=everything)
     told = manifest.get("chosen")
-    if manifest.get("digest") != digest or not isinstance(told, dict) or told.keys() != set(Chosen._fields):
+    if manifest.get("segment") != segment or not isinstance(told, dict) or told.keys() != set(Chosen._fields):
         raise BundleError(f"{place} is not the index that its name says; remove it, and build it again")
-    return Approximate.restore(place, vectors, digest), Chosen(**told)
+    return Approximate.restore(place, vectors, segment), Chosen(**told)
 
 
-def forget_index(folder: Path, digest: str) -> None:
-    """Remove the index that a bundle keeps of these vectors, if it does."""
-    files.remove_folder(_place(folder, digest))
+def forget_index(folder: Path, segment: str) -> None:
+    """Remove the index that a bundle keeps of a segment, if it does."""
+    files.remove_folder(_place(folder, segment))
 
 
 def sample_queries(bundle: Bundle, most: int = 1000) -> Array:
@@ -116,7 +105,7 @@ def sample_queries(bundle: Bundle, most: int = 1000) -> Array:
     return near + noise
 
 
-def _place(folder: Path, digest: str) -> Path:
-    if not (digest.isascii() and digest.isalnum()):
-        raise ConfigError(f"vectors are named by letters and digits, not by {digest!r}")
-    return folder / INDEXES / digest
+def _place(folder: Path, segment: str) -> Path:
+    if not (segment.isascii() and segment.isalnum()):
+        raise ConfigError(f"segments are named by letters and digits, not by {segment!r}")
+    return folder / INDEXES / segment

@@ -101,14 +101,19 @@ def compact(place: Path | str, keep: int | None = None) -> str:
     if keep is not None and keep < 1:
         raise ConfigError(f"keep is {keep}; at least one version, the one in use, must be kept")
     with files.held(folder, WAIT):
-        bundle = open_bundle(folder)
-        version = bundle.version
-        if len(bundle.segments) > 1 or len(bundle.removed):
-            name = write_segment(folder, whole(bundle), bundle.fingerprint)
-            version = write_version(folder, bundle.fingerprint, [name], bundle.catalogue["rows"], parent=version)
+        bundle = in_one(open_bundle(folder))
         if keep is not None:
             _forget(folder, keep)
-    return version
+    return bundle.version
+
+
+def in_one(bundle: Bundle) -> Bundle:
+    """The bundle at a version that holds the same in one segment, which is written if need be; the folder must be held."""
+    if len(bundle.segments) == 1 and not len(bundle.removed):
+        return bundle
+    name = write_segment(bundle.folder, whole(bundle), bundle.fingerprint)
+    write_version(bundle.folder, bundle.fingerprint, [name], bundle.catalogue["rows"], parent=bundle.version)
+    return open_bundle(bundle.folder, known=bundle)
 
 
 def _forget(folder: Path, keep: int) -> None:

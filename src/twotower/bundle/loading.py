@@ -9,10 +9,11 @@ from typing import overload
 import numpy as np
 
 from twotower import files
+from twotower.bundle.catalogue import stored_rows, vectors_of
 from twotower.bundle.growth import WAIT
 from twotower.bundle.indexes import AUTO, forget_index, sample_queries, write_index
 from twotower.bundle.layout import find_bundle, open_bundle, verify_files
-from twotower.bundle.lineage import compact
+from twotower.bundle.lineage import in_one
 from twotower.bundle.remote import Remote
 from twotower.bundle.retriever import Retriever
 from twotower.errors import BundleError, ConfigError
@@ -51,18 +52,17 @@ def build_index(place: Path | str, recall: float = 0.95, *, memory: int | None =
     """Choose the index of a bundle's vectors by a recall, measured on queries that were held out, and keep it in the bundle for `load`.
 
     recall: the share of the exact first ten that is to be found. memory: the bytes that the index may take beside the vectors. Where exact
-    search does as well, none is kept. A catalogue that grows keeps it: rows behind it are searched exactly.
+    search does as well, none is kept; where one is, the catalogue is written as one segment. One that grows keeps it: rows behind it are
+    searched exactly.
     """
     folder = find_bundle(place)
-    compact(folder)
     with files.held(folder, WAIT):
         bundle = open_bundle(folder)
-        vectors, name = bundle.segments[0].vectors, bundle.catalogue["segments"][0]
-        index, chosen = choose(vectors, sample_queries(bundle), recall, memory, progress=progress)
+        index, chosen = choose(vectors_of(bundle, stored_rows(bundle)), sample_queries(bundle), recall, memory, progress=progress)
         if isinstance(index, Approximate):
-            write_index(folder, index, name, chosen)
+            write_index(folder, index, in_one(bundle).catalogue["segments"][0], chosen)
         else:
-            forget_index(folder, name)
+            forget_index(folder, bundle.catalogue["segments"][0])
     return chosen
 
 

@@ -19,11 +19,11 @@ SCORES_AT_ONCE = 1 << 23  # 32 MB of float32
 SELECTIVE = 0.1  # share of the rows up to which those allowed are taken out and searched alone: some three times as fast there, at 0.25 no faster
 
 
-def check_mode(mode: str, lexical: Lexical | None) -> None:
+def check_mode(mode: str, worded: bool) -> None:
     """Raise ConfigError for a mode that there is not, or that a catalogue without words cannot be searched by."""
     if mode not in MODES:
         raise ConfigError(f'there is no search mode "{mode}"; {choices(MODES, mode)}')
-    if mode != "vectors" and lexical is None:
+    if mode != "vectors" and not worded:
         raise ConfigError(f'this bundle holds no words, so it cannot be searched by "{mode}"; use mode "vectors"')
 
 

@@ -18,9 +18,10 @@ from annotated_types import Gt
 from twotower import files
 from twotower.bundle.asking import columnar, histories_of, is_list, is_one, is_rows, is_value, listed, query_text, with_history
 from twotower.bundle.catalogue import Catalogue
+from twotower.bundle.changes import Plan, Report, added, check_gone, compare, removed, updated
 from twotower.bundle.found import Found, check_threshold, first, met_of, shown_of
 from twotower.bundle.graphs import open_graph, run_graph
-from twotower.bundle.growth import WAIT, Change, Plan, Report, added, check_gone, compare, grow, removed, updated
+from twotower.bundle.growth import WAIT, Change, grow
 from twotower.bundle.indexes import AUTO
 from twotower.bundle.layout import Bundle, open_bundle, without_items
 from twotower.bundle.memory import Memory, without
@@ -153,7 +154,7 @@ class Retriever:
         check_threshold(threshold)
         mode = mode or self._search["mode"]
         one, now = is_one(queries, history, self._nested), self.catalogue
-        check_mode(mode, now.lexical)
+        check_mode(mode, now.worded)
         met = met_of(now, where, allow, deny, k, skip, diversity)
         table = self.query_table(queries, history)
         known = None if now.history is None or repeats else now.history.known(table)
@@ -173,9 +174,10 @@ class Retriever:
 
     def _hits(self, now: Catalogue, vectors: Array, table: pa.Table, k: int, mode: str, allow: Array | None) -> Hits:
         wanted = min(k, len(now))
-        if mode == "vectors" or now.lexical is None:
+        if mode == "vectors":
             hits = nearest(now.index, now.vectors, vectors, wanted, allow)
         else:
+            assert now.lexical is not None  # as `check_mode` saw to
             texts = query_text(table, self.text_columns)
             if mode == "words":
                 hits = now.lexical.search(texts, wanted, allow)

@@ -180,6 +180,30 @@ def to_array(values: Sequence[Any]) -> pa.Array:
     return as_texts(values)
 
 
+def cast_texts(texts: pa.Array, kind: pa.DataType, *, exact: bool) -> tuple[pa.Array, Array]:
+    """Canonical texts in another type, and which rows int64 it cannot hold; where there are any, the texts come back.
+
+    exact: whether what the type holds must have that very text, as an id must. A cast may round.
+    """
+
+    def kept(some: pa.Array) -> Array:
+        cast = some.cast(kind)
+        return np.asarray(pc.fill_null(pc.equal(to_text(cast), some), True)) if exact else np.ones(len(some), bool)
+
+    try:
+        bad = np.flatnonzero(~kept(texts))
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        bad = np.array([row for row in range(len(texts)) if not _held(texts.slice(row, 1), kept)], np.int64)
+    return (texts if len(bad) else texts.cast(kind)), bad
+
+
+def _held(one: pa.Array, kept: Callable[[pa.Array], Array]) -> bool:
+    try:
+        return bool(kept(one)[0])
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        return False
+
+
 def as_texts(values: Sequence[Any]) -> pa.Array:
     """Python values of any types as one Arrow array of texts; what is text already stays as it is spelled."""
     return pa.array([_any_text(value) for value in values], pa.string())

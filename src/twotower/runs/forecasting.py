@@ -174,8 +174,7 @@ class _Bench:
         whole = took.epochs * took.epoch_seconds + took.catalogue_seconds
         self.shares = _shares(self.prepared)
         self.remedies = dict(remedies_of(self.chosen))
-        found: list[Work] = []
-        spent = 0.0
+        found, spent = list[Work](), 0.0
         by_items = enough(AXES["items"](self.prepared, self.shares[-4], self.shares[0], 0))
         for work in _wanted(self.shares, list(self.remedies), _pairs_a_query(self.prepared)):
             if work.axis == "items" and not by_items:

@@ -100,14 +100,14 @@ def count(texts: Iterable[str]) -> Counts:
         found.extend([columns.setdefault(word, len(columns)) for word in words])
     n = np.frombuffer(lengths, np.int64) if lengths else np.empty(0, np.int64)
     column = np.frombuffer(found, np.int64) if found else np.empty(0, np.int64)
-    return _counted(column, np.repeat(np.arange(len(n)), n), np.ones(len(column), np.int64), n, list(columns))
+    return _summed(column, np.repeat(np.arange(len(n)), n), np.ones(len(column), np.int64), n, list(columns))
 
 
 def side_by_side(parts: Sequence[Counts]) -> Counts:
     """The counts of the same n texts, put together: each text is then all of its parts."""
     column, vocabulary = _one_vocabulary(parts)
     rows, counts = (np.concatenate([getattr(part, name) for part in parts]) for name in ("rows", "counts"))
-    return _counted(column, rows, counts, np.sum([part.lengths for part in parts], axis=0), vocabulary)
+    return _summed(column, rows, counts, np.sum([part.lengths for part in parts], axis=0), vocabulary)
 
 
 def one_behind_another(parts: Sequence[Counts]) -> Counts:
@@ -115,7 +115,7 @@ def one_behind_another(parts: Sequence[Counts]) -> Counts:
     column, vocabulary = _one_vocabulary(parts)
     first = np.cumsum([0, *(len(part.lengths) for part in parts)])
     rows = np.concatenate([part.rows.astype(np.int64) + start for part, start in zip(parts, first[:-1].tolist(), strict=True)])
-    return _counted(column, rows, np.concatenate([part.counts for part in parts]), np.concatenate([part.lengths for part in parts]), vocabulary)
+    return _in_order(column, rows, np.concatenate([part.counts for part in parts]), np.concatenate([part.lengths for part in parts]), vocabulary)
 
 
 def taken(counts: Counts, rows: Array) -> Counts:
@@ -126,7 +126,7 @@ def taken(counts: Counts, rows: Array) -> Counts:
     column = np.repeat(np.arange(len(counts.vocabulary)), np.diff(counts.offsets))[there]
     used, column = np.unique(column, return_inverse=True)
     vocabulary = [counts.vocabulary[word] for word in used.tolist()]
-    return _counted(column, place[counts.rows[there]], counts.counts[there], counts.lengths[rows], vocabulary)
+    return _in_order(column, place[counts.rows[there]], counts.counts[there], counts.lengths[rows], vocabulary)
 
 
 def _one_vocabulary(parts: Sequence[Counts]) -> tuple[Array, list[str]]:
@@ -136,14 +136,22 @@ def _one_vocabulary(parts: Sequence[Counts]) -> tuple[Array, list[str]]:
     return np.concatenate([np.repeat(names, np.diff(part.offsets)) for names, part in zip(named, parts, strict=True)]), list(columns)
 
 
-def _counted(column: Array, rows: Array, counts: Array, lengths: Array, vocabulary: list[str]) -> Counts:
+def _summed(column: Array, rows: Array, counts: Array, lengths: Array, vocabulary: list[str]) -> Counts:
     """Counts of entries in any order, of which several may be of one word in one text."""
     n = max(1, len(lengths))
     places, entry = np.unique(column * n + rows, return_inverse=True)
-    summed = np.bincount(entry, weights=counts, minlength=len(places)).astype(np.int32)
     column, rows = np.divmod(places, n)
+    return _in_order(column, rows, np.bincount(entry, weights=counts, minlength=len(places)), lengths, vocabulary)
+
+
+def _in_order(column: Array, rows: Array, counts: Array, lengths: Array, vocabulary: list[str]) -> Counts:
+    """Counts of entries in any order, each of another word or text."""
+    places = column * max(1, len(lengths)) + rows
+    if (places[1:] < places[:-1]).any():
+        order = np.argsort(places, kind="stable")  # which is quick where most are in order, as those of a large part before a small one
+        column, rows, counts = column[order], rows[order], counts[order]
     offsets = np.concatenate([[0], np.cumsum(np.bincount(column, minlength=len(vocabulary)))]).astype(np.int64)
-    return Counts(summed, rows.astype(np.int32), offsets, lengths.astype(np.int64), vocabulary)
+    return Counts(counts.astype(np.int32), rows.astype(np.int32), offsets, lengths.astype(np.int64), vocabulary)
 
 
 class Lexical:

@@ -91,7 +91,7 @@ def _term(term: Term, column: str, of: pa.DataType, words: Words) -> Any:
 
 def _simple(operator: Operator, value: Value, of: pa.DataType) -> tuple[Operator, Any] | bool:
     """The comparison with a value of the column's type that answers the same; or the answer, the same for every value."""
-    simple = masks._simple(operator, value, of)
+    simple = masks.simple(operator, value, of)
     if isinstance(simple, bool) or not pa.types.is_temporal(of):
         return simple
     operator, ticks = simple

@@ -33,7 +33,9 @@ def export(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the export that is there.")] = False,
     index: Annotated[str | None, typer.Option(help="For faiss: exact, which is the default, or hnsw.")] = None,
     name: Annotated[str, typer.Option(help="For a store: what the items are called there.")] = "items",
-    recall: Annotated[float, typer.Option(help="For a store: the share of the true ten nearest that it must find before it goes live.")] = 0.95,
+    recall: Annotated[
+        float | None, typer.Option(help="For a store: the share of the true ten nearest that it must find before it goes live; by default .95.")
+    ] = None,
     encoder: Annotated[str | None, typer.Option(help="For sentence-transformers: the folder of the encoder, if it is not found.")] = None,
 ) -> None:
     """Write a bundle in a form that others read.
@@ -63,7 +65,7 @@ def export(
         print(f"twotower: left out: {written.left_out}", file=sys.stderr)
 
 
-def bring_store(retriever: Retriever, url: str, name: str, recall: float) -> None:
+def bring_store(retriever: Retriever, url: str, name: str, recall: float | None = None) -> None:
     """Bring a store up to date, and say what went there."""
     from twotower.exports.shipping import bring
     from twotower.runs.progress import watching

@@ -10,8 +10,6 @@ import typer
 from twotower.app.cli.application import BundlePath, Json, app, examples, loading, print_json, show_parts
 from twotower.errors import ConfigError
 
-RECALL = 0.95  # that a store must reach before it goes live
-
 
 @app.command(
     epilog=examples(
@@ -59,7 +57,7 @@ def refresh(
     if to is not None:
         from twotower.app.cli.exporting import bring_store
 
-        bring_store(retriever, to, name, RECALL)
+        bring_store(retriever, to, name)
 
 
 @app.command(epilog=examples("twotower versions runs/first", "twotower versions runs/first --json"))

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from twotower.data.columns import Array
 from twotower.data.keys import digests_of, values_of
@@ -17,7 +16,7 @@ from twotower.data.preparation.spills import Spill
 from twotower.data.prepared import ID
 from twotower.data.schema import Schema
 from twotower.data.sources import Source
-from twotower.data.values import as_texts, has_text, to_text
+from twotower.data.values import as_texts, cast_texts, has_text, to_text
 from twotower.errors import DataError
 
 EXAMPLES = 5
@@ -123,24 +122,13 @@ class Catalogue:
 
     def _own(self, texts: pa.Array, kind: pa.DataType, source: str) -> pa.Array:
         """Ids as the catalogue's type. A cast may fail, and it may round: what comes back must be the same id."""
-        try:
-            cast = texts.cast(kind)
-            bad = np.flatnonzero(~np.asarray(pc.fill_null(pc.equal(to_text(cast), texts), False)))
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-            bad = np.array([row for row, text in enumerate(texts) if not _fits(text, kind)])
+        cast, bad = cast_texts(texts, kind, exact=True)
         if len(bad):
             raise DataError(
                 f"{source} names the item {texts[int(bad[0])].as_py()!r}, and the ids of {self.name} are {kind}, which cannot hold it. "
                 'Write the ids of the catalogue as text, or set [item] unlisted = "drop".'
             )
         return cast
-
-
-def _fits(text: pa.Scalar, kind: pa.DataType) -> bool:
-    try:
-        return bool(to_text(pa.array([text.as_py()]).cast(kind))[0] == text)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        return False
 
 
 def _plain(column: pa.Array) -> pa.Array:

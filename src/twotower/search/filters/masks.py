@@ -64,8 +64,8 @@ def _met(term: Term, values: pa.Array) -> Array:
         return found
     of, values = values.type, _comparable(values)
     if isinstance(term, Compare):
-        return _compared(values, _simple(term.operator, term.value, of))
-    named = [each[1] for each in (_simple("eq", value, of) for value in term.values) if not isinstance(each, bool)]
+        return _compared(values, simple(term.operator, term.value, of))
+    named = [each[1] for each in (simple("eq", value, of) for value in term.values) if not isinstance(each, bool)]
     if pa.types.is_floating(of) and 0.0 in named:
         named += [0.0, -0.0]  # equal, and yet two to a look-up
     return _bools(pc.is_in(values, value_set=pa.array(named, values.type)))
@@ -113,7 +113,7 @@ def _comparable(values: pa.Array) -> pa.Array:
 # A value as one of the column's own type. A number between two of these is as good as the one below or above it.
 
 
-def _simple(operator: Operator, value: Value, of: pa.DataType) -> Simple:
+def simple(operator: Operator, value: Value, of: pa.DataType) -> Simple:
     """The comparison with a value of the column's type that every value of that type meets or not as it does the one asked for."""
     if isinstance(value, bool) or (isinstance(value, str) and not pa.types.is_temporal(of)):
         return operator, value
