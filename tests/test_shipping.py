@@ -13,6 +13,7 @@ from twotower.bundle.indexes import sample_queries
 from twotower.bundle.lineage import difference
 from twotower.bundle.remote import Remote
 from twotower.errors import BundleError, ConfigError, DataError
+from twotower.exports.formats import export
 from twotower.exports.shipping import batches, bring, facts_of
 from twotower.search.filters import condition_of, mask
 from twotower.stores import open_store
@@ -86,6 +87,13 @@ def test_a_store_of_another_model_is_refused_when_it_is_opened_and_when_it_is_as
                 ask()
         store.rollback()
         assert remote.search(ASKED).ids.shape == (3, 10)
+
+
+def test_a_query_encoder_alone_is_enough_to_search_a_store(retriever, url, tmp_path):
+    export(retriever, "query-encoder", tmp_path / "encoder")
+    far, own = load(tmp_path / "encoder", store=url).search(ASKED, k=5), retriever.search(ASKED, k=5, mode="vectors")
+    assert far.ids.tolist() == own.ids.tolist() and (far.rows == -1).all()
+    np.testing.assert_allclose(far.scores, own.scores, atol=1e-5)
 
 
 def test_what_is_there_is_not_sent_again(retriever, url):
