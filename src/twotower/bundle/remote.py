@@ -49,7 +49,8 @@ class Remote:
         """The k best items for each query, as `Retriever.search` gives them: [k] for one query, [q, k] for several.
 
         where: only items whose columns, as they stand in the store, meet this. rows are those of the bundle's own catalogue, -1 for an item that
-        only the store has, and for every one where the bundle holds a query encoder alone. Raises ConfigError, DataError, and BundleError where the store serves another model.
+        only the store has, and for all where the bundle holds a query encoder alone. Raises ConfigError, DataError, and BundleError where the
+        store serves another model.
         """
         check_threshold(threshold)
         if k < 1:

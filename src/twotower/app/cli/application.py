@@ -6,9 +6,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from twotower.app.reports import Document
 
 
 def examples(*lines: str) -> str:
@@ -64,6 +67,22 @@ def show_parts(*parts: Any) -> None:
     from twotower.app.reports import show
 
     show(*parts)
+
+
+def tell(document: Document, told: Any, output: Path | None, json: bool) -> None:
+    """Show a document at the terminal, or write it as a page and print its verdict; with `json`, print what it tells instead of showing it."""
+    if output is not None:
+        from twotower.app.reports import render
+        from twotower.files import write_text
+
+        write_text(output, render(document, output))
+        print(f"{document.verdict}\nwrote {output}", file=sys.stderr)
+    if json:
+        print_json(told)
+    elif output is None:
+        from twotower.app.reports.terminal import terminal
+
+        show_parts(terminal(document))
 
 
 def _version(show: bool) -> None:

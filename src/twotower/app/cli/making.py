@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from twotower.app import exits
-from twotower.app.cli.application import Json, Overwrite, Resume, Set, app, examples, loading, print_json, show_parts
+from twotower.app.cli.application import Json, Overwrite, Resume, Set, app, examples, loading, print_json, show_parts, tell
 from twotower.errors import ConfigError, OutputError
 
 
@@ -105,10 +105,8 @@ def check(
     """
     with loading():
         from twotower.app.checking import check_data
-        from twotower.app.reports import render, suffix_of
+        from twotower.app.reports import suffix_of
         from twotower.app.reports.diagnosis import diagnosis
-        from twotower.app.reports.terminal import terminal
-        from twotower.files import write_text
         from twotower.runs.progress import watching
 
     if output is not None:
@@ -116,14 +114,7 @@ def check(
     _check_is_config(config, "check")
     with watching() as progress:
         found = check_data(config, settings or [], progress=progress.stage)
-    document = diagnosis(found, str(config))
-    if output is not None:
-        write_text(output, render(document, output))
-        print(f"{document.verdict}\nwrote {output}", file=sys.stderr)
-    if json:
-        print_json(found)
-    elif output is None:
-        show_parts(terminal(document))
+    tell(diagnosis(found, str(config)), found, output, json)
     if found.stops:
         raise typer.Exit(exits.WORSE)
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from twotower.app import exits
-from twotower.app.cli.application import BundlePath, Json, app, examples, loading, print_json, show_parts
+from twotower.app.cli.application import BundlePath, Json, app, examples, loading, print_json, show_parts, tell
 from twotower.errors import ConfigError
 
 
@@ -131,23 +131,14 @@ def drift(
     Needs the bundle alone: the metric on newer pairs against that of launch, what the model does not know, and what has moved.
     """
     with loading():
-        from twotower.app.reports import render, suffix_of
+        from twotower.app.reports import suffix_of
         from twotower.app.reports.drifted import drifted
-        from twotower.app.reports.terminal import terminal
-        from twotower.files import write_text
         from twotower.runs import drift as look
 
         if output is not None:
             suffix_of(output)
     told = look(model, pairs, tolerance=tolerance, unknown=unknown)
-    document = drifted(told)
-    if output is not None:
-        write_text(output, render(document, output))
-        print(f"{document.verdict}\nwrote {output}", file=sys.stderr)
-    if json:
-        print_json(told)
-    elif output is None:
-        show_parts(terminal(document))
+    tell(drifted(told), told, output, json)
     if told.pays:
         raise typer.Exit(exits.WORSE)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from twotower.app import exits
-from twotower.app.cli.application import BundlePath, Json, app, examples, loading, print_json, show_parts
+from twotower.app.cli.application import BundlePath, Json, app, examples, loading, print_json, show_parts, tell
 from twotower.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -164,11 +164,9 @@ def why(
     """
     with loading():
         from twotower.app.questions import history_ids, question
-        from twotower.app.reports import render, suffix_of
+        from twotower.app.reports import suffix_of
         from twotower.app.reports.explained import explained
-        from twotower.app.reports.terminal import terminal
         from twotower.bundle import load
-        from twotower.files import write_text
         from twotower.runs import why as explain
 
         if output is not None:
@@ -179,14 +177,7 @@ def why(
         raise ConfigError('give a question and then the id of an item, like: twotower why RUN "waterproof boots" B07XYZ')
     before = None if history is None else history_ids(retriever, history)[0]
     told = explain(model, question(retriever, words) if words else None, item, history=before, mode=mode, k=k, retriever=retriever)  # type: ignore[arg-type]
-    document = explained(told)
-    if output is not None:
-        write_text(output, render(document, output))
-        print(f"{document.verdict}\nwrote {output}", file=sys.stderr)
-    if json:
-        print_json(told)
-    elif output is None:
-        show_parts(terminal(document))
+    tell(explained(told), told, output, json)
 
 
 def _search_file(retriever: Retriever, queries: str, output: Path, wanted: Wanted) -> None:
