@@ -1,5 +1,6 @@
 """A run's vectors shipped to a store, and searched there as the run itself is searched."""
 
+import json
 import shutil
 from dataclasses import replace
 
@@ -94,6 +95,22 @@ def test_a_query_encoder_alone_is_enough_to_search_a_store(retriever, url, tmp_p
     far, own = load(tmp_path / "encoder", store=url).search(ASKED, k=5), retriever.search(ASKED, k=5, mode="vectors")
     assert far.ids.tolist() == own.ids.tolist() and (far.rows == -1).all()
     np.testing.assert_allclose(far.scores, own.scores, atol=1e-5)
+
+
+def test_a_store_is_searched_by_a_command(retriever, url, tmp_path, world_folder, typed):
+    place = export(retriever, "query-encoder", tmp_path / "encoder") and tmp_path / "encoder"
+    own = retriever.search(ASKED[0], k=3, mode="vectors", where="price < 30")
+    for model in (world_folder, place):
+        code, out, _ = typed("search", model, *ASKED[0].split(), "--store", url, "-k", 3, "--where", "price < 30", "--json")
+        found = json.loads(out)
+        assert code == 0 and [each["id"] for each in found] == own.ids.tolist()
+        assert [each["item"]["price"] for each in found] == [row["price"] for row in retriever.show(own.rows)]
+    code, out, _ = typed("search", place, *ASKED[0].split(), "--store", url, "-k", 3)
+    assert code == 0 and all(str(each) in out for each in retriever.search(ASKED[0], k=3, mode="vectors").ids)
+    code, out, err = typed("search", world_folder, ASKED[0], "--store", url, "--threshold", 1.5)
+    assert (code, out) == (0, "") and "nothing was found" in err
+    code, out, err = typed("search", world_folder, ASKED[0], "--store", url, "--mode", "words", "--skip", 3)
+    assert (code, out) == (2, "") and "leave out --mode, --skip" in err
 
 
 def test_what_is_there_is_not_sent_again(retriever, url):

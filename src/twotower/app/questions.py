@@ -55,6 +55,8 @@ def history_ids(retriever: Retriever, text: str) -> tuple[list[str], list[str]]:
     if retriever.history is None:
         raise ConfigError("this model reads no history; it was trained without one. Leave out --history.")
     ids = [part.strip() for part in text.split(",") if part.strip()]
+    if retriever.bundle.alone:
+        return ids, []
     return ids, [name for name, row in zip(ids, retriever.find(pa.array(ids, pa.string())), strict=True) if row < 0]
 
 
@@ -90,10 +92,12 @@ def ids_of(retriever: Retriever, text: str | None, option: str, known: bool = Fa
 def answers(retriever: Retriever, found: Found) -> list[dict[str, Any]]:
     """What was found for one query: id, score and the columns of each item."""
     shown = retriever.show(found.rows)  # only as many as there are, where more were asked for
-    return [
-        {"id": row["_id"], "score": float(score), "item": {name: value for name, value in row.items() if name != "_id"}}
-        for row, score in zip(shown, found.scores, strict=False)
-    ]
+    return [answer_of(row, score) for row, score in zip(shown, found.scores, strict=False)]
+
+
+def answer_of(row: Mapping[str, Any], score: float) -> dict[str, Any]:
+    """An item that was found, from the columns that are shown of it."""
+    return {"id": row["_id"], "score": float(score), "item": {name: value for name, value in row.items() if name != "_id"}}
 
 
 def shown_columns(retriever: Retriever) -> list[str]:

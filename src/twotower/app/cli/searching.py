@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from twotower.app.bulk import Wanted, Wrote
-    from twotower.bundle import Found, Retriever
+    from twotower.bundle import Found, Remote, Retriever
 
     Find = Callable[[Wanted], Found]
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         'twotower search runs/first "how tall is the moon" --threshold 0.45',
         "twotower search runs/first \"red sofa\" --where \"price < 50 and category in ['sofa', 'chair']\" --deny 13,14",
         'twotower search runs/first --like 13,14 --where "not discontinued" --diversity 0.3',
+        'twotower search runs/first "red sofa" --store postgresql://ann@db/shop',
     )
 )
 def search(
@@ -62,10 +63,25 @@ def search(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="With --queries: the Parquet file to write. After a kill, the same command goes on.")
     ] = None,
+    store: Annotated[
+        str | None, typer.Option(metavar="URL", help="Search the items as a store has them, where `export --to URL` brought them.")
+    ] = None,
+    name: Annotated[str, typer.Option(help="For --store: what the items are called there.")] = "items",
     json: Json = False,
 ) -> None:
     """Find the best items for a question, or for a file of them."""
     _check_forms(query, history, queries, output, like, exclude_column, mode)
+    if store is not None:
+        unused = {
+            "--mode": mode,
+            "--allow": allow,
+            "--deny": deny,
+            "--skip": skip or None,
+            "--diversity": diversity,
+            "--like": like,
+            "--queries": queries,
+        }
+        _check_store([option for option, value in unused.items() if value is not None])
     with loading():
         from twotower.app.bulk import Wanted
         from twotower.app.questions import answers, filter_of, ids_of, shown_columns
@@ -74,7 +90,11 @@ def search(
 
         check_threshold(threshold)
         asked = Wanted(k, mode, threshold, None if where is None else filter_of(where), None, None, skip, diversity, exclude_column)
-        retriever = load(model)
+        remote = None if store is None else load(model, store=store, name=name)
+        retriever = load(model) if remote is None else remote.retriever
+    if remote is not None:
+        _search_store(remote, query, history, asked, json)
+        return
     asked = asked._replace(allow=ids_of(retriever, allow, "--allow"), deny=ids_of(retriever, deny, "--deny"), k=min(k, len(retriever)))
     if queries is not None and output is not None:
         _search_file(retriever, queries, output, asked)
@@ -119,6 +139,30 @@ def _check_forms(
         raise ConfigError("-o goes with --queries FILE; one question is answered on the screen, with --json for a program to read")
     if queries is not None and output is None:
         raise ConfigError("--queries needs -o FOUND.parquet for the answers")
+
+
+def _check_store(unused: list[str]) -> None:
+    """Raise ConfigError for options that a store cannot follow."""
+    if unused:
+        raise ConfigError(f"a store is asked one question, by vectors, with -k, --where, --threshold and --history: leave out {', '.join(unused)}")
+
+
+def _search_store(remote: Remote, query: list[str] | None, history: str | None, wanted: Wanted, json: bool) -> None:
+    """Show what a store has for one question."""
+    from twotower.app import reports
+    from twotower.app.questions import answer_of, history_ids, question
+
+    with remote.store:
+        before = None if history is None else history_ids(remote.retriever, history)[0]
+        asked = question(remote.retriever, query) if query else None
+        hits = remote.search(asked, wanted.k, history=before, where=wanted.where, threshold=wanted.threshold)
+        found = [answer_of(row, score) for row, score in zip(remote.show(hits.ids), hits.scores, strict=False)]
+    if json:
+        print_json(found)
+    elif found:
+        show_parts(reports.found(found, list(found[0]["item"]), "vectors"))
+    else:
+        print("twotower: nothing was found: the filter and the threshold leave nothing, or the model knows nothing of this query", file=sys.stderr)
 
 
 def _question(retriever: Retriever, query: list[str] | None, history: str | None) -> Find:
