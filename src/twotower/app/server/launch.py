@@ -1,0 +1,105 @@
+"""Serves bundles until it is told to stop: by SIGTERM or Ctrl-C, after which what runs is answered, and nothing new is taken."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from twotower.app.server.answering import answer
+from twotower.app.server.connections import settings
+from twotower.app.server.gate import Gate
+from twotower.app.server.gathering import Gatherer
+from twotower.app.server.metrics import Metrics
+from twotower.app.server.options import ServeOptions, check_options
+from twotower.app.server.routes import ROUTES, application
+from twotower.app.server.versions import Variants, Watch
+from twotower.errors import ConfigError
+
+
+class Server(uvicorn.Server):
+    """uvicorn's, which ends as any command does that has done its work: not by the signal that asked for it."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        with super().capture_signals():
+            yield
+            self._captured_signals.clear()
+
+
+def serve(places: Mapping[str, Path], options: ServeOptions, begun: Callable[[str], None] = lambda _: None) -> None:
+    """Serve bundles by their names until a signal ends it. begun: is told the address once it answers.
+
+    Raises ConfigError for options that cannot be meant and an address that is taken, BundleError for a bundle that cannot serve.
+    """
+    server, listening = prepare(places, options)
+    begun(address(listening))
+    server.run(sockets=[listening])
+
+
+def prepare(places: Mapping[str, Path], options: ServeOptions) -> tuple[Server, socket.socket]:
+    """A server that is ready to run, and the socket that it listens on. Raises ConfigError and BundleError."""
+    check_options(options)
+    listening = _listening(options)
+    try:
+        built = _Built(Variants(places, threads=options.threads, index=options.index), options)
+        return Server(uvicorn.Config(built.gate, **settings(options))), listening
+    except BaseException:
+        listening.close()
+        raise
+
+
+class _Built:
+    """The parts of a server, put together."""
+
+    def __init__(self, variants: Variants, options: ServeOptions) -> None:
+        self._variants, self._ready = variants, False
+        self._gatherer = Gatherer(answer, most_waiting=options.most_waiting, most_at_once=options.most_at_once, told=lambda size: self._metrics.batch(size))
+        self._metrics = Metrics(lambda: self._gatherer.waiting)
+        self._watch = None if options.watch is None else Watch(variants, options.watch, self._switched)
+        for served in variants.now.values():
+            self._metrics.serving(served)
+        app = application(variants, self._gatherer, self._metrics, options, lambda: self._ready)
+        app.router.lifespan_context = self._running
+        self.gate = Gate(app, ROUTES, options, self._metrics, lambda: self._gatherer.full)
+
+    @contextlib.asynccontextmanager
+    async def _running(self, _: Any) -> AsyncIterator[None]:
+        self._gatherer.start()
+        if self._watch is not None:
+            self._watch.start()
+        self._ready = True
+        yield
+        self._ready = False
+        if self._watch is not None:
+            self._watch.stop()
+        self._gatherer.close()
+
+    def _switched(self, variant: str, answers: bool) -> None:
+        self._metrics.switched(variant, answers)
+        if answers:
+            self._metrics.serving(self._variants.now[variant])
+
+
+def address(listening: socket.socket) -> str:
+    """Where it can be called."""
+    host, port = listening.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def _listening(options: ServeOptions) -> socket.socket:
+    """A socket that listens, before anything is loaded: what is taken is said at once."""
+    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
+    found = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.bind((options.host, options.port))
+        found.listen(1024)
+    except OSError as error:
+        found.close()
+        raise ConfigError(f"{options.host}:{options.port} cannot be listened at: {error.strerror or error}. Another --port may be free; 0 takes one") from None
+    return found
