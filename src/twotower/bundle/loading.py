@@ -69,7 +69,11 @@ def build_index(place: Path | str, recall: float = 0.95, *, memory: int | None =
 def verify(place: Path | str) -> None:
     """Check every byte of a bundle, and that its model reads the golden queries as when it was made, or raise BundleError."""
     verify_files(place)
-    retriever = load(place)
+    check_golden(load(place))
+
+
+def check_golden(retriever: Retriever) -> None:
+    """Raise BundleError unless the model reads its golden queries as when it was made."""
     for golden in files.read_json(retriever.bundle.folder / "model" / "golden.json"):
         # The vector rather than the answer: a catalogue may have grown since.
         if not np.allclose(retriever.embed_queries([golden["query"]])[0], golden["vector"], atol=GOLDEN_TOLERANCE):

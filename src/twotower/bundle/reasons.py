@@ -36,9 +36,7 @@ def reasons(retriever: Retriever, queries: Any, rows: Array, *, history: Any = N
     own = own_words(retriever, np.unique(rows[rows >= 0]).tolist())
     return [
         [
-            None
-            if row < 0
-            else Reason(float(near[query, row]), None if words is None else float(words[query, row]), sorted(asked[query] & own[row]))
+            None if row < 0 else Reason(float(near[query, row]), None if words is None else float(words[query, row]), sorted(asked[query] & own[row]))
             for row in found
         ]
         for query, found in enumerate(rows.tolist())
@@ -49,4 +47,6 @@ def own_words(retriever: Retriever, rows: Sequence[int]) -> dict[int, set[str]]:
     """The words of items, by their text features."""
     columns = list(dict.fromkeys(feature.column for feature in retriever.encoder.features["item"] if feature.worded))
     shown = retriever.show(np.array(rows, np.int64))
-    return {row: set(tokenize(" ".join(str(each[name]) for name in columns if each.get(name) is not None))) for row, each in zip(rows, shown, strict=True)}
+    return {
+        row: set(tokenize(" ".join(str(each[name]) for name in columns if each.get(name) is not None))) for row, each in zip(rows, shown, strict=True)
+    }

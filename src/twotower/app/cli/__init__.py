@@ -17,6 +17,7 @@ from twotower.app.cli.searching import embed, score, search
 
 # isort: split
 from twotower.app.cli.exporting import export
+from twotower.app.cli.serving import serve
 
 __all__ = [
     "app",
@@ -38,6 +39,7 @@ __all__ = [
     "rollback",
     "score",
     "search",
+    "serve",
     "train",
     "tune",
     "versions",

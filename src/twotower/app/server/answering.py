@@ -111,7 +111,9 @@ def _score(job: Job) -> bytes:
     pairs = asked.pairs or [Pair(query=asked.query, item=item) for item in asked.items or []]
     rows = [isinstance(pair.item, dict) for pair in pairs]
     if any(rows) != all(rows):
-        raise Problem(422, "items are ids or rows of columns, and not both in one request", [Fault("pairs" if asked.pairs else "items", "of two kinds")])
+        raise Problem(
+            422, "items are ids or rows of columns, and not both in one request", [Fault("pairs" if asked.pairs else "items", "of two kinds")]
+        )
     scores = job.served.retriever.score([pair.query for pair in pairs], [pair.item for pair in pairs])
     return told(job.served, scores=_finite(scores))
 
@@ -181,7 +183,9 @@ def _filter(where: Any, served: Served) -> Any:
     except ConfigError as error:
         place = PLACE.search(str(error))
         at = f"; it cannot be read at character {place[1]}" if place else ""
-        raise Problem(422, f"the filter says nothing that can be meant{at}", [Fault("where", f"columns to filter by: {', '.join(columns)}")]) from None
+        raise Problem(
+            422, f"the filter says nothing that can be meant{at}", [Fault("where", f"columns to filter by: {', '.join(columns)}")]
+        ) from None
     try:
         check(condition, schema)
     except ConfigError:

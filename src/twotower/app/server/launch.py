@@ -58,7 +58,9 @@ class _Built:
 
     def __init__(self, variants: Variants, options: ServeOptions) -> None:
         self._variants, self._ready = variants, False
-        self._gatherer = Gatherer(answer, most_waiting=options.most_waiting, most_at_once=options.most_at_once, told=lambda size: self._metrics.batch(size))
+        self._gatherer = Gatherer(
+            answer, most_waiting=options.most_waiting, most_at_once=options.most_at_once, told=lambda size: self._metrics.batch(size)
+        )
         self._metrics = Metrics(lambda: self._gatherer.waiting)
         self._watch = None if options.watch is None else Watch(variants, options.watch, self._switched)
         for served in variants.now.values():
@@ -101,5 +103,7 @@ def _listening(options: ServeOptions) -> socket.socket:
         found.listen(1024)
     except OSError as error:
         found.close()
-        raise ConfigError(f"{options.host}:{options.port} cannot be listened at: {error.strerror or error}. Another --port may be free; 0 takes one") from None
+        raise ConfigError(
+            f"{options.host}:{options.port} cannot be listened at: {error.strerror or error}. Another --port may be free; 0 takes one"
+        ) from None
     return found

@@ -26,7 +26,9 @@ class Metrics:
         self._requests = Counter("twotower_requests", "Requests by route and status.", ["route", "status"], registry=self._registry)
         self._seconds = Histogram("twotower_request_seconds", "From the head to the last byte.", ["route"], buckets=SECONDS, registry=self._registry)
         self._batches = Histogram("twotower_batch_size", "Requests answered together.", buckets=(1, 2, 4, 8, 16, 32, 64), registry=self._registry)
-        self._switches = Counter("twotower_switches", "Newer versions that answer, or that were refused.", ["variant", "answers"], registry=self._registry)
+        self._switches = Counter(
+            "twotower_switches", "Newer versions that answer, or that were refused.", ["variant", "answers"], registry=self._registry
+        )
         self._version = Gauge("twotower_version", "1 for what answers.", ["variant", "model", "version"], registry=self._registry)
         self._items = Gauge("twotower_items", "Items of the catalogue.", ["variant"], registry=self._registry)
         Gauge("twotower_waiting", "Requests in the queue.", registry=self._registry).set_function(waiting)

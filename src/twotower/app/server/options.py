@@ -58,7 +58,13 @@ def check_options(options: ServeOptions) -> None:
     for key in options.keys:
         if len(key) < LEAST_KEY or not key.isascii() or not key.isprintable() or " " in key:
             raise ConfigError(f"a key has at least {LEAST_KEY} characters, of ASCII and without spaces")
-    for name, value in (("rate", options.rate), ("watch", options.watch), ("seconds", options.seconds), ("slow", options.slow), ("drain", options.drain)):
+    for name, value in (
+        ("rate", options.rate),
+        ("watch", options.watch),
+        ("seconds", options.seconds),
+        ("slow", options.slow),
+        ("drain", options.drain),
+    ):
         if value is not None and not 0 < value < float("inf"):
             raise ConfigError(f"{name} is a number above 0, and not {value}")
     for name in ("most_waiting", "most_at_once", "most_connections"):

@@ -52,7 +52,9 @@ class Problem(Exception):
 
 def busy(seconds: int = 1) -> Problem:
     """More is asked than can be answered."""
-    return Problem(503, "more is asked than this server can answer; ask again after the seconds of Retry-After", headers={"retry-after": str(seconds)})
+    return Problem(
+        503, "more is asked than this server can answer; ask again after the seconds of Retry-After", headers={"retry-after": str(seconds)}
+    )
 
 
 def traced(error: BaseException) -> str:

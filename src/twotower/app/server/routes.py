@@ -151,7 +151,9 @@ def application(variants: Variants, gatherer: Gatherer, metrics: Metrics, option
             served = variants.chosen(body.variant, body.key)
             return _json(await gatherer.ask(served, body, options.seconds))
 
-        app.add_api_route(path, ask, methods=["POST"], name=path[1:], summary=says, description=model.__doc__, responses=_told(answers), response_model=None)
+        app.add_api_route(
+            path, ask, methods=["POST"], name=path[1:], summary=says, description=model.__doc__, responses=_told(answers), response_model=None
+        )
 
     asked("/search", SearchBody, SearchAnswer, "Find the best items")
     asked("/similar", SimilarBody, SearchAnswer, "Find items like these")

@@ -108,7 +108,9 @@ Query = Annotated[Text | int | float | Row, Field(description="A text or an id w
 Ids = Annotated[list[Id], Field(max_length=MOST_IDS)]
 Where = Annotated[
     Text | dict[str, Any],
-    Field(description="A filter on the columns of the items, as a text, price < 50 and not discontinued, or as JSON.", examples=[{"price": {"lt": 50}}]),
+    Field(
+        description="A filter on the columns of the items, as a text, price < 50 and not discontinued, or as JSON.", examples=[{"price": {"lt": 50}}]
+    ),
 ]
 
 
@@ -118,7 +120,9 @@ class _Body(BaseModel):
 
 class _Chosen(_Body):
     variant: Annotated[str | None, Field(max_length=64, description="Which of several models answers.")] = None
-    key: Annotated[str | None, Field(max_length=256, description="Who asks: with several variants, the same key is always answered by the same.")] = None
+    key: Annotated[str | None, Field(max_length=256, description="Who asks: with several variants, the same key is always answered by the same.")] = (
+        None
+    )
 
 
 class _Narrowed(_Chosen):
@@ -140,8 +144,12 @@ class SearchBody(_Narrowed):
 
     query: Query | None = None
     queries: Annotated[list[Query] | None, Field(min_length=1, max_length=MOST_QUERIES)] = None
-    history: Annotated[Ids | Annotated[list[Ids], Field(max_length=MOST_QUERIES)] | None, Field(description="What was touched before, oldest first.")] = None
-    exclude: Annotated[Ids | Annotated[list[Ids], Field(max_length=MOST_QUERIES)] | None, Field(description="Items that this query leaves out.")] = None
+    history: Annotated[
+        Ids | Annotated[list[Ids], Field(max_length=MOST_QUERIES)] | None, Field(description="What was touched before, oldest first.")
+    ] = None
+    exclude: Annotated[Ids | Annotated[list[Ids], Field(max_length=MOST_QUERIES)] | None, Field(description="Items that this query leaves out.")] = (
+        None
+    )
     repeats: Annotated[bool, Field(description="Whether items of the history may be found again.")] = False
     mode: Annotated[Literal["vectors", "words", "hybrid"] | None, Field(description="By default what ranked best on validation.")] = None
     explain: Annotated[bool, Field(description="Say of each item what vectors and words add.")] = False
@@ -196,7 +204,9 @@ class EmbedBody(_Chosen):
     queries: Annotated[list[Query] | None, Field(min_length=1, max_length=MOST_QUERIES)] = None
     item: Row | None = None
     items: Annotated[list[Row] | None, Field(min_length=1, max_length=MOST_QUERIES)] = None
-    history: Annotated[Ids | Annotated[list[Ids], Field(max_length=MOST_QUERIES)] | None, Field(description="What was touched before, oldest first.")] = None
+    history: Annotated[
+        Ids | Annotated[list[Ids], Field(max_length=MOST_QUERIES)] | None, Field(description="What was touched before, oldest first.")
+    ] = None
 
     @model_validator(mode="after")
     def _one_form(self) -> EmbedBody:

@@ -1,0 +1,90 @@
+"""The verb that serves: serve."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from twotower.app.cli.application import app, examples, loading
+from twotower.errors import ConfigError, MissingExtra, choices
+
+NAMED = re.compile(r"([A-Za-z0-9_-]{1,64})=(.+)")
+LEVELS = {"requests": logging.INFO, "warnings": logging.WARNING, "errors": logging.ERROR}
+
+
+@app.command(
+    epilog=examples(
+        "twotower serve runs/first",
+        "twotower serve runs/first --watch --port 8000",
+        "twotower serve a=runs/first b=runs/second",
+        "twotower serve runs/first --host 0.0.0.0 --key-file keys.txt --allow-host search.example.com",
+        """curl -s localhost:8080/search -H 'content-type: application/json' -d '{"query": "waterproof boots", "k": 5}'""",
+    )
+)
+def serve(
+    models: Annotated[list[str], typer.Argument(metavar="RUN|BUNDLE...", help="What to serve; several as NAME=BUNDLE.", show_default=False)],
+    host: Annotated[str, typer.Option(help="The address to listen at; one that others can call needs a key.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port to listen at; 0 takes a free one.")] = 8080,
+    watch: Annotated[bool, typer.Option("--watch", help="Take newer versions as they are published, without a pause.")] = False,
+    key_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Keys that callers must name, one a line; or in the variable TWOTOWER_KEYS, parted by commas.")
+    ] = None,
+    allow_host: Annotated[list[str] | None, typer.Option(metavar="NAME", help="A name by which it may be called. May be repeated.")] = None,
+    rate: Annotated[float | None, typer.Option(help="Requests a second that each key has; more are answered by 429.")] = None,
+    index: Annotated[str, typer.Option(help="auto, exact, hnsw, ivf, int8 or pq, as for tt.load.")] = "auto",
+    threads: Annotated[int | None, typer.Option(help="Threads of the towers; by default one for each core.")] = None,
+    queue: Annotated[int, typer.Option(help="Requests that may wait; more are answered by 503.")] = 512,
+    seconds: Annotated[float, typer.Option(help="The time in which a request is answered, or by 503.")] = 10.0,
+    drain: Annotated[float, typer.Option(help="The seconds that running requests have when it is told to end.")] = 30.0,
+    log: Annotated[str, typer.Option(help="What goes to stderr: requests, warnings or errors; never what was asked.")] = "requests",
+) -> None:
+    """Serve a model over HTTP, with a page for people at its address. Ctrl-C or SIGTERM ends it.
+
+    POST /search, /similar, /score, /embed; GET /items/ID, /info, /metrics, /livez, /readyz, /openapi.json (docs/serving.md).
+    """
+    places = _places(models)
+    if log not in LEVELS:
+        raise ConfigError(f'there is no log of "{log}"; {choices(LEVELS, log)}')
+    with loading():
+        try:
+            from twotower.app.server.launch import serve as run
+            from twotower.app.server.options import ServeOptions, read_keys
+        except ModuleNotFoundError as error:
+            raise MissingExtra(f"serving ({error.name})", "serve") from None
+    options = ServeOptions(
+        host=host,
+        port=port,
+        allow_hosts=tuple(allow_host or ()),
+        keys=read_keys(key_file),
+        rate=rate,
+        watch=1.0 if watch else None,
+        threads=threads,
+        index=index,
+        most_waiting=queue,
+        seconds=seconds,
+        drain=drain,
+    )
+    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s", level=LEVELS[log])
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    run(places, options, lambda address: print(f"serving {', '.join(map(str, places.values()))} at {address}/", file=sys.stderr, flush=True))
+
+
+def _places(models: Sequence[str]) -> dict[str, Path]:
+    """The bundles by the names of their variants."""
+    if len(models) == 1 and not (NAMED.fullmatch(models[0]) and not Path(models[0]).exists()):
+        return {"default": Path(models[0])}
+    found: dict[str, Path] = {}
+    for model in models:
+        match = NAMED.fullmatch(model)
+        if match is None:
+            raise ConfigError(f"several are served by their names: write NAME={model}, with letters, digits, - and _")
+        if match[1] in found:
+            raise ConfigError(f'two are called "{match[1]}"; give each a name of its own')
+        found[match[1]] = Path(match[2])
+    return found
