@@ -16,7 +16,7 @@ from twotower.search.lexical import tokenize
 
 
 class Reason(NamedTuple):
-    """What found one item. words: what they add to the similarity of a hybrid search, or all that counts in one by words; None where they count for nothing."""
+    """What found one item. words: what they add to the similarity of a hybrid search, or all that counts in one by words; None in one by vectors."""
 
     vectors: float
     words: float | None

@@ -15,87 +15,94 @@ from twotower.app.server.options import ServeOptions
 from twotower.app.server.problems import MEDIA, Problem
 
 MOST_HEAD, MOST_HEADERS = 32 << 10, 100  # bytes, and lines
+KEPT_ALIVE = 75  # seconds without a request
+LARGE = Problem(431, f"the head of a request has at most {MOST_HEAD:,} bytes and {MOST_HEADERS} headers")
 NONE = "-"  # the request id of what never became a request
 
 
-def connections(options: ServeOptions) -> type[HttpToolsProtocol]:
-    """The class of connections under these bounds."""
+class Connection(HttpToolsProtocol):
+    """One caller's connection."""
 
-    class Connection(HttpToolsProtocol):
-        """One caller's connection."""
+    options = ServeOptions()
 
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            super().connection_made(transport)
-            self._begun: float | None = None  # when what is being read or answered began
-            self._heading, self._head, self._made = True, 0, self.loop.time()
-            self._refusal = Problem(400, "this is no HTTP request")
-            self._clock: asyncio.TimerHandle | None = None
-            if len(self.connections) > options.most_connections:
-                self._refuse(Problem(503, "more connections are open than this server takes", headers={"retry-after": "1"}))
-                return
-            self._clock = self.loop.call_later(options.slow / 2, self._look)
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._since = self.loop.time()  # when it last came from waiting to reading, to answering, or back
+        self._heading, self._head = False, 0  # whether a head is being read, and how much of it was
+        self._refusal = Problem(400, "this is no HTTP request")
+        self._clock: asyncio.TimerHandle | None = None
+        if len(self.connections) > self.options.most_connections:
+            self._refuse(Problem(503, "more connections are open than this server takes", headers={"retry-after": "1"}))
+            return
+        self._clock = self.loop.call_later(self.options.slow / 2, self._look)
 
-        def connection_lost(self, exc: Exception | None) -> None:
-            if self._clock is not None:
-                self._clock.cancel()
-            super().connection_lost(exc)
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._clock is not None:
+            self._clock.cancel()
+        super().connection_lost(exc)
 
-        def data_received(self, data: bytes) -> None:
-            if self.transport.is_closing():
-                return
-            super().data_received(data)
-            if self._heading and self.parser is not None:
-                self._head += len(data)
-                if self._begun is None:
-                    self._begun = self.loop.time()
-                if self._head > MOST_HEAD:
-                    self._refuse(Problem(431, f"the head of a request has at most {MOST_HEAD} bytes"))
+    def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing():
+            return
+        super().data_received(data)
+        if self._heading:
+            self._head += len(data)
+            if self._head > MOST_HEAD:
+                self._refuse(LARGE)
 
-        def on_message_begin(self) -> None:
-            super().on_message_begin()
-            self._heading, self._head, self._begun = True, 0, self.loop.time()
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._heading, self._head, self._since = True, 0, self.loop.time()
 
-        def on_headers_complete(self) -> None:
-            self._heading = False
-            if len(self.headers) > MOST_HEADERS or len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > MOST_HEAD:
-                self._refusal = Problem(431, f"the head of a request has at most {MOST_HEAD} bytes and {MOST_HEADERS} headers")
-                raise ValueError("too large a head")
-            super().on_headers_complete()
+    def on_headers_complete(self) -> None:
+        self._heading, self._since = False, self.loop.time()
+        if len(self.headers) > MOST_HEADERS or len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > MOST_HEAD:
+            self._refusal = LARGE
+            raise ValueError("too large a head")
+        super().on_headers_complete()
 
-        def on_response_complete(self) -> None:
-            self._made = self.loop.time()
-            super().on_response_complete()
+    def on_response_complete(self) -> None:
+        self._since = self.loop.time()
+        super().on_response_complete()
 
-        def send_400_response(self, msg: str) -> None:
-            self._refuse(self._refusal)
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(self._refusal)
 
-        def _refuse(self, problem: Problem) -> None:
-            if self.transport.is_closing():
-                return
-            if self.cycle is None or self.cycle.response_complete:
-                body = problem.body(NONE)
-                lines = [b"HTTP/1.1 %d %s" % (problem.status, problem.title.encode()), b"content-type: " + MEDIA, b"content-length: %d" % len(body)]
-                lines += [f"{name}: {value}".encode() for name, value in problem.headers.items()]
-                self.transport.write(b"\r\n".join([*lines, b"connection: close", b"", body]))
-            self.transport.close()
+    def _refuse(self, problem: Problem) -> None:
+        if self.transport.is_closing():
+            return
+        if not self._running:
+            body = problem.body(NONE)
+            lines = [b"HTTP/1.1 %d %s" % (problem.status, problem.title.encode()), b"content-type: " + MEDIA, b"content-length: %d" % len(body)]
+            lines += [f"{name}: {value}".encode() for name, value in problem.headers.items()]
+            self.transport.write(b"\r\n".join([*lines, b"connection: close", b"", body]))
+        self.transport.close()
 
-        def _look(self) -> None:
-            """Let go of a connection on which nothing happens."""
-            if self.transport.is_closing():
-                self.transport.abort()  # closed, and its last answer not read since
-                return
-            now, running = self.loop.time(), self.cycle is not None and not self.cycle.response_complete
-            since = self._made if self._begun is None else self._begun
-            if running:
-                if now - since > options.seconds + 3 * options.slow:
-                    self.transport.abort()
-            elif self._heading and now - max(since, self._made) > options.slow and (self._begun is not None and self._head):
+    def _look(self) -> None:
+        """Let go of a connection on which nothing happens."""
+        if self.transport.is_closing():
+            self.transport.abort()  # closed, and its last answer not read since
+            return
+        waited = self.loop.time() - self._since
+        if self._running:
+            if waited > self.options.seconds + 3 * self.options.slow:
+                self.transport.abort()
+        elif self._heading:
+            if waited > self.options.slow:
                 self._refuse(Problem(408, "the head of the request took too long"))
-            elif self.cycle is None and now - self._made > options.slow:
-                self.transport.close()
-            self._clock = self.loop.call_later(options.slow / 2, self._look)
+        elif waited > (self.options.slow if self.cycle is None else KEPT_ALIVE):
+            self.transport.close()
+        self._clock = self.loop.call_later(self.options.slow / 2, self._look)
 
-    return Connection
+    @property
+    def _running(self) -> bool:
+        """Whether a request is being answered."""
+        return self.cycle is not None and not self.cycle.response_complete
+
+
+def connections(options: ServeOptions) -> type[Connection]:
+    """Connections within these bounds."""
+    return type("Bounded", (Connection,), {"options": options})
 
 
 def settings(options: ServeOptions) -> dict[str, Any]:
@@ -107,7 +114,7 @@ def settings(options: ServeOptions) -> dict[str, Any]:
         "access_log": False,
         "log_config": None,
         "proxy_headers": False,
-        "timeout_keep_alive": 75,
+        "timeout_keep_alive": KEPT_ALIVE,
         "timeout_graceful_shutdown": max(1, round(options.drain)),
         "lifespan": "on",
     }

@@ -33,7 +33,10 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 LENGTH = re.compile(rb"[0-9]{1,18}")
 JSON = re.compile(rb'application/json(?:\s*;\s*charset="?utf-8"?)?\s*', re.IGNORECASE)
 MOST_TEXT_AT_ONCE = 1 << 16  # bytes of an answer that are sent without looking at the clock
-POLICY = b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+POLICY = (
+    b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
 ALWAYS = [
     (b"cache-control", b"no-store"),
     (b"x-content-type-options", b"nosniff"),
@@ -43,8 +46,8 @@ ALWAYS = [
 
 
 class Route(NamedTuple):
-    """Where something is answered. path: as it is declared; what stands in braces is one part of a path. queries: names that its query string may have, None
-    for any. queued: whether it stands in the queue. open: whether it takes no key."""
+    """Where something is answered. path: as it is declared; what stands in braces is one part of a path. queries: names that its query string may
+    have, None for any. queued: whether it stands in the queue. open: whether it takes no key."""
 
     method: str
     path: str
@@ -104,7 +107,7 @@ class Gate:
         if len(hosts) != 1 or _named(hosts[0].decode("latin-1")) not in self._hosts:
             raise Problem(421, "this server does not answer by that name; it is to be called by one of those that it was told (--allow-host)")
         routes, rest = self._at(scope)
-        key = self._key(headers, scope, open=routes is not None and all(route.open for route in routes.values()))
+        key = self._key(headers, scope, free=routes is not None and all(route.open for route in routes.values()))
         if routes is None:
             raise Problem(404, "there is no such route; /openapi.json has them all")
         route = routes.get("GET" if scope["method"] == "HEAD" else scope["method"])
@@ -132,9 +135,9 @@ class Gate:
             return None, ""
         return routes, rest
 
-    def _key(self, headers: Mapping[bytes, list[bytes]], scope: Scope, *, open: bool) -> int | None:
+    def _key(self, headers: Mapping[bytes, list[bytes]], scope: Scope, *, free: bool) -> int | None:
         """Which key came with it, None where none is needed. Raises Problem."""
-        if open or not len(self._keys):
+        if free or not len(self._keys):
             return None
         sent = headers.get(b"authorization", [])
         found = self._keys.find(_secret(sent[0])) if len(sent) == 1 else None

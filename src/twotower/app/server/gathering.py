@@ -8,6 +8,7 @@ nobody waits for any more is not begun.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 import time
@@ -107,10 +108,8 @@ class Gatherer:
 
     def _deliver(self, jobs: Sequence[Job], answers: Sequence[bytes | Problem]) -> None:
         assert self._loop is not None
-        try:
+        with contextlib.suppress(RuntimeError):  # the loop has ended, and with it whoever waited
             self._loop.call_soon_threadsafe(_set, jobs, answers)
-        except RuntimeError:
-            pass  # the loop has ended, and with it whoever waited
 
 
 def _set(jobs: Sequence[Job], answers: Sequence[bytes | Problem]) -> None:

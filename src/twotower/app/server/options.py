@@ -22,12 +22,12 @@ LOCAL = ("localhost", "127.0.0.1", "[::1]")
 class ServeOptions:
     """How a bundle is served.
 
-    host, port: where to listen; port 0 takes a free one. allow_hosts: names by which callers may call beside the one listened at, as the Host header has
-    them. keys: what callers must name, at least one where others than this machine can call. rate: requests a second that each key has, without one
-    unbounded. watch: seconds between looks for a newer version, None for none. threads: of the towers. index: as for `load`.
-    most_waiting: requests in the queue before others are refused. most_at_once: that one batch holds. most_connections: open at once.
-    seconds: in which a request is answered, or 503. slow: in which a caller has to have sent the head, and then the body. drain: that running requests have
-    when the server ends.
+    host, port: where to listen; port 0 takes a free one. allow_hosts: names by which callers may call beside the one listened at, as the Host
+    header has them. keys: what callers must name, at least one where others than this machine can call. rate: requests a second that each key
+    has, without one unbounded. watch: seconds between looks for a newer version, None for none. threads: of the towers. index: as for
+    `load`. most_waiting: requests in the queue before others are refused. most_at_once: that one batch holds. most_connections: open at
+    once. seconds: in which a request is answered, or 503. slow: in which a caller has to have sent the head, and then the body. drain: that
+    running requests have when the server ends.
     """
 
     host: str = "127.0.0.1"

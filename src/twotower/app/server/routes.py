@@ -1,6 +1,6 @@
 """The routes: what may be asked, of what, and how it is told in /openapi.json.
 
-No route takes a path, an address, the name of a model or a tensor, and none loads a model. To add one: its `Route`, and its function in `application`.
+No route takes a path, an address, the name of a model or a tensor, and none loads a model. To add one: its `Route`, and its function below.
 """
 
 from __future__ import annotations
@@ -144,12 +144,21 @@ EXAMPLES: dict[str, dict[str, Any]] = {
 def application(variants: Variants, gatherer: Gatherer, metrics: Metrics, options: ServeOptions, ready: Callable[[], bool]) -> FastAPI:
     """The routes of a server."""
     app = FastAPI(title="twotower", version=__version__, docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
+    _asking(app, variants, gatherer, options.seconds)
+    _telling(app, variants)
+    _watching(app, metrics, ready)
+    _showing(app, variants)
+    return app
+
+
+def _asking(app: FastAPI, variants: Variants, gatherer: Gatherer, seconds: float) -> None:
+    """What goes through the queue."""
 
     def asked(path: str, model: type[Any], answers: type[BaseModel], says: str) -> None:
         async def ask(request: Request) -> Response:
             body = read_body(model, await request.body())
             served = variants.chosen(body.variant, body.key)
-            return _json(await gatherer.ask(served, body, options.seconds))
+            return _json(await gatherer.ask(served, body, seconds))
 
         app.add_api_route(
             path, ask, methods=["POST"], name=path[1:], summary=says, description=model.__doc__, responses=_told(answers), response_model=None
@@ -159,6 +168,10 @@ def application(variants: Variants, gatherer: Gatherer, metrics: Metrics, option
     asked("/similar", SimilarBody, SearchAnswer, "Find items like these")
     asked("/score", ScoreBody, ScoreAnswer, "Score pairs")
     asked("/embed", EmbedBody, EmbedAnswer, "Embed queries or items")
+
+
+def _telling(app: FastAPI, variants: Variants) -> None:
+    """What is served, and its items."""
 
     @app.get("/items/{id:path}", summary="One item", responses=_told(ItemAnswer), response_model=None)
     async def item(request: Request) -> Response:
@@ -172,6 +185,14 @@ def application(variants: Variants, gatherer: Gatherer, metrics: Metrics, option
     @app.get("/info", summary="What is served", responses=_told(InfoAnswer), response_model=None)
     async def info() -> Response:
         return _json(to_json({"variants": [information(served) for served in variants.now.values()]}))
+
+    @app.get("/openapi.json", include_in_schema=False)
+    async def openapi() -> Response:
+        return _json(to_json(schema(app)))
+
+
+def _watching(app: FastAPI, metrics: Metrics, ready: Callable[[], bool]) -> None:
+    """What is asked by those who look after it."""
 
     @app.get("/livez", summary="Whether it lives", responses=_told(StatusAnswer), response_model=None)
     async def livez() -> Response:
@@ -187,9 +208,9 @@ def application(variants: Variants, gatherer: Gatherer, metrics: Metrics, option
     async def counts() -> Response:
         return Response(metrics.text(), media_type=MEDIA)
 
-    @app.get("/openapi.json", include_in_schema=False)
-    async def openapi() -> Response:
-        return _json(to_json(schema(app)))
+
+def _showing(app: FastAPI, variants: Variants) -> None:
+    """What people look at."""
 
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
@@ -203,8 +224,6 @@ def application(variants: Variants, gatherer: Gatherer, metrics: Metrics, option
     async def model_card(request: Request) -> Response:
         served = variants.chosen(request.query_params.get("variant"), None)
         return Response(card(served), media_type="text/html; charset=utf-8")
-
-    return app
 
 
 def schema(app: FastAPI) -> dict[str, Any]:
