@@ -83,6 +83,15 @@ def fingerprint_of(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
+def fingerprint_in(folder: Path) -> str:
+    """The fingerprint of the model of a bundle, by its manifest alone."""
+    model = files.read_json(folder / "model" / manifests.MANIFEST)
+    try:
+        return str(model["of"]) if "of" in model else fingerprint_of(model)
+    except (KeyError, TypeError, AttributeError):
+        raise BundleError(f"{folder / 'model' / manifests.MANIFEST} is no manifest; copy the whole bundle again") from None
+
+
 def write_catalogue(folder: Path, fingerprint: str, segment: Segment) -> str:
     """Write the first version of a catalogue; returns its name."""
     name = write_segment(folder, segment, fingerprint)

@@ -44,7 +44,7 @@ def load(
     """
     if store is not None and (index != AUTO or width is not None):
         raise ConfigError("a store has an index and a width of its own: leave out index and width")
-    retriever = Retriever(open_bundle(place, alone=True), threads, index, width)
+    retriever = Retriever(open_bundle(place, alone=True), threads, index, width, Path(place))
     return retriever if store is None else Remote(retriever, open_store(store, name))
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -23,7 +25,7 @@ from twotower.bundle.found import Found, check_threshold, first, met_of, shown_o
 from twotower.bundle.graphs import open_graph, run_graph
 from twotower.bundle.growth import WAIT, Change, grow
 from twotower.bundle.indexes import AUTO
-from twotower.bundle.layout import Bundle, open_bundle, without_items
+from twotower.bundle.layout import Bundle, find_bundle, fingerprint_in, open_bundle, without_items
 from twotower.bundle.memory import Memory, without
 from twotower.bundle.narrowing import Where, excluded, together
 from twotower.bundle.ranking import Mode, by_both, check_mode, mean_direction, nearest, widened
@@ -67,7 +69,7 @@ class Retriever:
     Each question is answered by one version, even where another thread grows the catalogue meanwhile.
     """
 
-    def __init__(self, bundle: Bundle, threads: int | None = None, index: str = AUTO, width: int | None = None) -> None:
+    def __init__(self, bundle: Bundle, threads: int | None = None, index: str = AUTO, width: int | None = None, place: Path | None = None) -> None:
         if index not in (AUTO, *INDEXES):
             raise ConfigError(f'there is no index "{index}"; {choices((AUTO, *INDEXES), index)}')
         self.encoder = bundle.encoder
@@ -75,6 +77,7 @@ class Retriever:
         if width is not None and not 1 <= width <= bundle.dimensions:
             raise ConfigError(f"the vectors have {bundle.dimensions} dimensions, so width is from 1 to that, and not {width}")
         self._kind, self.width, self._growing = index, width, threading.Lock()
+        self._place, self._threads = place or bundle.folder, threads
         self._catalogue = Catalogue(bundle, index, width)  # replaced as a whole, never changed
         self._search = bundle.model["search"]
         self.text_columns: list[str] = list(bundle.model["query_text"])
@@ -326,6 +329,22 @@ class Retriever:
             return False
         self._catalogue = Catalogue(opened, self._kind, self.width)
         return True
+
+    def newest(self) -> Retriever:
+        """A retriever of what is in use now at the place that this one was loaded from, this one where nothing has changed.
+
+        Another version of the catalogue takes over what has not changed; another model, where the place leads to one now, is loaded whole. This one goes
+        on answering by its own version. Raises BundleError for what does not load exactly.
+        """
+        folder = find_bundle(self._place)
+        if fingerprint_in(folder) != self.bundle.fingerprint:
+            return Retriever(open_bundle(folder.resolve(), alone=True), self._threads, self._kind, self.width, self._place)
+        opened = open_bundle(folder, known=self.bundle)
+        if opened is self.bundle:
+            return self
+        other = copy(self)
+        other._catalogue, other._growing = Catalogue(opened, self._kind, self.width), threading.Lock()
+        return other
 
     def _grown(self, plan: Callable[[Catalogue], Plan], report: Report = lambda _: None) -> Change:
         if self.width is not None:
