@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from twotower.bundle import Change, Found, Retriever, compact, load, rollback, versions
+    from twotower.bundle import Change, Found, Published, Retriever, compact, load, publish, rollback, versions
     from twotower.config import Config
     from twotower.errors import BundleError, ConfigError, DataError, MissingExtra, OutputError, TwotowerError
     from twotower.runs import Drift, Forecasted, Run, Tuned, compare, drift, estimate, evaluate, forecast, open_run, train, tune, why
@@ -31,6 +31,7 @@ _HOMES = {
     "Found": "bundle",
     "MissingExtra": "errors",
     "OutputError": "errors",
+    "Published": "bundle",
     "Retriever": "bundle",
     "Run": "runs",
     "Tuned": "runs",
@@ -43,6 +44,7 @@ _HOMES = {
     "forecast": "runs",
     "load": "bundle",
     "open_run": "runs",
+    "publish": "bundle",
     "rollback": "bundle",
     "train": "runs",
     "tune": "runs",
@@ -61,6 +63,7 @@ __all__ = [
     "Found",
     "MissingExtra",
     "OutputError",
+    "Published",
     "Retriever",
     "Run",
     "Tuned",
@@ -73,6 +76,7 @@ __all__ = [
     "forecast",
     "load",
     "open_run",
+    "publish",
     "rollback",
     "train",
     "tune",

@@ -13,6 +13,7 @@ from twotower.bundle.growth import Change
 from twotower.bundle.layout import Bundle, describe, open_bundle
 from twotower.bundle.lineage import Version, compact, rollback, versions
 from twotower.bundle.loading import build_index, load, verify
+from twotower.bundle.publication import Published, publish, withdraw
 from twotower.bundle.remote import Remote
 from twotower.bundle.retriever import Retriever
 
@@ -20,6 +21,7 @@ __all__ = [
     "Bundle",
     "Change",
     "Found",
+    "Published",
     "Remote",
     "Retriever",
     "Version",
@@ -28,7 +30,9 @@ __all__ = [
     "describe",
     "load",
     "open_bundle",
+    "publish",
     "rollback",
     "verify",
     "versions",
+    "withdraw",
 ]

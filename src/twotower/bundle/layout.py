@@ -6,6 +6,7 @@ import datetime
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ ENCODER_FORMAT = 1
 CATALOGUE_FORMAT = 2  # 1 had no rows removed
 SEGMENT_FORMAT = 2  # 1 held words that were weighed already
 CURRENT = "CURRENT"
+LIVE, BUNDLES = "LIVE", "bundles"  # of a folder that models are published to (publication.py)
 ALONE = "encoder"  # stands in CURRENT where there is no catalogue: the bundle holds a query encoder alone
 HISTORY = "history"  # of the model folder of such a bundle: what a history of items is read by
 
@@ -159,8 +161,13 @@ def _write_counts(folder: Path, counts: Counts) -> None:
 
 
 def find_bundle(place: Path | str) -> Path:
-    """The bundle folder at a path, which may be a bundle or a run that holds one."""
+    """The bundle folder at a path, which may be a bundle, a run that holds one, or a folder that models are published to."""
     path = Path(place)
+    if (path / LIVE).exists():
+        names = published(path)
+        if not names or not (path / BUNDLES / names[0] / CURRENT).exists():
+            raise BundleError(f"{path / LIVE} names no bundle that is there; publish one again: twotower publish RUN {path}")
+        return path / BUNDLES / names[0]
     for folder in (path, path / "bundle"):
         if (folder / CURRENT).exists():
             return folder
@@ -171,6 +178,17 @@ def find_bundle(place: Path | str) -> Path:
         raise BundleError(f"the run {path} has no bundle: it did not finish. Continue it: twotower train {path / 'config.toml'} -o {path} --resume")
     near = runs_in(path)
     raise BundleError(f"{path} is neither a bundle nor a run: it has no {CURRENT}" + (f"; runs in it: {', '.join(near[:12])}" if near else ""))
+
+
+def published(folder: Path) -> list[str]:
+    """The bundles of a folder that models are published to, the one in use first; none where it is no such folder."""
+    try:
+        names = (folder / LIVE).read_text(encoding="utf-8", errors="replace").split()
+    except FileNotFoundError:
+        return []
+    if not all(re.fullmatch("[0-9a-f]{16}", name) for name in names):
+        raise BundleError(f"{folder / LIVE} holds what names no bundle; publish one again: twotower publish RUN {folder}")
+    return names
 
 
 def runs_in(folder: Path) -> list[str]:

@@ -333,8 +333,8 @@ class Retriever:
     def newest(self) -> Retriever:
         """A retriever of what is in use now at the place that this one was loaded from, this one where nothing has changed.
 
-        Another version of the catalogue takes over what has not changed; another model, where the place leads to one now, is loaded whole. This one goes
-        on answering by its own version. Raises BundleError for what does not load exactly.
+        Another version of the catalogue takes over what has not changed; another model, where the place leads to one now, is loaded whole. This
+        one goes on answering by its own. Raises BundleError for what does not load exactly.
         """
         folder = find_bundle(self._place)
         if fingerprint_in(folder) != self.bundle.fingerprint:

@@ -17,7 +17,7 @@ from twotower.files.arrays import (
     write_table,
     write_tensors,
 )
-from twotower.files.folders import claim_folder, empty_folder, held, make_folder, new_folder, remove_folder, rename_folder, taking
+from twotower.files.folders import LOCK, claim_folder, empty_folder, held, make_folder, new_folder, remove_folder, rename_folder, taking
 from twotower.files.single import (
     append_line,
     copy_file,
@@ -35,6 +35,7 @@ from twotower.files.single import (
 )
 
 __all__ = [
+    "LOCK",
     "ArrayWriter",
     "append_line",
     "check_parquet",

@@ -17,7 +17,7 @@ from twotower.app.cli.searching import embed, score, search
 
 # isort: split
 from twotower.app.cli.exporting import export
-from twotower.app.cli.serving import serve
+from twotower.app.cli.serving import publish, serve
 
 __all__ = [
     "app",
@@ -34,6 +34,7 @@ __all__ = [
     "info",
     "init",
     "main",
+    "publish",
     "refresh",
     "report",
     "rollback",

@@ -77,17 +77,28 @@ def versions(model: BundlePath, json: Json = False) -> None:
     show_parts(reports.versions(found))
 
 
-@app.command(epilog=examples("twotower rollback runs/first", "twotower rollback runs/first --to 2"))
+@app.command(epilog=examples("twotower rollback runs/first", "twotower rollback runs/first --to 2", "twotower rollback served --model"))
 def rollback(
     model: BundlePath,
     to: Annotated[str | None, typer.Option(help="The version to go back to; by default the one before this.")] = None,
     store: Annotated[str | None, typer.Option(metavar="URL", help="Go back in a store instead, to the table that was live before.")] = None,
     name: Annotated[str, typer.Option(help="For --store: what the items are called there.")] = "items",
+    whole: Annotated[
+        bool, typer.Option("--model", help="In a folder that models are published to: go back to the model before, catalogue and all.")
+    ] = False,
 ) -> None:
     """Go back to an earlier version of the catalogue.
 
     Nothing is lost, so it can be undone.
     """
+    if whole:
+        if to is not None or store is not None:
+            raise ConfigError("--model goes back to the model before: leave out --to and --store")
+        from twotower.bundle import withdraw
+
+        done = withdraw(model)
+        print(f"model {done.name} is in use again, {done.before} is kept. Undo it: twotower rollback {model} --model", file=sys.stderr)
+        return
     if store is not None:
         if to is not None:
             raise ConfigError("a store goes back to the table before: leave out --to")

@@ -1,4 +1,4 @@
-"""The verb that serves: serve."""
+"""Verbs that put a model to work: publish, serve."""
 
 from __future__ import annotations
 
@@ -11,11 +11,30 @@ from typing import Annotated
 
 import typer
 
-from twotower.app.cli.application import app, examples, loading
+from twotower.app.cli.application import BundlePath, app, examples, loading
 from twotower.errors import ConfigError, MissingExtra, choices
 
 NAMED = re.compile(r"([A-Za-z0-9_-]{1,64})=(.+)")
 LEVELS = {"requests": logging.INFO, "warnings": logging.WARNING, "errors": logging.ERROR}
+
+
+@app.command(epilog=examples("twotower publish runs/second served", "twotower serve served --watch", "twotower rollback served --model"))
+def publish(
+    model: BundlePath,
+    into: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder that servers follow.", show_default=False)],
+    keep: Annotated[int, typer.Option(help="How many models stay there, the one in use among them.")] = 2,
+) -> None:
+    """Bring a model to a folder that servers follow.
+
+    It is checked, copied, and put in use in one step; the one before stays. Wherever a bundle is asked for, the folder stands for the one in use.
+    """
+    with loading():
+        from twotower.bundle import publish as bring
+
+        done = bring(model, into, keep=keep)
+    what = "is in use" if done.copied else "was there already, with the catalogue that it has there, and is in use"
+    back = f". Go back to {done.before}: twotower rollback {into} --model" if done.before else ""
+    print(f"model {done.name} {what} in {into}{back}", file=sys.stderr)
 
 
 @app.command(
