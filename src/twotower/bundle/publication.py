@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from twotower import files
 from twotower.bundle.growth import STAGING, WAIT
-from twotower.bundle.layout import BUNDLES, LIVE, find_bundle, open_bundle, published
+from twotower.bundle.layout import BUNDLES, LIVE, open_bundle, published
 from twotower.bundle.loading import verify
 from twotower.errors import BundleError, ConfigError, OutputError
 
@@ -33,9 +33,9 @@ class Published(NamedTuple):
 def publish(place: Path | str, into: Path | str, *, keep: int = KEEP) -> Published:
     """Bring a model to a folder that is served from, and make it the one in use.
 
-    Every byte of it is checked, and that it reads its golden queries as where it was made. A model that is there already keeps the catalogue that it has
-    there. keep: how many models stay, the one in use among them. Raises BundleError for a bundle that cannot serve, ConfigError for a folder
-    that is something else, and OutputError where it cannot be written.
+    Every byte of it is checked, and that it reads its golden queries as where it was made. A model that is there already keeps the catalogue that
+    it has there. keep: how many models stay, the one in use among them. Raises BundleError for a bundle that cannot serve, ConfigError for a
+    folder that is something else, and OutputError where it cannot be written.
     """
     folder = Path(into)
     if keep < 1:

@@ -33,6 +33,15 @@ def account(told: Account) -> Document:
     return Document("What the run came to", whole.said, whole.tone, parts, told.folder)
 
 
+def measured(metrics: Mapping[str, Any]) -> list[Part]:
+    """What the figures of a bundle say by themselves, without the run that it came from."""
+    parts: list[Part] = [Section("How good it is", [_figures(metrics), *_macro(metrics)]), *_slices(metrics), *_fits(metrics)]
+    if "data" in metrics:
+        said, counts = data_facts(metrics["data"])
+        parts.append(Section("The data", [Paragraph(said), *([Table(["", "what"], counts, numbers=(0,))] if counts else [])]))
+    return parts
+
+
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 

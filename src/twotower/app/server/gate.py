@@ -32,11 +32,12 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 LENGTH = re.compile(rb"[0-9]{1,18}")
 JSON = re.compile(rb'application/json(?:\s*;\s*charset="?utf-8"?)?\s*', re.IGNORECASE)
-MOST_TEXT_AT_ONCE = 1 << 16  # bytes of an answer that are sent without looking at the clock
+LARGE = 1 << 16  # bytes of an answer that are sent without looking at the clock
 POLICY = (
     b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+POLICED = b"content-security-policy"
 ALWAYS = [
     (b"cache-control", b"no-store"),
     (b"x-content-type-options", b"nosniff"),
@@ -197,10 +198,13 @@ class _Answering:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            await self._send({**message, "headers": [*message.get("headers", []), *ALWAYS, (b"x-request-id", self.request_id.encode())]})
+            headers = [*message.get("headers", []), *ALWAYS, (b"x-request-id", self.request_id.encode())]
+            if all(name != POLICED for name, _ in message.get("headers", [])):
+                headers.append((POLICED, POLICY))
+            await self._send({**message, "headers": headers})
             return
         self.size += len(message.get("body", b""))
-        if self.size < MOST_TEXT_AT_ONCE:
+        if self.size < LARGE:
             await self._send(message)
             return
         async with asyncio.timeout(self._slow):  # of a caller who does not read

@@ -1,9 +1,13 @@
-"""What a caller can know of what is served: the model, its queries, and the columns that filters can name."""
+"""What a caller can know of what is served: the model, its queries, the columns that filters can name, and the card. No path is in it."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from twotower import files
+from twotower.app.reports.card import card as document
+from twotower.app.reports.webpage import webpage
+from twotower.app.server.shown import to_json
 from twotower.app.server.versions import Served
 from twotower.bundle import describe
 from twotower.bundle.ranking import MODES
@@ -11,26 +15,30 @@ from twotower.data.prepared import ID
 from twotower.search.facets import facets
 
 
-def information(served: Served) -> dict[str, Any]:
-    """What /info says of one variant. No path of this machine is in it."""
-    retriever = served.retriever
-    told = describe(retriever.bundle)
-    query = {"columns": list(retriever.encoder.columns("query")), "history": retriever.history is not None}
-    return {
-        "variant": served.variant,
-        "model": served.model,
-        "version": served.version,
-        "items": len(retriever),
-        "dimensions": told["dimensions"],
-        "similarity": told["similarity"],
-        "search": told["search"],
-        "modes": list(MODES) if retriever.catalogue.worded else ["vectors"],
-        "query": query,
-        "item_id": retriever.bundle.model["schema"]["item"]["id"],
-        "columns": [column for column in _columns(served) if column["name"] != ID],
-        "figures": told["figures"],
-    }
+def information(served: Served) -> bytes:
+    """What /info says of one variant, as JSON."""
+    retriever, told = served.retriever, describe(served.retriever.bundle)
+    return to_json(
+        {
+            "variant": served.variant,
+            "model": served.model,
+            "version": served.version,
+            "items": len(retriever),
+            **{name: told[name] for name in ("dimensions", "similarity", "search")},
+            "modes": list(MODES) if retriever.catalogue.worded else ["vectors"],
+            "query": {"columns": list(retriever.encoder.columns("query")), "history": retriever.history is not None},
+            "item_id": retriever.bundle.model["schema"]["item"]["id"],
+            "columns": _columns(served),
+            "figures": told["figures"],
+        }
+    )
 
 
 def _columns(served: Served) -> list[dict[str, Any]]:
-    return facets(served.retriever.items)
+    return [column for column in facets(served.retriever.items) if column["name"] != ID]
+
+
+def card(served: Served) -> bytes:
+    """The model card as a page."""
+    bundle = served.retriever.bundle
+    return webpage(document(describe(bundle), files.read_json(bundle.folder / "model" / "metrics.json"))).encode()

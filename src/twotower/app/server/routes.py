@@ -5,6 +5,7 @@ No route takes a path, an address, the name of a model or a tensor, and none loa
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 from urllib.parse import unquote
@@ -16,15 +17,14 @@ from pydantic import BaseModel, Field
 from twotower import __version__
 from twotower.app.page import FILES, read
 from twotower.app.server.answering import told
-from twotower.app.server.card import card
 from twotower.app.server.gate import Route
 from twotower.app.server.gathering import Gatherer
-from twotower.app.server.information import information
+from twotower.app.server.information import card, information
 from twotower.app.server.metrics import MEDIA, Metrics
 from twotower.app.server.options import ServeOptions
 from twotower.app.server.problems import Fault, Problem, busy
 from twotower.app.server.shown import to_json
-from twotower.app.server.versions import Variants
+from twotower.app.server.versions import Served, Variants
 from twotower.app.server.wire import EmbedBody, ScoreBody, SearchBody, SimilarBody, read_body
 from twotower.data.values import to_array
 
@@ -43,6 +43,7 @@ ROUTES = [
     Route("GET", "/page/{name}"),
     Route("GET", "/card", frozenset({"variant"})),
 ]
+CARD = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 MOST_ID = 2048  # characters of an id in a path
 
 
@@ -184,7 +185,8 @@ def _telling(app: FastAPI, variants: Variants) -> None:
 
     @app.get("/info", summary="What is served", responses=_told(InfoAnswer), response_model=None)
     async def info() -> Response:
-        return _json(to_json({"variants": [information(served) for served in variants.now.values()]}))
+        told = [await _once(served, "information", information) for served in variants.now.values()]
+        return _json(b'{"variants":[' + b",".join(told) + b"]}")
 
     @app.get("/openapi.json", include_in_schema=False)
     async def openapi() -> Response:
@@ -223,7 +225,15 @@ def _showing(app: FastAPI, variants: Variants) -> None:
     @app.get("/card", summary="The model card, as a page", responses=_told(None, "text/html"), response_model=None)
     async def model_card(request: Request) -> Response:
         served = variants.chosen(request.query_params.get("variant"), None)
-        return Response(card(served), media_type="text/html; charset=utf-8")
+        # Its style stands within it, so that it can be kept as a file.
+        return Response(await _once(served, "card", card), media_type="text/html; charset=utf-8", headers={"content-security-policy": CARD})
+
+
+async def _once(served: Served, name: str, make: Callable[[Served], bytes]) -> bytes:
+    """What is made of a version once, beside the loop."""
+    if name not in served.kept:
+        served.kept[name] = await asyncio.to_thread(make, served)
+    return served.kept[name]
 
 
 def schema(app: FastAPI) -> dict[str, Any]:

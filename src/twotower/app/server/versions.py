@@ -10,9 +10,9 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
-from typing import NamedTuple
 
 from twotower.app.server.problems import Fault, Problem, traced
 from twotower.app.server.shown import Shown
@@ -23,14 +23,16 @@ from twotower.errors import ConfigError, TwotowerError
 logger = logging.getLogger("twotower.server")
 
 
-class Served(NamedTuple):
-    """One model with one version of its catalogue, which never change. model: the beginning of its fingerprint."""
+@dataclass(frozen=True, eq=False)
+class Served:
+    """One model with one version of its catalogue, which never change. model: the beginning of its fingerprint. kept: what was made of it once."""
 
     variant: str
     retriever: Retriever
     model: str
     version: str
     shown: Shown
+    kept: dict[str, bytes] = field(default_factory=dict)
 
 
 def served(variant: str, retriever: Retriever) -> Served:

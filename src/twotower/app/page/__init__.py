@@ -1,0 +1,20 @@
+"""The page that a server shows to people: plain HTML, CSS and JavaScript, with nothing to build and nothing from elsewhere."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import resources
+
+FILES = {
+    "index.html": "text/html; charset=utf-8",
+    "page.css": "text/css; charset=utf-8",
+    "page.js": "text/javascript; charset=utf-8",
+    "filters.js": "text/javascript; charset=utf-8",
+    "icon.svg": "image/svg+xml",
+}
+
+
+@cache
+def read(name: str) -> tuple[bytes, str]:
+    """One of its files, and the type of that."""
+    return (resources.files(__name__) / name).read_bytes(), FILES[name]
