@@ -29,6 +29,7 @@ FLOORS = [
         "search.filters.kinds",
         "search.filters.masks",
         "search.filters",
+        "search.facets",
         "search.diversity",
     ],
     [
@@ -185,8 +186,10 @@ FLOORS = [
         "bundle.found",
         "bundle.ranking",
         "bundle.retriever",
+        "bundle.reasons",
         "bundle.remote",
         "bundle.loading",
+        "bundle.publication",
         "bundle",
     ],
     ["config.blocks", "config.reading", "config.writing", "config"],
@@ -222,6 +225,7 @@ FLOORS = [
         "runs.forecasting",
         "runs",
     ],
+    ["client"],
     [
         "app.exits",
         "app.reports.documents",
@@ -239,6 +243,7 @@ FLOORS = [
         "app.reports.tuned",
         "app.reports.forecasted",
         "app.reports.account",
+        "app.reports.card",
         "app.reports.explained",
         "app.reports.drifted",
         "app.questions",
@@ -249,19 +254,34 @@ FLOORS = [
         "app.checking",
         "app.reporting",
         "app.demonstration",
+        "app.page",
+        "app.server.problems",
+        "app.server.options",
+        "app.server.wire",
+        "app.server.shown",
+        "app.server.versions",
+        "app.server.gathering",
+        "app.server.metrics",
+        "app.server.answering",
+        "app.server.information",
+        "app.server.gate",
+        "app.server.connections",
+        "app.server.routes",
+        "app.server.launch",
         "app.cli.application",
         "app.cli.making",
         "app.cli.measuring",
         "app.cli.searching",
         "app.cli.exporting",
         "app.cli.growing",
+        "app.cli.serving",
         "app.cli",
         "app.cli.__main__",
         "__main__",
     ],
 ]
 ORDER = [name for floor in FLOORS for name in floor]
-PACKAGES = ["", "search", "data", "model", "learning", "exports", "app"]  # their __init__ only says what they are for
+PACKAGES = ["", "search", "data", "model", "learning", "exports", "app", "app.server"]  # their __init__ only says what they are for
 TORCH = {name for name in ORDER if name.startswith("model.layers")}
 TORCH |= {
     "model.bodies",
@@ -293,6 +313,8 @@ LOOK_UP = [
     "search.lexical",
     "data.encoder",
     "app.cli",
+    "app.server.launch",
+    "client",
     "exports.formats",
 ]
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from twotower.bundle import Change, Found, Published, Retriever, compact, load, publish, rollback, versions
+    from twotower.client import Client, Unanswered
     from twotower.config import Config
     from twotower.errors import BundleError, ConfigError, DataError, MissingExtra, OutputError, TwotowerError
     from twotower.runs import Drift, Forecasted, Run, Tuned, compare, drift, estimate, evaluate, forecast, open_run, train, tune, why
@@ -23,6 +24,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "BundleError": "errors",
     "Change": "bundle",
+    "Client": "client",
     "Config": "config",
     "ConfigError": "errors",
     "DataError": "errors",
@@ -36,6 +38,7 @@ _HOMES = {
     "Run": "runs",
     "Tuned": "runs",
     "TwotowerError": "errors",
+    "Unanswered": "client",
     "compact": "bundle",
     "compare": "runs",
     "drift": "runs",
@@ -55,6 +58,7 @@ _HOMES = {
 __all__ = [
     "BundleError",
     "Change",
+    "Client",
     "Config",
     "ConfigError",
     "DataError",
@@ -68,6 +72,7 @@ __all__ = [
     "Run",
     "Tuned",
     "TwotowerError",
+    "Unanswered",
     "compact",
     "compare",
     "drift",

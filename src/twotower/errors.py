@@ -6,6 +6,7 @@
     ├── BundleError             a bundle or run folder that is damaged, foreign or too new
     ├── OutputError             a place that cannot be written
     ├── MissingExtra            a part of the package that is not installed
+    ├── Unanswered              a server that does not answer as asked (client.py)
     └── Elsewhere               another of the processes that train together has failed, and has said why
 
 A message says what is wrong, where, which choices there are and what to do next. The command line prints it in one
