@@ -24,7 +24,7 @@ from twotower.errors import ConfigError, DataError, TwotowerError
 from twotower.search.filters import condition_of
 from twotower.search.filters.kinds import check, kind_of
 
-PLACE = re.compile(r"at character ([0-9]+)")
+PLACE = re.compile(r"cannot be read at (character [0-9]+|its end)")
 
 
 def answer(jobs: Sequence[Job]) -> list[bytes | Problem]:
@@ -182,7 +182,7 @@ def _filter(where: Any, served: Served) -> Any:
         condition = condition_of(where)
     except ConfigError as error:
         place = PLACE.search(str(error))
-        at = f"; it cannot be read at character {place[1]}" if place else ""
+        at = f"; it cannot be read at {place[1]}" if place else ""
         raise Problem(
             422, f"the filter says nothing that can be meant{at}", [Fault("where", f"columns to filter by: {', '.join(columns)}")]
         ) from None

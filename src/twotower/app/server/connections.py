@@ -73,7 +73,11 @@ class Connection(HttpToolsProtocol):
             return
         if not self._running:
             body = problem.body(NONE)
-            lines = [b"HTTP/1.1 %d %s" % (problem.status, problem.title.encode()), b"content-type: " + MEDIA, b"content-length: %d" % len(body)]
+            lines = [
+                b"HTTP/1.1 %d %s" % (problem.status, problem.title.encode()),
+                b"content-type: " + MEDIA.encode(),
+                b"content-length: %d" % len(body),
+            ]
             lines += [f"{name}: {value}".encode() for name, value in problem.headers.items()]
             self.transport.write(b"\r\n".join([*lines, b"connection: close", b"", body]))
         self.transport.close()

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from twotower.app.server.metrics import Metrics
 from twotower.app.server.options import LOCAL, Keys, ServeOptions
-from twotower.app.server.problems import MEDIA, Problem, busy, traced
+from twotower.app.server.problems import MEDIA, Problem, busy, failed, traced
 from twotower.app.server.wire import MOST_BYTES
 
 logger = logging.getLogger("twotower.server")
@@ -87,7 +87,8 @@ class Gate:
             route = found.path
             body = await self._body(found, headers, receive)
             size = len(body)
-            await self._app(scope, _replayed(body, receive), answer.send)
+            # uvicorn leaves the body out of what answers HEAD.
+            await self._app({**scope, "method": "GET"} if answer.head else scope, _replayed(body, receive), answer.send)
         except Problem as problem:
             await answer.refuse(problem, close=receive is not None and not size and scope["method"] == "POST")
         except (_Gone, asyncio.CancelledError):
@@ -95,7 +96,7 @@ class Gate:
             raise
         except Exception as error:  # a fault of ours: the log knows where, the caller that there is one
             logger.error("request %s failed: %s", answer.request_id, traced(error))
-            await answer.refuse(Problem(500, "this server failed; the request id helps to find out why"), close=True)
+            await answer.refuse(failed(), close=True)
         finally:
             seconds = time.perf_counter() - begun
             self._metrics.answered(route, answer.status, seconds)
@@ -215,7 +216,7 @@ class _Answering:
         if self.status:
             return
         body = b"" if self.head else problem.body(self.request_id)
-        headers = [(b"content-type", MEDIA), (b"content-length", str(len(body)).encode())]
+        headers = [(b"content-type", MEDIA.encode()), (b"content-length", str(len(body)).encode())]
         headers += [(name.encode(), value.encode()) for name, value in problem.headers.items()]
         headers += [(b"connection", b"close")] if close else []
         await self.send({"type": "http.response.start", "status": problem.status, "headers": headers})

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from twotower.app.server.problems import Problem, busy, traced
+from twotower.app.server.problems import Problem, busy, failed, traced
 from twotower.app.server.versions import Served
 
 logger = logging.getLogger("twotower.server")
@@ -104,7 +104,7 @@ class Gatherer:
             return self._answer(jobs)
         except Exception as error:  # a fault of ours is told to the log, and to callers only that there is one
             logger.error("a batch of %d could not be answered: %s", len(jobs), traced(error))
-            return [Problem(500, "this server failed; the request id helps to find out why")] * len(jobs)
+            return [failed()] * len(jobs)
 
     def _deliver(self, jobs: Sequence[Job], answers: Sequence[bytes | Problem]) -> None:
         assert self._loop is not None

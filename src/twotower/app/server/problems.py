@@ -13,7 +13,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any, NamedTuple
 
-MEDIA = b"application/problem+json"
+MEDIA = "application/problem+json"
 
 
 class Fault(NamedTuple):
@@ -55,6 +55,11 @@ def busy(seconds: int = 1) -> Problem:
     return Problem(
         503, "more is asked than this server can answer; ask again after the seconds of Retry-After", headers={"retry-after": str(seconds)}
     )
+
+
+def failed() -> Problem:
+    """A fault of ours: the log knows where."""
+    return Problem(500, "this server failed; the request id helps to find out why")
 
 
 def traced(error: BaseException) -> str:

@@ -22,7 +22,8 @@ from twotower.app.server.gathering import Gatherer
 from twotower.app.server.information import card, information
 from twotower.app.server.metrics import MEDIA, Metrics
 from twotower.app.server.options import ServeOptions
-from twotower.app.server.problems import Fault, Problem, busy
+from twotower.app.server.problems import MEDIA as PROBLEM
+from twotower.app.server.problems import Fault, Problem, busy, failed
 from twotower.app.server.shown import to_json
 from twotower.app.server.versions import Served, Variants
 from twotower.app.server.wire import EmbedBody, ScoreBody, SearchBody, SimilarBody, read_body
@@ -145,11 +146,24 @@ EXAMPLES: dict[str, dict[str, Any]] = {
 def application(variants: Variants, gatherer: Gatherer, metrics: Metrics, options: ServeOptions, ready: Callable[[], bool]) -> FastAPI:
     """The routes of a server."""
     app = FastAPI(title="twotower", version=__version__, docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
+    app.add_exception_handler(Problem, _refused)
+    app.add_exception_handler(Exception, _failed)
     _asking(app, variants, gatherer, options.seconds)
     _telling(app, variants)
     _watching(app, metrics, ready)
     _showing(app, variants)
     return app
+
+
+async def _refused(request: Request, problem: Exception) -> Response:
+    """The answer that is none."""
+    assert isinstance(problem, Problem)
+    return Response(problem.body(request.state.request_id), problem.status, problem.headers, PROBLEM)
+
+
+async def _failed(request: Request, _: Exception) -> Response:
+    """The same for a fault of ours; the gate tells the log."""
+    return await _refused(request, failed())
 
 
 def _asking(app: FastAPI, variants: Variants, gatherer: Gatherer, seconds: float) -> None:

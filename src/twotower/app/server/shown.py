@@ -32,14 +32,17 @@ class Shown:
         missing = [row for row in dict.fromkeys(rows) if row not in found]
         if not missing:
             return found
+        new: dict[int, tuple[Any, orjson.Fragment]] = {}
         for row, item in zip(missing, self._items.take(pa.array(missing, pa.int64())).to_pylist(), strict=True):
-            name = item.pop(ID)
-            found[row] = (name, orjson.Fragment(to_json(item)))
+            name, text = item.pop(ID), to_json(item)
+            found[row] = (name, orjson.Fragment(text))
+            if len(text) <= LONGEST:
+                new[row] = found[row]
         with self._lock:
             # A catalogue whose every item is asked for must not grow without end: what was kept is let go of at once, and fills again.
-            if len(self._kept) + len(missing) > KEPT:
+            if len(self._kept) + len(new) > KEPT:
                 self._kept = {}
-            self._kept.update((row, found[row]) for row in missing if len(found[row][1].contents) <= LONGEST)
+            self._kept.update(new)
         return found
 
 
