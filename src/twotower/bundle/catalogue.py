@@ -14,10 +14,11 @@ from twotower.bundle.layout import Bundle
 from twotower.bundle.memory import Memory
 from twotower.bundle.narrowing import Masks
 from twotower.data.columns import Array
+from twotower.data.features import History
 from twotower.data.prepared import ID
 from twotower.data.values import to_array, to_text
 from twotower.errors import BundleError, DataError, MissingExtra, choices
-from twotower.search.index import INDEXES, Chosen, Exact, Index
+from twotower.search.index import INDEXES, Approximate, Chosen, Exact, Index
 from twotower.search.lexical import Lexical, Words, one_behind_another
 from twotower.search.lexical import taken as taken_words
 from twotower.search.vectors import Vectors, concatenated, taken
@@ -29,24 +30,75 @@ class Catalogue:
     """The items that one version of a bundle's catalogue holds, numbered as its segments have them one behind another."""
 
     def __init__(self, bundle: Bundle, index: str, width: int | None = None) -> None:
-        self.bundle = bundle
-        if bundle.alone:
-            known = bundle.segments[0] if bundle.segments else None
-            self.history = None if known is None else Memory.of(bundle.encoder, known.items.column(ID), known.vectors)
-            return
-        # Of one whole segment nothing is copied: its vectors stay on disk until they are read.
-        kept = self.stored if len(bundle.removed) else None
-        self.items: pa.Table = _kept(items_of(bundle), kept)
-        whole = vectors_of(bundle, kept)
-        self.vectors = whole if width is None else taken(whole).narrowed(width, unit=bundle.model["similarity"] == "cosine")
-        self.ids = self.items.column(ID)
-        self.index, self.chosen = _index(self, "exact" if width is not None and index == AUTO else index)
-        self.history = Memory.of(bundle.encoder, self.ids, whole)
+        self.bundle, self._kind, self._width = bundle, index, width
         self.masks = Masks()
         self._rows_by_id: dict[str, int] | None = None
+        self._saved = None if bundle.alone or index != AUTO or width is not None else _saved(bundle)
+        if not bundle.alone and index not in (AUTO, "exact"):
+            self.index  # noqa: B018 - built now, as whoever names it expects
+
+    # What follows is made when it is first asked for: to write the next version takes few of the rows, and of several segments a copy is large.
+
+    @cached_property
+    def items(self) -> pa.Table:
+        """`_id` and the columns to show, a row an item."""
+        whole = items_of(self.bundle)
+        return whole if self._left is None else whole.take(pa.array(self._left))
+
+    @cached_property
+    def ids(self) -> pa.ChunkedArray:
+        """The ids [n]."""
+        return self.items.column(ID)
+
+    @cached_property
+    def vectors(self) -> Array | Vectors:
+        """The vectors [n, d] that are searched, cut to the width that is asked for."""
+        if self._width is None:
+            return self._whole
+        return taken(self._whole).narrowed(self._width, unit=self.bundle.model["similarity"] == "cosine")
+
+    @property
+    def index(self) -> Index:
+        """What searches the vectors."""
+        return self._indexed[0]
+
+    @property
+    def chosen(self) -> Chosen | None:
+        """What is known of the index, where the bundle keeps one."""
+        return self._indexed[1]
+
+    @cached_property
+    def history(self) -> Memory | None:
+        """What reads the histories of queries, for a model that knows who asks by one."""
+        if not any(isinstance(feature, History) for feature in self.bundle.encoder.features["query"]):
+            return None
+        if self.bundle.alone:
+            known = self.bundle.segments[0]
+            return Memory.of(self.bundle.encoder, known.items.column(ID), known.vectors)
+        return Memory.of(self.bundle.encoder, self.ids, self._whole)
+
+    @cached_property
+    def _whole(self) -> Array | Vectors:
+        return vectors_of(self.bundle, self._left)
+
+    @cached_property
+    def _indexed(self) -> tuple[Index, Chosen | None]:
+        if self._kind not in (AUTO, "exact"):
+            return INDEXES[self._kind](self.vectors), None
+        if self._saved is None:
+            return Exact(self.vectors), None
+        index, chosen = self._saved
+        first = self.bundle.segments[0].items.num_rows
+        rows = self.stored[: np.searchsorted(self.stored, first)]
+        return Grown(index if len(rows) == first else Thinned(index, rows), len(rows), self.vectors[len(rows) :]), chosen
+
+    @property
+    def _left(self) -> Array | None:
+        """The rows that are left where some are left out. Of one whole segment nothing is copied: its vectors stay on disk until they are read."""
+        return self.stored if len(self.bundle.removed) else None
 
     def __len__(self) -> int:
-        return int(self.items.num_rows)
+        return int(self.bundle.catalogue["rows"])
 
     @property
     def worded(self) -> bool:
@@ -56,7 +108,7 @@ class Catalogue:
     @cached_property
     def lexical(self) -> Lexical | None:
         """The words of the items, weighed together when they are first searched."""
-        return _lexical(self.bundle, self.stored if len(self.bundle.removed) else None)
+        return _lexical(self.bundle, self._left)
 
     @property
     def stored(self) -> Array:
@@ -94,25 +146,13 @@ def items_of(bundle: Bundle) -> pa.Table:
     return pa.concat_tables([segment.items for segment in bundle.segments], promote_options="permissive")
 
 
-def _index(now: Catalogue, kind: str) -> tuple[Index, Chosen | None]:
-    """What searches the vectors, and what is known of it: for "auto" the index that the bundle keeps of its first segment, else exact search."""
-    if kind != AUTO:
-        return INDEXES[kind](now.vectors), None
-    bundle, first = now.bundle, now.bundle.segments[0].vectors
+def _saved(bundle: Bundle) -> tuple[Approximate, Chosen] | None:
+    """The index that the bundle keeps of its first segment, and what is known of it."""
     try:
-        saved = saved_index(bundle.folder, first, bundle.catalogue["segments"][0])
+        return saved_index(bundle.folder, bundle.segments[0].vectors, bundle.catalogue["segments"][0])
     except MissingExtra as error:
         logger.warning("%s; until then the index that %s keeps is not used, and search is exact", error, bundle.folder)
-        saved = None
-    if saved is None:
-        return Exact(now.vectors), None
-    index, chosen = saved
-    rows = now.stored[: np.searchsorted(now.stored, len(first))]
-    return Grown(index if len(rows) == len(first) else Thinned(index, rows), len(rows), now.vectors[len(rows) :]), chosen
-
-
-def _kept(items: pa.Table, kept: Array | None) -> pa.Table:
-    return items if kept is None else items.take(pa.array(kept))
+        return None
 
 
 def vectors_of(bundle: Bundle, kept: Array | None) -> Array | Vectors:
@@ -129,6 +169,17 @@ def vectors_of(bundle: Bundle, kept: Array | None) -> Array | Vectors:
     if isinstance(whole, Vectors):
         return Vectors(whole.values[kept], None if whole.scales is None else whole.scales[kept])
     return np.asarray(whole[kept])
+
+
+def vectors_at(bundle: Bundle, stored: Array) -> Array:
+    """The vectors float32 [m, d] of some of the segments' rows, these one behind another."""
+    found = np.empty((len(stored), bundle.dimensions), np.float32)
+    start = 0
+    for segment in bundle.segments:
+        own = np.flatnonzero((stored >= start) & (stored < start + segment.items.num_rows))
+        found[own] = segment.vectors[stored[own] - start]
+        start += segment.items.num_rows
+    return found
 
 
 def _lexical(bundle: Bundle, kept: Array | None) -> Lexical | None:

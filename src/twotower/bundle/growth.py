@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from twotower import files
-from twotower.bundle.catalogue import Catalogue, items_of, stored_rows, vectors_of
+from twotower.bundle.catalogue import Catalogue, items_of, stored_rows, vectors_at, vectors_of
 from twotower.bundle.changes import Plan, Report, read_hashes
 from twotower.bundle.layout import Bundle, Segment, write_segment, write_version
 from twotower.data.columns import Array
@@ -73,7 +73,7 @@ def grow(now: Catalogue, plan: Plan, embed: Embed, report: Report = lambda _: No
     if isinstance(bundle.segments[0].words, Lexical):
         raise BundleError(f"{bundle.folder} was written by an earlier version, and its words cannot grow. Train again.")
     vectors = _embedded(plan, embed, bundle, report)
-    kept = np.asarray(now.vectors[plan.old[plan.to_embed :]], np.float32)
+    kept = vectors_at(bundle, now.stored[plan.old[plan.to_embed :]])
     kind = taken_vectors(bundle.segments[0].vectors).kind
     delta = Segment(stored(np.concatenate([vectors, kept]), kind), plan.table, _words(now, plan))
     left_out = now.stored[np.concatenate([plan.old[plan.old >= 0], plan.gone])]

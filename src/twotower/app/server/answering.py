@@ -16,7 +16,7 @@ from twotower.app.server.gathering import Job
 from twotower.app.server.problems import Fault, Problem
 from twotower.app.server.shown import to_json
 from twotower.app.server.versions import Served
-from twotower.app.server.wire import EmbedBody, Pair, ScoreBody, SearchBody, SimilarBody
+from twotower.app.server.wire import EmbedBody, ScoreBody, SearchBody, SimilarBody
 from twotower.bundle.found import Found
 from twotower.bundle.reasons import reasons
 from twotower.data.columns import Array
@@ -108,13 +108,17 @@ def _similar(job: Job) -> bytes:
 
 def _score(job: Job) -> bytes:
     asked: ScoreBody = job.asked
-    pairs = asked.pairs or [Pair(query=asked.query, item=item) for item in asked.items or []]
-    rows = [isinstance(pair.item, dict) for pair in pairs]
+    if asked.pairs is not None:
+        queries, items = [pair.query for pair in asked.pairs], [pair.item for pair in asked.pairs]
+    else:
+        items = asked.items or []
+        queries = [asked.query for _ in items]  # type: ignore[misc]
+    rows = [isinstance(item, dict) for item in items]
     if any(rows) != all(rows):
         raise Problem(
             422, "items are ids or rows of columns, and not both in one request", [Fault("pairs" if asked.pairs else "items", "of two kinds")]
         )
-    scores = job.served.retriever.score([pair.query for pair in pairs], [pair.item for pair in pairs])
+    scores = job.served.retriever.score(queries, items)
     return told(job.served, scores=_finite(scores))
 
 

@@ -277,7 +277,8 @@ def _told(answers: type[BaseModel] | None, media: str = "application/json") -> d
     """The answers of a route, for its description."""
     good: dict[str, Any] = {"model": answers} if answers is not None else {"content": {media: {"schema": {"type": "string"}}}}
     problem = {"application/problem+json": {"schema": ProblemAnswer.model_json_schema()}}
-    return {200: {"description": "The answer.", **good}} | {status: {"description": says, "content": problem} for status, says in WRONG.items()}
+    wrong: dict[int | str, dict[str, Any]] = {status: {"description": says, "content": problem} for status, says in WRONG.items()}
+    return {200: {"description": "The answer.", **good}, **wrong}
 
 
 def _json(body: bytes) -> Response:
