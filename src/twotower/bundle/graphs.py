@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 VALUES_AT_ONCE = 1 << 15  # padded values of one run: what a run holds in memory is this many vectors
+PARTS, LEAST_ROWS, PADDED = 4, 16, 1.5  # of rows that fit in one run: parts by length, from so many rows on, where padding makes so much more of them
 
 
 def graph_name(side: Side) -> str:
@@ -61,9 +62,10 @@ def _blocks(columns: Columns, n: int) -> list[Array]:
     for column in columns.values():
         if isinstance(column, Ragged):
             widths = np.maximum(widths, lengths_of(column))
-    if n and n * int(widths.max()) <= VALUES_AT_ONCE:
-        return [np.arange(n)]
-    order = np.argsort(-widths, kind="stable")
+    order, padded = np.argsort(-widths, kind="stable"), n * int(widths.max(initial=0))
+    if padded <= VALUES_AT_ONCE:
+        uneven = n >= LEAST_ROWS and padded > PADDED * int(widths.sum())
+        return [np.sort(part) for part in np.array_split(order, PARTS)] if uneven else [np.arange(n)]
     blocks, start = [], 0
     while start < n:
         # The first row of a block is its longest.

@@ -9,13 +9,14 @@ import numpy as np
 from twotower.data.columns import Array
 from twotower.errors import ConfigError, choices
 from twotower.search.fusion import blend
-from twotower.search.index import Exact, Hits, Index, best, no_hits
+from twotower.search.index import Exact, Hits, Index, best_of_each, no_hits
 from twotower.search.lexical import Lexical
 from twotower.search.vectors import Vectors, blocks
 
 Mode = Literal["vectors", "words", "hybrid"]
 MODES: tuple[Mode, ...] = ("vectors", "words", "hybrid")
 SCORES_AT_ONCE = 1 << 23  # 32 MB of float32
+FEW = 16  # queries
 SELECTIVE = 0.1  # share of the rows up to which those allowed are taken out and searched alone: some three times as fast there, at 0.25 no faster
 
 
@@ -62,20 +63,19 @@ def by_both(lexical: Lexical, vectors: Array | Vectors, queries: Array, texts: l
     for start in range(0, len(queries), block):
         part = slice(start, start + block)
         scores = blend(all_similarities(queries[part], vectors), lexical.scores(texts[part]), weight)
-        for n, row in enumerate(scores, start):
-            if not row.any():
-                continue  # nothing in this query is known to either
-            if allow is not None:
-                row[~allow] = -np.inf
-            found = best(row, k)
-            hits.rows[n, : len(found)], hits.scores[n, : len(found)] = found, row[found]
+        unknown = ~scores.any(axis=1)  # nothing in such a query is known to either
+        if allow is not None:
+            scores[:, ~allow] = -np.inf
+        scores[unknown] = -np.inf
+        hits.rows[part], hits.scores[part] = best_of_each(scores, k)
     return hits
 
 
 def all_similarities(queries: Array, vectors: Array | Vectors) -> Array:
     """Every inner product float32 [q, n] of queries [q, d] with vectors [n, d], which are widened block by block."""
     if isinstance(vectors, np.ndarray):
-        return np.asarray(queries @ vectors.T)
+        # The library packs the smaller factor; for a few queries it is faster by half the other way round, turning the result included.
+        return np.ascontiguousarray((vectors @ queries.T).T) if 1 < len(queries) <= FEW else np.asarray(queries @ vectors.T)
     scores = np.empty((len(queries), len(vectors)), np.float32)
     for part in blocks(*vectors.shape):
         scores[:, part] = queries @ vectors[part].T

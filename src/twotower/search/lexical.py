@@ -202,32 +202,34 @@ class Lexical:
 
     def scores(self, queries: Sequence[str]) -> Array:
         """The BM25 score of every text for each query: float32 [q, n], 0 where they share no word."""
-        scores = np.zeros((len(queries), self.n), np.float32)
+        scores = np.empty((len(queries), self.n), np.float32)
         for row, query in zip(scores, queries, strict=True):
-            self._add(query, row)
+            row[:] = self._scored(query)
         return scores
 
     def search(self, queries: Sequence[str], k: int, allow: Array | None = None) -> Hits:
         """The k best of the allowed texts for each query; one that shares no word with it is never a hit."""
         hits = no_hits(len(queries), k)
         check_allow(allow, self.n)
-        row_scores = np.empty(self.n, np.float32)
         for rows, values, query in zip(*hits, queries, strict=True):
-            row_scores.fill(0)
-            self._add(query, row_scores)
+            row_scores = self._scored(query)
             if allow is not None:
                 row_scores[~allow] = 0
             found = best(row_scores, k, floor=0.0)
             rows[: found.size], values[: found.size] = found, row_scores[found]
         return hits
 
-    def _add(self, query: str, row_scores: Array) -> None:
-        """Adds the weights of the query's words to scores [n] that are 0."""
+    def _scored(self, query: str) -> Array:
+        """The scores float32 [n] of one query."""
         known = Counter(column for word in tokenize(query) if (column := self.columns.get(word)) is not None)
+        if not known:
+            return np.zeros(self.n, np.float32)
         # Sorted, since sums of floats depend on their order and the score should not depend on that of the words.
-        for column, count in sorted(known.items()):
-            entries = slice(self.offsets[column], self.offsets[column + 1])
-            row_scores[self.rows[entries]] += np.float32(count) * self.weights[entries]
+        entries = [(slice(self.offsets[column], self.offsets[column + 1]), count) for column, count in sorted(known.items())]
+        rows = np.concatenate([self.rows[own] for own, _ in entries])
+        weights = np.concatenate([self.weights[own] if count == 1 else np.float32(count) * self.weights[own] for own, count in entries])
+        # One pass over all of them is some four times as fast as adding word by word to scattered places.
+        return np.bincount(rows, weights, self.n).astype(np.float32)
 
 
 def _need(arrays: Mapping[str, Array], names: Collection[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -57,7 +58,7 @@ def serve(
     allow_host: Annotated[list[str] | None, typer.Option(metavar="NAME", help="A name by which it may be called. May be repeated.")] = None,
     rate: Annotated[float | None, typer.Option(help="Requests a second that each key has; more are answered by 429.")] = None,
     index: Annotated[str, typer.Option(help="auto, exact, hnsw, ivf, int8 or pq, as for tt.load.")] = "auto",
-    threads: Annotated[int | None, typer.Option(help="Threads of the towers; by default one for each core.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of the towers; by default one for every two cores.")] = None,
     queue: Annotated[int, typer.Option(help="Requests that may wait; more are answered by 503.")] = 512,
     seconds: Annotated[float, typer.Option(help="The time in which a request is answered, or by 503.")] = 10.0,
     drain: Annotated[float, typer.Option(help="The seconds that running requests have when it is told to end.")] = 30.0,
@@ -70,6 +71,8 @@ def serve(
     places = _places(models)
     if log not in LEVELS:
         raise ConfigError(f'there is no log of "{log}"; {choices(LEVELS, log)}')
+    # Threads of numpy's library spin while they wait for each other, and take the core that answers HTTP.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     with loading():
         try:
             from twotower.app.server.launch import serve as run
@@ -83,12 +86,13 @@ def serve(
         keys=read_keys(key_file),
         rate=rate,
         watch=1.0 if watch else None,
-        threads=threads,
+        threads=threads or max(1, (os.cpu_count() or 2) // 2),
         index=index,
         most_waiting=queue,
         seconds=seconds,
         drain=drain,
     )
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False  # not in the lines, and costly to find out
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s", level=LEVELS[log])
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     run(places, options, lambda address: print(f"serving {', '.join(map(str, places.values()))} at {address}/", file=sys.stderr, flush=True))

@@ -14,7 +14,7 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from typing import Any, NamedTuple
 
 from twotower.app.server.metrics import Metrics
@@ -29,9 +29,11 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
+Ask = Callable[[str, bytes], Awaitable[bytes]]  # the path of a queued route and a body -> the answer as JSON
 
 LENGTH = re.compile(rb"[0-9]{1,18}")
 JSON = re.compile(rb'application/json(?:\s*;\s*charset="?utf-8"?)?\s*', re.IGNORECASE)
+JSON_MEDIA = b"application/json"
 LARGE = 1 << 16  # bytes of an answer that are sent without looking at the clock
 POLICY = (
     b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -63,8 +65,8 @@ class _Gone(Exception):
 class Gate:
     """The application behind its bounds."""
 
-    def __init__(self, app: App, routes: list[Route], options: ServeOptions, metrics: Metrics, full: Callable[[], bool]) -> None:
-        self._app, self._options, self._metrics, self._full = app, options, metrics, full
+    def __init__(self, app: App, ask: Ask, routes: list[Route], options: ServeOptions, metrics: Metrics, full: Callable[[], bool]) -> None:
+        self._app, self._ask, self._options, self._metrics, self._full = app, ask, options, metrics, full
         self._keys = Keys(options.keys)
         listened = f"[{options.host}]" if ":" in options.host else options.host
         self._hosts = {_named(name) for name in (*LOCAL, listened, *options.allow_hosts)}
@@ -86,6 +88,9 @@ class Gate:
             route = found.path
             body = await self._body(found, headers, receive)
             size = len(body)
+            if found.queued:
+                await answer.give(200, JSON_MEDIA, await self._ask(route, body))
+                return
             # uvicorn leaves the body out of what answers HEAD.
             await self._app({**scope, "method": "GET"} if answer.head else scope, _replayed(body, receive), answer.send)
         except Problem as problem:
@@ -214,11 +219,14 @@ class _Answering:
         """Answer with a problem, unless an answer has begun."""
         if self.status:
             return
-        body = b"" if self.head else problem.body(self.request_id)
-        headers = [(b"content-type", MEDIA.encode()), (b"content-length", str(len(body)).encode())]
-        headers += [(name.encode(), value.encode()) for name, value in problem.headers.items()]
+        headers = [(name.encode(), value.encode()) for name, value in problem.headers.items()]
         headers += [(b"connection", b"close")] if close else []
-        await self.send({"type": "http.response.start", "status": problem.status, "headers": headers})
+        await self.give(problem.status, MEDIA.encode(), b"" if self.head else problem.body(self.request_id), headers)
+
+    async def give(self, status: int, media: bytes, body: bytes, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
+        """A whole answer."""
+        told = [(b"content-type", media), (b"content-length", b"%d" % len(body)), *headers]
+        await self.send({"type": "http.response.start", "status": status, "headers": told})
         await self.send({"type": "http.response.body", "body": body})
 
 

@@ -16,7 +16,7 @@ from twotower.app.server.gate import Gate
 from twotower.app.server.gathering import Gatherer
 from twotower.app.server.metrics import Metrics
 from twotower.app.server.options import ServeOptions, check_options
-from twotower.app.server.routes import ROUTES, application
+from twotower.app.server.routes import ROUTES, application, asking
 from twotower.app.server.versions import Variants, Watch
 from twotower.errors import ConfigError
 
@@ -65,9 +65,10 @@ class _Built:
         self._watch = None if options.watch is None else Watch(variants, options.watch, self._switched)
         for served in variants.now.values():
             self._metrics.serving(served)
-        app = application(variants, self._gatherer, self._metrics, options, lambda: self._ready)
+        ask = asking(variants, self._gatherer, options.seconds)
+        app = application(variants, ask, self._metrics, lambda: self._ready)
         app.router.lifespan_context = self._running
-        self.gate = Gate(app, ROUTES, options, self._metrics, lambda: self._gatherer.full)
+        self.gate = Gate(app, ask, ROUTES, options, self._metrics, lambda: self._gatherer.full)
 
     @contextlib.asynccontextmanager
     async def _running(self, _: Any) -> AsyncIterator[None]:
