@@ -257,6 +257,7 @@ FLOORS = [
         "app.page",
         "app.server.problems",
         "app.server.options",
+        "app.server.logs",
         "app.server.wire",
         "app.server.shown",
         "app.server.versions",

@@ -116,6 +116,12 @@ def test_a_value_does_not_depend_on_its_neighbours(values):
     assert texts(pa.array(values)) == [texts(pa.array([value]))[0] for value in values] == [value_text(value) for value in values]
 
 
+@given(st.lists(st.one_of(st.none(), TEXTS, st.text(" .0aTrue7-\t", max_size=5)), min_size=1, max_size=6), st.booleans())
+def test_few_texts_are_cleaned_as_many_are(values, exact):
+    many = to_text(pa.array([*values, *["x"] * 100], pa.string()), exact=exact)
+    assert to_text(pa.array(values, pa.string()), exact=exact).equals(many[: len(values)])
+
+
 @given(st.lists(st.floats(allow_nan=False), max_size=5))
 def test_a_column_of_floats_equals_its_values_one_by_one(values):
     expected = [str(int(v)) if float(v).is_integer() else repr(v) for v in values]

@@ -76,6 +76,7 @@ def serve(
     with loading():
         try:
             from twotower.app.server.launch import serve as run
+            from twotower.app.server.logs import Lines
             from twotower.app.server.options import ServeOptions, read_keys
         except ModuleNotFoundError as error:
             raise MissingExtra(f"serving ({error.name})", "serve") from None
@@ -93,7 +94,7 @@ def serve(
         drain=drain,
     )
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False  # not in the lines, and costly to find out
-    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s", level=LEVELS[log])
+    logging.basicConfig(handlers=[Lines(sys.stderr)], format="%(asctime)s %(levelname)s %(message)s", level=LEVELS[log])
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     run(places, options, lambda address: print(f"serving {', '.join(map(str, places.values()))} at {address}/", file=sys.stderr, flush=True))
 

@@ -14,12 +14,23 @@ export function make(tag, options = {}, ...children) {
 // Draws the filters of these columns; `changed` is called when one is set. Columns of which nothing can be chosen are left to the free filter.
 export function draw(form, columns, changed) {
   const parts = columns.map(part).filter(Boolean);
-  const text = make("input", { id: "where", placeholder: "price < 50 and not discontinued", spellcheck: false });
+  const text = make("input", { id: "where", placeholder: example(columns), spellcheck: false });
   const free = make("fieldset", { className: "free" }, make("legend", {}, "As text"), make("label", { htmlFor: "where", className: "quiet" }, "Columns: " + columns.filter((c) => c.kind !== "other").map((c) => c.name).join(", ")), text);
   const clear = make("button", { type: "button", className: "clear", on: { click: () => { form.reset(); changed(); } } }, "Clear all");
   form.replaceChildren(...parts, free, clear);
   form.addEventListener("input", changed);
   form.addEventListener("submit", (event) => event.preventDefault());
+}
+
+// A filter that could be written of these columns.
+function example(columns) {
+  const all = columns.map((column) => {
+    const name = /^[A-Za-z_]\w*$/.test(column.name) ? column.name : `\`${column.name}\``;
+    if (column.kind === "number" && column.least !== undefined) return `${name} < ${column.greatest}`;
+    if (column.kind === "text" && column.values?.length) return `${name} == '${column.values[0].value}'`;
+    return column.kind === "truth" ? `not ${name}` : null;
+  });
+  return all.filter(Boolean).slice(0, 2).join(" and ") || "_id != 'x'";
 }
 
 function part(column) {

@@ -138,6 +138,8 @@ function clear() {
   at("results").replaceChildren();
   at("more").hidden = true;
   at("heading").textContent = "";
+  at("back").hidden = true;
+  at("hint").hidden = false;
   problem(null);
   say("");
 }
@@ -169,6 +171,8 @@ function show(results, behind) {
   else at("results").replaceChildren(...cards);
   at("more").hidden = !shown.full;
   at("heading").textContent = like === null ? "" : `Like ${name(like)}`;
+  at("back").hidden = like === null;
+  at("hint").hidden = true;
   if (behind) cards[0]?.focus();
 }
 
@@ -340,6 +344,10 @@ function listen() {
   });
   at("options").addEventListener("input", narrow);
   at("options").addEventListener("submit", (event) => event.preventDefault());
+  at("back").addEventListener("click", () => {
+    like = null;
+    search({ push: true });
+  });
   at("more").addEventListener("click", () => search({ more: true }));
   at("variant").addEventListener("change", () => {
     served = variants.find((each) => each.variant === at("variant").value);
