@@ -127,6 +127,4 @@ def settings(options: ServeOptions) -> dict[str, Any]:
         "timeout_keep_alive": KEPT_ALIVE,
         "timeout_graceful_shutdown": max(1, round(options.drain)),
         "lifespan": "on",
-        "loop": "asyncio",
-        "loop": "uvloop",
     }

@@ -34,6 +34,7 @@ Ask = Callable[[str, bytes], Awaitable[bytes]]  # the path of a queued route and
 LENGTH = re.compile(rb"[0-9]{1,18}")
 JSON = re.compile(rb'application/json(?:\s*;\s*charset="?utf-8"?)?\s*', re.IGNORECASE)
 JSON_MEDIA = b"application/json"
+LET_PASS = 8 << 20  # bytes of a body that is refused
 LARGE = 1 << 16  # bytes of an answer that are sent without looking at the clock
 POLICY = (
     b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -165,7 +166,7 @@ class Gate:
             raise Problem(415, "the body is to be JSON as it is: content-type application/json, in UTF-8, and no content-encoding")
         if lengths and (len(lengths) > 1 or chunked or LENGTH.fullmatch(lengths[0]) is None):
             raise Problem(400, "the length of the body is said in two ways, or in none that can be read")
-        if lengths and int(lengths[0]) > MOST_BYTES:
+        if lengths and int(lengths[0]) > LET_PASS:
             raise Problem(413, f"a body has at most {MOST_BYTES:,} bytes")
         try:
             async with asyncio.timeout(self._options.slow):
@@ -231,19 +232,22 @@ class _Answering:
 
 
 async def _read(receive: Receive) -> bytes:
+    """A whole body. One that is somewhat too long is let pass by, so that its sender is there to read why it is refused."""
     parts: list[bytes] = []
-    size = 0
-    while True:
+    size, more = 0, True
+    while more and size <= LET_PASS:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise _Gone
-        part = message.get("body", b"")
+        part, more = message.get("body", b""), message.get("more_body", False)
         size += len(part)
-        if size > MOST_BYTES:
-            raise Problem(413, f"a body has at most {MOST_BYTES:,} bytes")
-        parts.append(part)
-        if not message.get("more_body", False):
-            return b"".join(parts)
+        if size <= MOST_BYTES:
+            parts.append(part)
+        else:
+            parts.clear()
+    if size > MOST_BYTES:
+        raise Problem(413, f"a body has at most {MOST_BYTES:,} bytes")
+    return b"".join(parts)
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:

@@ -21,7 +21,6 @@ from twotower.app.server.routes import ROUTES, application, asking
 from twotower.app.server.versions import Variants, Watch
 from twotower.errors import ConfigError
 
-
 COLLECTED = (20_000, 20, 20)  # objects made before the youngest are looked through, and how often that happens before older ones are
 
 
