@@ -95,7 +95,7 @@ def serve(
     )
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False  # not in the lines, and costly to find out
     logging.basicConfig(handlers=[Lines(sys.stderr)], format="%(asctime)s %(levelname)s %(message)s", level=LEVELS[log])
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)  # what is no HTTP is refused, and would fill the log
     run(places, options, lambda address: print(f"serving {', '.join(map(str, places.values()))} at {address}/", file=sys.stderr, flush=True))
 
 

@@ -17,6 +17,7 @@ from twotower.app.server.problems import MEDIA, Problem
 MOST_HEAD, MOST_HEADERS = 32 << 10, 100  # bytes, and lines
 KEPT_ALIVE = 75  # seconds without a request
 LARGE = Problem(431, f"the head of a request has at most {MOST_HEAD:,} bytes and {MOST_HEADERS} headers")
+CROWDED = Problem(503, "more connections are open than this server takes", headers={"retry-after": "1"})
 NONE = "-"  # the request id of what never became a request
 
 
@@ -31,8 +32,9 @@ class Connection(HttpToolsProtocol):
         self._heading, self._head = False, 0  # whether a head is being read, and how much of it was
         self._refusal = Problem(400, "this is no HTTP request")
         self._clock: asyncio.TimerHandle | None = None
-        if len(self.connections) > self.options.most_connections:
-            self._refuse(Problem(503, "more connections are open than this server takes", headers={"retry-after": "1"}))
+        self._crowded = len(self.connections) > self.options.most_connections
+        if len(self.connections) > 2 * self.options.most_connections:
+            transport.abort()
             return
         self._clock = self.loop.call_later(self.options.slow / 2, self._look)
 
@@ -44,11 +46,21 @@ class Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
             return
+        if self._crowded:
+            # Told once it has asked: what is sent to a connection that is closed while its request is on the way gets lost.
+            self._refuse(CROWDED)
+            return
         super().data_received(data)
         if self._heading:
             self._head += len(data)
             if self._head > MOST_HEAD:
                 self._refuse(LARGE)
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        # Who has sent all that there is to send may yet wait for the answer.
+        if self._running:
+            self.cycle.keep_alive = False
+        return self._running
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -59,6 +71,8 @@ class Connection(HttpToolsProtocol):
         if len(self.headers) > MOST_HEADERS or len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > MOST_HEAD:
             self._refusal = LARGE
             raise ValueError("too large a head")
+        if not self.url.startswith(b"/"):
+            raise ValueError("an address of its own, which is not to stand beside the Host")
         super().on_headers_complete()
 
     def on_response_complete(self) -> None:

@@ -48,6 +48,9 @@ ALWAYS = [
 ]
 
 
+GONE = 499  # nobody is there to be answered; as nginx counts them
+
+
 class Route(NamedTuple):
     """Where something is answered. path: as it is declared; what stands in braces is one part of a path. queries: names that its query string may
     have, None for any. queued: whether it stands in the queue. open: whether it takes no key."""
@@ -96,8 +99,10 @@ class Gate:
             await self._app({**scope, "method": "GET"} if answer.head else scope, _replayed(body, receive), answer.send)
         except Problem as problem:
             await answer.refuse(problem, close=receive is not None and not size and scope["method"] == "POST")
-        except (_Gone, asyncio.CancelledError):
-            answer.status = 499  # nobody to answer; as nginx counts them
+        except _Gone:
+            answer.status = GONE
+        except asyncio.CancelledError:
+            answer.status = answer.status or GONE
             raise
         except Exception as error:  # a fault of ours: the log knows where, the caller that there is one
             logger.error("request %s failed: %s", answer.request_id, traced(error))
