@@ -91,7 +91,10 @@ def test_why_an_item_was_found(called, retriever):
 def test_an_item_by_its_id(called, retriever):
     told = called.ask("GET", "/items/1000").json
     assert told["id"] == 1000 and told["item"] == {name: value for name, value in retriever.show([0])[0].items() if name != "_id"}
-    assert called.ask("GET", "/items/nothing").status == 404
+    for name in ("nothing", "%0A", "a%2Fb", "%F0%9F%98%80", "..", "%25"):
+        answer = called.ask("GET", f"/items/{name}")
+        assert answer.status == 404 and answer.json["detail"] == "the catalogue has no such item"
+    assert called.ask("GET", "/items/%FF").status == 422
 
 
 def test_requests_at_once_have_the_answers_that_they_have_alone(called):
@@ -136,13 +139,13 @@ BAD = {
     "no JSON": (b"{", 400),
     "a list": (b"[]", 422),
     "NaN": (b'{"query": "x", "threshold": NaN}', 400),
-    "infinity": (b'{"query": "x", "threshold": 1e999}', 400),
+    "a number past all": (b'{"query": "x", "threshold": 1e999}', 422),
     "a name twice": (b'{"query": "x", "query": "y"}', 400),
     "half a pair": (b'{"query": "\\ud800"}', 400),
     "half a pair in a name": (b'{"query": {"\\udfff": "x"}}', 400),
     "no UTF-8": (b'{"query": "\xff"}', 400),
     "deep": (b'{"where": ' + b'{"not":' * 40 + b"1" + b"}" * 40 + b"}", 400),
-    "digits": (b'{"query": "x", "k": ' + b"9" * 5000 + b"}", 400),
+    "digits": (b'{"query": "x", "k": ' + b"9" * 5000 + b"}", 422),
     "too many asked for": (b'{"query": "x", "k": 1000000000}', 422),
     "k as a float": (b'{"query": "x", "k": 1e39}', 422),
     "none asked for": (b'{"query": "x", "k": 0}', 422),

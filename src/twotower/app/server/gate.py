@@ -95,8 +95,10 @@ class Gate:
             if found.queued:
                 await answer.give(200, JSON_MEDIA, await self._ask(route, body))
                 return
-            # uvicorn leaves the body out of what answers HEAD.
-            await self._app({**scope, "method": "GET"} if answer.head else scope, _replayed(body, receive), answer.send)
+            # Routes are found here alone: what stands in the braces of one goes along as it came, whatever a router would make of it. Of what answers
+            # HEAD uvicorn leaves the body out.
+            inner = {**scope, "method": found.method, "path": found.path.partition("{")[0] + ("-" if scope["rest"] else "")}
+            await self._app(inner, _replayed(body, receive), answer.send)
         except Problem as problem:
             await answer.refuse(problem, close=receive is not None and not size and scope["method"] == "POST")
         except _Gone:

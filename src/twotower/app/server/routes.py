@@ -6,7 +6,7 @@ No route takes a path, an address, the name of a model or a tensor, and none loa
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import unquote
 
@@ -189,18 +189,21 @@ def asking(variants: Variants, gatherer: Gatherer, seconds: float) -> Ask:
 def _asking(app: FastAPI, ask: Ask) -> None:
     """What goes through the queue. The gate answers these routes itself, by the same function: the layers between cost a third of a request."""
     for path, (body, answers, says) in QUEUED.items():
+        told = _told(answers)
+        app.add_api_route(path, _asked(path, ask), methods=["POST"], name=path[1:], summary=says, description=body.__doc__, responses=told)
 
-        async def asked(request: Request, path: str = path) -> Response:
-            return _json(await ask(path, await request.body()))
 
-        name, about = path[1:], body.__doc__
-        app.add_api_route(path, asked, methods=["POST"], name=name, summary=says, description=about, responses=_told(answers), response_model=None)
+def _asked(path: str, ask: Ask) -> Callable[[Request], Awaitable[Response]]:
+    async def asked(request: Request) -> Response:
+        return _json(await ask(path, await request.body()))
+
+    return asked
 
 
 def _telling(app: FastAPI, variants: Variants) -> None:
     """What is served, and its items."""
 
-    @app.get("/items/{id:path}", summary="One item", responses=_told(ItemAnswer), response_model=None)
+    @app.get("/items/{id}", summary="One item", responses=_told(ItemAnswer), response_model=None)
     async def item(request: Request) -> Response:
         served = variants.chosen(request.query_params.get("variant"), None)
         row = int(served.retriever.find(to_array([_id(request.scope["rest"])]))[0])

@@ -26,6 +26,10 @@ SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 class _Unread(ValueError):
     """A body that is no JSON as we read it; the message holds nothing of it."""
 
+    def __init__(self, message: str, status: int = 400) -> None:
+        super().__init__(message)
+        self.status = status
+
 
 def read_json(body: bytes) -> Any:
     """The value of a body. Raises Problem."""
@@ -36,7 +40,7 @@ def read_json(body: bytes) -> Any:
     try:
         value = json.loads(body.decode("utf-8"), object_pairs_hook=_object, parse_constant=_constant, parse_int=_whole, parse_float=_number)
     except _Unread as error:
-        raise Problem(400, str(error)) from None
+        raise Problem(error.status, str(error)) from None
     except UnicodeDecodeError:
         raise Problem(400, "the body is no UTF-8") from None
     except json.JSONDecodeError as error:
@@ -71,14 +75,14 @@ def _constant(_: str) -> NoReturn:
 
 def _whole(text: str) -> int:
     if len(text) > MOST_DIGITS + 1:
-        raise _Unread(f"a whole number of the body has more than {MOST_DIGITS} digits")
+        raise _Unread(f"a whole number of the body has more than {MOST_DIGITS} digits", 422)
     return int(text)
 
 
 def _number(text: str) -> float:
     found = float(text)
     if found in (float("inf"), float("-inf")):
-        raise _Unread("a number of the body is too large")
+        raise _Unread("a number of the body is too large", 422)
     return found
 
 
@@ -139,8 +143,15 @@ class _Narrowed(_Chosen):
         return {name: getattr(self, name) for name in ("k", "skip", "threshold", "where", "allow", "deny", "diversity")}
 
 
+def _one_of(*names: str) -> ConfigDict:
+    """One of these, or of these pairs, is to be there; said in the schema too."""
+    return ConfigDict(json_schema_extra={"anyOf": [{"required": name.split("+")} for name in names]})  # type: ignore[dict-item]
+
+
 class SearchBody(_Narrowed):
     """One query, or up to 128 at once. history, exclude: of one query a list of ids, of several a list of such lists."""
+
+    model_config = _one_of("query", "queries", "history")
 
     query: Query | None = None
     queries: Annotated[list[Query] | None, Field(min_length=1, max_length=MOST_QUERIES)] = None
@@ -166,6 +177,8 @@ class SearchBody(_Narrowed):
 class SimilarBody(_Narrowed):
     """The items most like one, or like the middle of several."""
 
+    model_config = _one_of("item", "items")
+
     item: Id | None = None
     items: Annotated[list[Id] | None, Field(min_length=1, max_length=MOST_QUERIES)] = None
 
@@ -186,6 +199,8 @@ class Pair(_Body):
 class ScoreBody(_Chosen):
     """One query with several items, or pairs."""
 
+    model_config = _one_of("query+items", "pairs")
+
     query: Query | None = None
     items: Annotated[list[Id | Row] | None, Field(min_length=1, max_length=MOST_K)] = None
     pairs: Annotated[list[Pair] | None, Field(min_length=1, max_length=MOST_QUERIES)] = None
@@ -199,6 +214,8 @@ class ScoreBody(_Chosen):
 
 class EmbedBody(_Chosen):
     """Queries or items to embed. history: as in a search."""
+
+    model_config = _one_of("query", "queries", "history", "item", "items")
 
     query: Query | None = None
     queries: Annotated[list[Query] | None, Field(min_length=1, max_length=MOST_QUERIES)] = None

@@ -1,0 +1,225 @@
+"""Who may ask what, and what is kept of it: nothing. And no answer is of two versions."""
+
+import base64
+import io
+import itertools
+import logging
+import shutil
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+from serving import serving
+from twotower.app.cli.serving import LEVELS
+from twotower.app.server import launch
+from twotower.app.server.logs import Lines
+from twotower.app.server.routes import ROUTES
+from twotower.bundle import load, publish, rollback
+
+KEY = "a-key-for-the-tests-of-safety"
+METHODS = ["GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "HEAD"]
+PATHS = {route.path: route.path.format(id="1000", name="page.js") for route in ROUTES}
+
+
+def test_every_route_method_and_path_needs_key_and_host_before_any_work(world_folder, monkeypatch):
+    worked = []
+    monkeypatch.setattr(launch, "answer", lambda jobs: worked.append(jobs))
+    right = {"authorization": f"Bearer {KEY}"}
+    wrong_keys = [{}, {"authorization": "Bearer wrong-key-wrong-key-wrong"}, {"authorization": "Bearer"}, {"authorization": f"Token {KEY}"}]
+    wrong_keys += [{"authorization": "Basic " + base64.b64encode(b"ann:wrong").decode()}, {"x-api-key": KEY}, {"cookie": f"authorization={KEY}"}]
+    with serving(world_folder, keys=(KEY,)) as locked:
+        for path, method in itertools.product(PATHS.values(), METHODS):
+            for headers in wrong_keys:
+                expected = 200 if path == "/livez" and method in ("GET", "HEAD") else 405 if path == "/livez" else 401
+                answer = locked.ask(method, path, {"query": "x"} if method == "POST" else None, **headers)
+                assert answer.status == expected, (method, path, headers)
+            for host in ("evil.example", "localhost.evil.example", "10.0.0.1"):
+                assert locked.ask(method, path, {"query": "x"} if method == "POST" else None, host=host, **right).status == 421, (method, path, host)
+            for odd in ("/" + path, path + "/", path.upper(), path + "%00", path + "/..", path.replace("/", "/./", 1)):
+                if odd in ("//", "/", "/./") or odd.startswith(("/items/", "/page/")):
+                    continue
+                answer = locked.ask(method, odd, {"query": "x"} if method == "POST" else None, **right)
+                assert answer.status == 404, (method, odd, answer)
+        for name in ("page.py", "__init__.py", "..%2fserver%2fgate.py", "%2e%2e"):
+            assert locked.ask("GET", f"/page/{name}", **right).status == 404
+        assert not worked
+
+
+def marks():
+    """Marks that occur nowhere else, one after another."""
+    for number in itertools.count():
+        yield f"MARK{number:05d}qz"
+
+
+def test_no_mark_that_is_sent_is_found_again(world_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    text, mark = io.StringIO(), marks()
+    handler = Lines(text)
+    handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+    loggers = [logging.getLogger(name) for name in ("twotower", "uvicorn", "asyncio")]
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.setLevel(LEVELS["requests"])
+    answers = []
+    try:
+        with serving(world_folder) as called:
+            for body in bodies(mark):
+                for path in ("/search", "/similar", "/score", "/embed"):
+                    answers.append(called.ask("POST", path, body))
+            for _ in range(50):
+                answers += [
+                    called.ask("GET", f"/{next(mark)}"),
+                    called.ask("GET", f"/items/{next(mark)}"),
+                    called.ask("GET", f"/items/1000?{next(mark)}={next(mark)}"),
+                    called.ask("GET", f"/items/1000?variant={next(mark)}"),
+                    called.ask("GET", "/info", **{next(mark): next(mark)}),
+                    called.ask("GET", "/info", host=f"{next(mark)}.example", user_agent=next(mark), referer=next(mark)),
+                    called.ask("POST", "/search", f'{{"query": "{next(mark)}'.encode(), authorization=f"Bearer {next(mark)}"),
+                    called.ask("POST", "/search", {"query": next(mark)}, content_type=next(mark)),
+                    called.ask("POST", "/search", {"query": next(mark)}, x_request_id=next(mark), traceparent=next(mark)),
+                    called.ask("GET", "/info", accept=next(mark), cookie=next(mark)),
+                ]
+            answers.append(called.ask("GET", "/metrics"))
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)
+            logger.setLevel(logging.NOTSET)
+        handler.close()
+    assert int(next(mark)[4:9]) >= 1000
+    assert text.getvalue().count("\n") >= len(answers)
+    assert "MARK" not in text.getvalue().upper()
+    assert not [answer for answer in answers if b"MARK" in answer.body.upper() or "MARK" in str(answer.headers).upper()]
+    assert not any("MARK" in path.name or b"MARK" in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+
+
+def bodies(mark):
+    """Bodies with a mark in every field, in every form."""
+    fields = ["query", "queries", "history", "k", "mode", "threshold", "where", "allow", "deny", "exclude", "skip", "diversity", "repeats", "variant"]
+    fields += ["key", "explain", "item", "items", "pairs"]
+    for field in fields:
+        for shape in (
+            lambda m: m,
+            lambda m: [m],
+            lambda m: {m: m},
+            lambda m: [{m: m}],
+            lambda m: {"and": [{m: m}]},
+            lambda m: {"asked": m},
+            lambda m: [[m]],
+        ):
+            yield {"query": "subject3", field: shape(next(mark))}
+    for where in ("{} = 1", "price < '{}'", "title == '{}", "price {} 5", "`{}` < 5", "price in ['{}', 5]", "not {}", "{}"):
+        yield {"query": next(mark), "where": where.format(next(mark))}
+    for where in ({"price": {"lt": "{}"}}, {"price": {"{}": 5}}, {"{}": {"lt": 5}}, {"price": {"in": ["{}"]}}, {"{}": None}):
+        yield {"query": "x", "where": eval_marks(where, mark)}
+    for _ in range(20):
+        yield {next(mark): next(mark)}
+        yield {"query": {next(mark): next(mark)}, "key": next(mark)}
+        yield {"item": next(mark)}
+
+
+def eval_marks(value, mark):
+    """The value with a mark in each pair of braces."""
+    if isinstance(value, dict):
+        return {eval_marks(name, mark): eval_marks(each, mark) for name, each in value.items()}
+    if isinstance(value, list):
+        return [eval_marks(each, mark) for each in value]
+    return next(mark) if value == "{}" else value
+
+
+def test_a_fault_of_ours_tells_the_log_where_and_nobody_what(world_folder, monkeypatch, caplog):
+    monkeypatch.setattr(launch, "answer", lambda jobs: 1 / len(jobs[0].asked.query.replace("MARKED", "")))
+    with serving(world_folder) as called, caplog.at_level(logging.ERROR):
+        answer = called.ask("POST", "/search", {"query": "MARKED"})
+    assert answer.status == 500 and answer.headers["content-type"] == "application/problem+json" and "MARKED" not in answer.body.decode()
+    assert "ZeroDivisionError at test_server_safety.py" in caplog.text and "MARKED" not in caplog.text
+
+
+# --- versions -----------------------------------------------------------------------------------------------------
+
+
+def marked_bundle(world_folder: Path, folder: Path) -> Path:
+    """A bundle whose every version says in each item which one it is, by its price."""
+    place = shutil.copytree(world_folder / "bundle", folder)
+    price(place, 1)
+    return place
+
+
+def price(place: Path, number: int) -> str:
+    """Write a version in which every item costs so much."""
+    retriever = load(place)
+    return retriever.update_items([{"name": name, "price": float(number)} for name in retriever.items.column("_id").to_pylist()]).version
+
+
+def test_answers_under_switches_are_each_of_one_version(world_folder, tmp_path):
+    place = marked_bundle(world_folder, tmp_path / "bundle")
+    prices = {load(place).bundle.version: 1.0}
+    seen, wrong, done = set(), [], threading.Event()
+    with serving(place, watch=0.05) as called:
+
+        def ask():
+            while not done.is_set():
+                answer = called.ask("POST", "/search", {"queries": ["subject3", "subject5"], "k": 5})
+                told = answer.json
+                found = {each["item"]["price"] for one in told.get("results", []) for each in one}
+                seen.add(told.get("version"))
+                if answer.status != 200 or found != {prices[told["version"]]}:
+                    wrong.append((answer.status, told))
+
+        threads = [threading.Thread(target=ask) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for number in range(2, 10):
+            following = f"{max(map(int, prices)) + 1:06d}"
+            prices[following] = float(number)
+            assert price(place, number) == following
+            until(lambda following=following: following in seen)
+        done.set()
+        for thread in threads:
+            thread.join()
+        assert not wrong and len(seen) == 9
+        back = rollback(place, "3")
+        until(lambda: called.post("/search", query="subject3")["version"] == back)
+        assert 'twotower_version{model="' in called.ask("GET", "/metrics").body.decode()
+
+
+def until(met, seconds=20):
+    """Wait until something is so."""
+    end = time.monotonic() + seconds
+    while not met():
+        assert time.monotonic() < end, "it did not come to pass"
+        time.sleep(0.02)
+
+
+def test_a_new_model_takes_over_and_one_that_fails_does_not(world_folder, tmp_path, caplog):
+    import twotower as tt
+    from conftest import WORLD_CONFIG, planted_world
+
+    other = tt.train(*planted_world(), config={**WORLD_CONFIG, "train": {**WORLD_CONFIG["train"], "seed": 3}}, output=tmp_path / "other").folder
+    publish(world_folder, tmp_path / "served")
+    with serving(tmp_path / "served", watch=0.05) as called, caplog.at_level(logging.WARNING):
+        first = called.post("/search", query="subject3")["model"]
+        second = publish(other, tmp_path / "served").name
+        until(lambda: called.post("/search", query="subject3")["model"] == second != first)
+        # Somebody writes nonsense where the pointer is, and later a model that reads otherwise than it did.
+        (tmp_path / "served" / "LIVE").write_text("nonsense\n")
+        until(lambda: "cannot serve" in caplog.text)
+        assert called.post("/search", query="subject3")["model"] == second
+        golden = tmp_path / "served" / "bundles" / first / "model" / "golden.json"
+        golden.write_text(golden.read_text().replace("0.", "1."))
+        (tmp_path / "served" / "LIVE").write_text(f"{first}\n")
+        time.sleep(0.3)
+        assert called.post("/search", query="subject3")["model"] == second
+        assert 'answers="false"' in called.ask("GET", "/metrics").body.decode()
+
+
+def test_a_server_writes_nothing(world_folder, tmp_path):
+    place = shutil.copytree(world_folder, tmp_path / "run")
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    with serving(place, watch=0.05) as called:
+        called.post("/search", query="subject3", explain=True, where="price < 50")
+        called.post("/similar", item=1000)
+        for path in ("/info", "/card", "/metrics", "/", "/items/1000"):
+            assert called.ask("GET", path).status == 200
+        time.sleep(0.2)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
