@@ -123,6 +123,11 @@ ROWS: dict[str, Row] = {
         ("banking77", "insuranceqa", "ml-100k"),
         ("tldr", "banking77", "insuranceqa"),
     ),
+    "serving": Row(
+        "serving: capacity, overload, switches of versions, start, memory, size",
+        "1,500 searches a second, p99 15 ms at half; 0 failed, 0 mixed",
+        modules=("twotower.app.server.launch",),
+    ),
     "stores": Row(
         "100,000 items in the stores that users run: PostgreSQL, LanceDB, Qdrant", "recall@10 .95, no query fails while a version goes live"
     ),

@@ -1,0 +1,199 @@
+"""A server under load, the load generator on the same two cores: capacity, overload, switches of versions, start and memory.
+
+Each query of the demo's test pairs is a text through the tower, searched by words and vectors among its 7,424 items. The server is the one that
+`twotower serve` runs, in a process of its own; for switches it looks for newer versions fifty times a second rather than once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import venv
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+import pyarrow.parquet as pq
+
+from benchmarks.environments import surroundings
+from benchmarks.load import Load, request
+from benchmarks.rows import ROOT, Asked, Figure
+from benchmarks.rows.demo import bundle
+
+CONNECTIONS, SECONDS = 64, 10
+SWITCHES, LOOKS = 1000, 0.02  # and seconds between looks
+
+
+def measure(asked: Asked) -> Iterator[Figure]:
+    """Start, capacity, half of it, twice of it, ten times the connections, switches, and what is installed."""
+    run, seconds = bundle(asked.folder), 1 if asked.smoke else SECONDS
+    bodies = [{"query": query} for query in queries(run)]
+    with served(run / "bundle") as server:
+        yield Figure("start to ready", f"{server.started:.1f} s", "2 s", {"seconds": server.started})
+        yield Figure("held when ready", f"{server.held('VmRSS') / 1e6:.0f} MB, {server.held('RssAnon') / 1e6:.0f} of them not of files", "300 MB")
+        server.load(bodies, 2, CONNECTIONS)
+        whole = server.load(bodies, seconds, CONNECTIONS)
+        capacity = whole["200"]["rate"]
+        yield Figure(f"search by {CONNECTIONS} connections", f"{capacity:,.0f} a second, p99 {whole['200']['p99']:.0f} ms", "1,500 a second", whole)
+        half = server.load(bodies, seconds, CONNECTIONS, capacity / 2)
+        yield Figure("at half of that", f"p50 {half['200']['p50']:.1f}, p99 {half['200']['p99']:.1f} ms", "p99 15 ms", half)
+        for what, connections, rate in (("twice the rate", 1024, 2 * capacity), ("ten times the connections", 10 * CONNECTIONS, None)):
+            over = server.load(bodies, seconds, connections, rate)
+            refused = over.get("503", {"count": 0, "p99": 0.0})
+            told = f"{over['200']['rate'] / capacity:.0%} of the capacity; {refused['count']:,} refused, p99 {refused['p99']:.0f} ms"
+            odd = {status: each["count"] for status, each in over.items() if status not in ("200", "503", "missing")}
+            yield Figure(what, told + (f"; {odd}" if odd else ""), "90%, 503 within 25 ms", over)
+        time.sleep(5)
+        after = server.load(bodies, seconds, CONNECTIONS, capacity / 2)
+        yield Figure("half of the capacity, 5 s later", f"p99 {after['200']['p99']:.1f} ms", "as before", after)
+        yield Figure("held after all that", f"{server.held('VmRSS') / 1e6:.0f} MB, {server.held('RssAnon') / 1e6:.0f} of them not of files", "300 MB")
+    yield from _switches(asked, run, bodies)
+    yield Figure("installed with the extra serve", f"{_installed(asked.folder) / 1e6:.0f} MB", "480 MB")
+
+
+def queries(run: Path) -> list[str]:
+    """The queries of a run's test pairs, each once."""
+    told = pq.read_table(run / "rankings.parquet", columns=["query"]).column("query").to_pylist()
+    return list(dict.fromkeys(json.loads(text)["query"] for text in told))
+
+
+class Served:
+    """A server in a process of its own."""
+
+    def __init__(self, process: subprocess.Popen[bytes], port: int, started: float) -> None:
+        self.process, self.port, self.started = process, port, started
+
+    def load(self, bodies: list[dict[str, Any]], seconds: float, connections: int, rate: float | None = None) -> dict[str, Any]:
+        """What a load comes to, made by a process of its own."""
+        told = {"host": "127.0.0.1", "port": self.port, "bodies": bodies, "seconds": seconds, "connections": connections, "rate": rate}
+        words = [sys.executable, "-m", "benchmarks.load"]
+        done = subprocess.run(words, input=json.dumps(told), cwd=ROOT, env=surroundings(), capture_output=True, text=True, check=True)
+        return dict(json.loads(done.stdout))
+
+    def held(self, name: str) -> int:
+        """Bytes that it holds."""
+        lines = Path(f"/proc/{self.process.pid}/status").read_text(encoding="ascii").splitlines()
+        return int(next(line for line in lines if line.startswith(name)).split()[1]) * 1024
+
+
+@contextmanager
+def served(place: Path, *words: str) -> Iterator[Served]:
+    """A server of a bundle, ready; its log goes to a file as it would."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {name: value for name, value in surroundings().items() if not name.endswith("_NUM_THREADS")}
+    command = list(words) or ["-m", "twotower", "serve", str(place), "--port", str(port)]
+    with tempfile.TemporaryFile() as log:
+        begun = time.perf_counter()
+        process = subprocess.Popen([sys.executable, *(word.format(port=port) for word in command)], cwd=ROOT, env=environment, stderr=log)
+        try:
+            while not _ready(port):
+                if process.poll() is not None:
+                    raise RuntimeError("the server ended")
+                time.sleep(0.02)
+            yield Served(process, port, time.perf_counter() - begun)
+        finally:
+            process.terminate()
+            process.wait(60)
+
+
+def _ready(port: int) -> bool:
+    try:
+        return bool(urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5).status == 200)
+    except OSError:
+        return False
+
+
+# --- switches -----------------------------------------------------------------------------------------------------
+
+
+def _switches(asked: Asked, run: Path, bodies: list[dict[str, Any]]) -> Iterator[Figure]:
+    """Two versions take turns under load: in one of them the best answer to a question is missing."""
+    import twotower as tt
+
+    place = shutil.copytree(run / "bundle", asked.folder / "switched", dirs_exist_ok=True)
+    retriever = tt.load(place)
+    question = bodies[0]["query"]
+    best = retriever.search(question, k=1).ids[0]
+    if len(retriever.bundle.segments) == 1 and retriever.bundle.version == "000001":
+        retriever.remove_items([best])
+    tt.rollback(place, "1")
+    looks = f"from benchmarks.rows.serving import looking; looking({str(place)!r}, {{port}})"
+    with served(place, "-c", looks) as server:
+        server.load(bodies, 2, 16)
+        seconds = 2 if asked.smoke else SECONDS
+        steady = server.load(bodies, seconds, 16, 300)
+        found = asyncio.run(_switched(server, place, question, best, 20 if asked.smoke else SWITCHES))
+    told = f"{found['failed']} failed, {found['mixed']} mixed of {found['answers']:,}; p99 {found['p99']:.1f} ms, steady {steady['200']['p99']:.1f}"
+    yield Figure(f"{found['switches']:,} switches of versions under 300 requests a second", told, "0, 0; p99 twice the steady one", found)
+    shutil.rmtree(place)
+
+
+def looking(place: str, port: int) -> None:
+    """Serve as `twotower serve --watch` does, but look more often."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    from twotower.app.server.launch import serve
+    from twotower.app.server.options import ServeOptions
+
+    serve({"default": Path(place)}, ServeOptions(port=port, watch=LOOKS, threads=1))
+
+
+async def _switched(server: Served, place: Path, question: str, best: Any, wanted: int) -> dict[str, Any]:
+    counts = {"failed": 0, "mixed": 0, "answers": 0}
+    seen: list[str] = []
+    ended = threading.Event()
+
+    def check(status: int, _: float, body: bytes) -> None:
+        counts["answers"] += 1
+        if status != 200:
+            counts["failed"] += 1
+            return
+        told = json.loads(body)
+        if (best in [result["id"] for result in told["results"]]) != (told["version"] == "000001"):
+            counts["mixed"] += 1
+        if not seen or seen[-1] != told["version"]:
+            seen.append(told["version"])
+
+    writer = threading.Thread(target=_write, args=(place, seen, wanted, ended))
+    writer.start()
+    load = Load("127.0.0.1", server.port, [request("/search", {"query": question, "k": 5})], check)
+    found: dict[str, Any] = {}
+    while not ended.is_set():
+        found = await load.run(5, 16, 300)
+    writer.join()
+    return counts | {"switches": len(seen) - 1, "p99": found["200"]["p99"]}
+
+
+def _write(place: Path, seen: list[str], wanted: int, ended: threading.Event) -> None:
+    """Point at the other version as soon as the one that is pointed at has answered."""
+    import twotower as tt
+
+    version, until = 1, time.monotonic() + 600
+    while len(seen) <= wanted and time.monotonic() < until:
+        version = 3 - version
+        tt.rollback(place, str(version))
+        while seen[-1:] != [f"{version:06d}"] and time.monotonic() < until:
+            time.sleep(0.002)
+    ended.set()
+
+
+def _installed(folder: Path) -> int:
+    """The bytes of the packages that come with the extra `serve`."""
+    place = folder / "installed"
+    venv.create(place, with_pip=True, clear=True)
+    constraints = ROOT / "constraints.txt"
+    subprocess.run([place / "bin" / "python", "-m", "pip", "install", "--quiet", "-c", constraints, f"{ROOT}[serve]"], check=True)
+    size = sum(path.stat().st_size for path in (place / "lib").rglob("*") if path.is_file() and not path.is_symlink())
+    shutil.rmtree(place)
+    return size
