@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import resource
 import sys
 import time
 from collections import deque
@@ -78,7 +79,7 @@ class Load:
         """Ask for so long, in a closed loop or at a rate; how many answers there were of each status, and how long they took in milliseconds."""
         for _ in range(connections):
             _, caller = await asyncio.get_running_loop().create_connection(
-                lambda: Caller(self._told, self._ready, self._callers.discard), self._host, self._port
+                lambda: Caller(self._told, self._ready, self._lost), self._host, self._port
             )
             self._callers.add(caller)
             self._free.append(caller)
@@ -123,6 +124,11 @@ class Load:
         else:
             self._free.append(caller)
 
+    def _lost(self, caller: Caller) -> None:
+        self._callers.discard(caller)
+        if caller in self._free:
+            self._free.remove(caller)
+
     def _told(self, status: int, took: float, body: bytes) -> None:
         self._taken.setdefault(status, []).append(took)
         if self._check is not None:
@@ -153,6 +159,7 @@ def run(asked: dict[str, Any]) -> dict[str, Any]:
     requests = [request(asked.get("path", "/search"), body) for body in asked["bodies"]]
     import uvloop
 
+    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     return uvloop.run(Load(asked["host"], asked["port"], requests).run(asked["seconds"], asked["connections"], asked.get("rate")))
 
 

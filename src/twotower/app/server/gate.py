@@ -1,8 +1,8 @@
 """What every request passes before anything is done for it, and every answer on its way out.
 
-In this order: the Host, the key, the route and its method, the rate of the key, the form of the body and its size; then the body is read, within its
-time. What is refused here has cost no more than its head. A key that does not fit is told nothing of routes. On the way out an answer gets its
-request id, and the log and the metrics a line: of sizes, times and statuses, never of what was said.
+In this order: the Host, the key, the route and its method, the form of the body and its size; then the body is read, within its time; then the
+rate of the key and the queue. What is refused before the body has cost no more than its head, and who has no key is told nothing of routes. On the
+way out an answer gets its request id, and the log and the metrics a line: of sizes, times and statuses, never of what was said.
 """
 
 from __future__ import annotations
@@ -85,13 +85,14 @@ class Gate:
             return
         answer = _Answering(send, self._options.slow)
         scope.setdefault("state", {})["request_id"] = answer.request_id
-        begun, route, size = time.perf_counter(), "none", 0
+        begun, route, size, whole = time.perf_counter(), "none", 0, scope["method"] in ("GET", "HEAD")
         try:
             headers = _headed(scope["headers"])
             found = self._admitted(scope, headers, answer)
             route = found.path
             body = await self._body(found, headers, receive)
-            size = len(body)
+            size, whole = len(body), True
+            self._afforded(found, scope["key"])
             if found.queued:
                 await answer.give(200, JSON_MEDIA, await self._ask(route, body))
                 return
@@ -100,7 +101,7 @@ class Gate:
             inner = {**scope, "method": found.method, "path": found.path.partition("{")[0] + ("-" if scope["rest"] else "")}
             await self._app(inner, _replayed(body, receive), answer.send)
         except Problem as problem:
-            await answer.refuse(problem, close=receive is not None and not size and scope["method"] == "POST")
+            await answer.refuse(problem, close=not whole)
         except _Gone:
             answer.status = GONE
         except asyncio.CancelledError:
@@ -128,13 +129,16 @@ class Gate:
         if route is None:
             raise Problem(405, f"this route takes {' and '.join(routes)}", headers={"allow": ", ".join(routes)})
         answer.head = scope["method"] == "HEAD"
+        _check_query(route, scope["query_string"])
+        scope["rest"], scope["key"] = rest, key
+        return route
+
+    def _afforded(self, route: Route, key: int | None) -> None:
+        """Raise Problem for what is too much now. The body has been read by then, so that the connection may stay open and ask again."""
         if self._rates and not route.open and (wait := self._rates[key or 0].taken()):
             raise Problem(429, "this key asks more often than it may", headers={"retry-after": str(max(1, round(wait)))})
-        _check_query(route, scope["query_string"])
         if route.queued and self._full():
             raise busy()
-        scope["rest"] = rest
-        return route
 
     def _at(self, scope: Scope) -> tuple[dict[str, Route] | None, str]:
         """The routes of a path by their methods, None where there is none, and what stands in their braces."""

@@ -40,6 +40,7 @@ def serve(places: Mapping[str, Path], options: ServeOptions, begun: Callable[[st
     Raises ConfigError for options that cannot be meant and an address that is taken, BundleError for a bundle that cannot serve.
     """
     server, listening = prepare(places, options)
+    _open_many(options.most_connections)
     # What was loaded stays: collections that go through it again and again would each be a pause of tens of milliseconds.
     gc.collect()
     gc.freeze()
@@ -99,6 +100,18 @@ def address(listening: socket.socket) -> str:
     """Where it can be called."""
     host, port = listening.getsockname()[:2]
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def _open_many(connections: int) -> None:
+    """Let this process hold as many files as there may be connections, as far as the system allows."""
+    try:
+        import resource
+    except ImportError:  # Windows, which has no such limit
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * connections + 512
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
 
 
 def _listening(options: ServeOptions) -> socket.socket:
