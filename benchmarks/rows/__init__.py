@@ -128,6 +128,7 @@ ROWS: dict[str, Row] = {
         "1,500 searches a second, p99 15 ms at half; 0 failed, 0 mixed",
         modules=("twotower.app.server.launch",),
     ),
+    "soak": Row("an hour of mixed load with callers who crash", "memory and handles flat", modules=("twotower.app.server.launch",)),
     "stores": Row(
         "100,000 items in the stores that users run: PostgreSQL, LanceDB, Qdrant", "recall@10 .95, no query fails while a version goes live"
     ),

@@ -52,6 +52,7 @@ class Variants:
     def __init__(self, places: Mapping[str, Path], *, threads: int | None = None, index: str = "auto") -> None:
         if not places:
             raise ConfigError("nothing is served; name a bundle")
+        self._wrong: dict[str, str] = {}  # why what is published cannot serve, said once
         self._now = {name: served(name, load(place, threads=threads, index=index)) for name, place in places.items()}
 
     @property
@@ -84,10 +85,13 @@ class Variants:
                     continue
                 after = served(name, newest)
             except (TwotowerError, OSError) as error:
-                logger.warning("the new version of %s cannot serve, the one before goes on: %s", name, error)
-                told.append((name, False))
+                if self._wrong.get(name) != str(error):
+                    logger.warning("the new version of %s cannot serve, the one before goes on: %s", name, error)
+                    told.append((name, False))
+                self._wrong[name] = str(error)
                 continue
             self._now = {**self._now, name: after}
+            self._wrong.pop(name, None)
             logger.info("%s answers with model %s, catalogue version %s", name, after.model, after.version)
             told.append((name, True))
         return told
