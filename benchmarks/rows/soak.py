@@ -13,7 +13,6 @@ import socket
 import statistics
 import struct
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any

@@ -8,12 +8,15 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from twotower.app.cli.application import BundlePath, app, examples, loading
 from twotower.errors import ConfigError, MissingExtra, choices
+
+if TYPE_CHECKING:
+    from twotower.app.server.versions import Variants
 
 NAMED = re.compile(r"([A-Za-z0-9_-]{1,64})=(.+)")
 LEVELS = {"requests": logging.INFO, "warnings": logging.WARNING, "errors": logging.ERROR}
@@ -96,7 +99,13 @@ def serve(
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False  # not in the lines, and costly to find out
     logging.basicConfig(handlers=[Lines(sys.stderr)], format="%(asctime)s %(levelname)s %(message)s", level=LEVELS[log])
     logging.getLogger("uvicorn").setLevel(logging.ERROR)  # what is no HTTP is refused, and would fill the log
-    run(places, options, lambda address: print(f"serving {', '.join(map(str, places.values()))} at {address}/", file=sys.stderr, flush=True))
+    run(places, options, _begun)
+
+
+def _begun(address: str, variants: Variants) -> None:
+    """Say what is served, and where."""
+    told = ", ".join(f"{len(each.retriever):,} items" + (f" as {name}" if len(variants.now) > 1 else "") for name, each in variants.now.items())
+    print(f"serving {told} at {address}/ - a page to search with, and the same for programs. Ctrl-C ends it.", file=sys.stderr, flush=True)
 
 
 def _places(models: Sequence[str]) -> dict[str, Path]:

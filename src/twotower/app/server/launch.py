@@ -27,6 +27,10 @@ COLLECTED = (20_000, 20, 20)  # objects made before the youngest are looked thro
 class Server(uvicorn.Server):
     """uvicorn's, which ends as any command does that has done its work: not by the signal that asked for it."""
 
+    def __init__(self, config: uvicorn.Config, variants: Variants) -> None:
+        super().__init__(config)
+        self.variants = variants
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         with super().capture_signals():
@@ -34,8 +38,8 @@ class Server(uvicorn.Server):
             self._captured_signals.clear()
 
 
-def serve(places: Mapping[str, Path], options: ServeOptions, begun: Callable[[str], None] = lambda _: None) -> None:
-    """Serve bundles by their names until a signal ends it. begun: is told the address once it answers.
+def serve(places: Mapping[str, Path], options: ServeOptions, begun: Callable[[str, Variants], None] = lambda *_: None) -> None:
+    """Serve bundles by their names until a signal ends it. begun: is told the address, and what is served, once it is loaded.
 
     Raises ConfigError for options that cannot be meant and an address that is taken, BundleError for a bundle that cannot serve.
     """
@@ -45,7 +49,7 @@ def serve(places: Mapping[str, Path], options: ServeOptions, begun: Callable[[st
     gc.collect()
     gc.freeze()
     gc.set_threshold(*COLLECTED)
-    begun(address(listening))
+    begun(address(listening), server.variants)
     server.run(sockets=[listening])
 
 
@@ -54,8 +58,8 @@ def prepare(places: Mapping[str, Path], options: ServeOptions) -> tuple[Server, 
     check_options(options)
     listening = _listening(options)
     try:
-        built = _Built(Variants(places, threads=options.threads, index=options.index), options)
-        return Server(uvicorn.Config(built.gate, **settings(options))), listening
+        variants = Variants(places, threads=options.threads, index=options.index)
+        return Server(uvicorn.Config(_Built(variants, options).gate, **settings(options)), variants), listening
     except BaseException:
         listening.close()
         raise
