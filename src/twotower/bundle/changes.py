@@ -25,6 +25,7 @@ from twotower.errors import ConfigError, DataError, choices
 
 MOST_GONE = 0.1  # of the items, unless it is meant
 EXAMPLES = 3
+IDS_AT_ONCE = 1 << 16
 SHOWN, READ = 1, 2  # how a row differs
 FRACTION = r"^-?[0-9]+\.[0-9]+$"
 
@@ -204,7 +205,9 @@ class _Known:
 
     def __init__(self, now: Catalogue) -> None:
         self.now = now
-        self.hashes = hash_texts(to_text(now.ids).to_pylist())
+        texts = to_text(now.ids)
+        # In parts: hashing holds some fifty bytes a character.
+        self.hashes = np.concatenate([hash_texts(texts.slice(start, IDS_AT_ONCE).to_pylist()) for start in range(0, len(texts), IDS_AT_ONCE)])
         self.order = np.argsort(self.hashes, kind="stable")
         self.sorted = self.hashes[self.order]
 
@@ -217,9 +220,23 @@ class _Known:
         """Of rows that stand at these of the catalogue: READ where the model reads another thing, SHOWN where only another is shown, else 0."""
         encoder, there, found = self.now.bundle.encoder, np.flatnonzero(old >= 0), np.zeros(len(old), np.int64)
         new, before = table.take(pa.array(there)), self.now.items.take(pa.array(old[there]))
+        # Most rows are as they were, to the letter; of the others alone it is asked whether they mean the same.
+        other = np.flatnonzero(np.any([_unlike(new.column(name), before.column(name)) for name in new.column_names if name != ID], axis=0))
+        there, new, before = there[other], new.take(pa.array(other)), before.take(pa.array(other))
         found[there] = np.where(shown_hashes(new) != shown_hashes(before), SHOWN, 0)
         found[there[read_hashes(encoder, new) != read_hashes(encoder, before)]] = READ
         return found
+
+
+def _unlike(one: pa.ChunkedArray, other: pa.ChunkedArray) -> Array:
+    """Whether values of two columns differ as they are spelled, bool [n]; true where that cannot be said."""
+    if one.type != other.type:
+        return np.ones(len(one), bool)
+    try:
+        same = pc.fill_null(pc.equal(one, other), False)
+    except pa.ArrowNotImplementedError:  # lists, say
+        return np.ones(len(one), bool)
+    return ~np.asarray(pc.or_(same, pc.and_(one.is_null(), other.is_null())), bool)
 
 
 def read_hashes(encoder: Encoder, table: pa.Table) -> Array:

@@ -74,7 +74,11 @@ def verify(place: Path | str) -> None:
 
 def check_golden(retriever: Retriever) -> None:
     """Raise BundleError unless the model reads its golden queries as when it was made."""
-    for golden in files.read_json(retriever.bundle.folder / "model" / "golden.json"):
-        # The vector rather than the answer: a catalogue may have grown since.
-        if not np.allclose(retriever.embed_queries([golden["query"]])[0], golden["vector"], atol=GOLDEN_TOLERANCE):
-            raise BundleError(f"{retriever.bundle.folder} is whole, but here its model reads {golden['query']} otherwise than where it was made")
+    golden = files.read_json(retriever.bundle.folder / "model" / "golden.json")
+    if not golden:
+        return
+    # Vectors rather than answers: a catalogue may have grown since.
+    vectors = retriever.embed_queries([each["query"] for each in golden])
+    for each, vector in zip(golden, vectors, strict=True):
+        if not np.allclose(vector, each["vector"], atol=GOLDEN_TOLERANCE):
+            raise BundleError(f"{retriever.bundle.folder} is whole, but here its model reads {each['query']} otherwise than where it was made")

@@ -62,7 +62,7 @@ def serve(
     rate: Annotated[float | None, typer.Option(help="Requests a second that each key has; more are answered by 429.")] = None,
     index: Annotated[str, typer.Option(help="auto, exact, hnsw, ivf, int8 or pq, as for tt.load.")] = "auto",
     threads: Annotated[int | None, typer.Option(help="Threads of the towers; by default one for every two cores.")] = None,
-    queue: Annotated[int, typer.Option(help="Requests that may wait; more are answered by 503.")] = 512,
+    queue: Annotated[int, typer.Option(help="Requests that may wait; more are answered by 503.")] = 1024,
     seconds: Annotated[float, typer.Option(help="The time in which a request is answered, or by 503.")] = 10.0,
     drain: Annotated[float, typer.Option(help="The seconds that running requests have when it is told to end.")] = 30.0,
     log: Annotated[str, typer.Option(help="What goes to stderr: requests, warnings or errors; never what was asked.")] = "requests",

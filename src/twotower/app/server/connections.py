@@ -1,30 +1,48 @@
 """A connection as uvicorn keeps it, with the bounds that it lacks: on the head's size, on how long a caller may take, on how many there are.
 
 uvicorn waits for ever for the first byte, for the end of a head and for a caller who reads no answer. Here a clock looks at each connection now
-and then, so an honest request pays nothing for it.
+and then, so an honest request pays nothing for it. And while the queue is full, requests that would stand in it are turned away here, for a
+fifth of what it costs to refuse them later; after a moment, since who is refused and asks again at once would take the time of those who wait.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from twotower.app.server.options import ServeOptions
-from twotower.app.server.problems import MEDIA, Problem
+from twotower.app.server.problems import MEDIA, Problem, busy
 
 MOST_HEAD, MOST_HEADERS = 32 << 10, 100  # bytes, and lines
+HELD = 0.01  # seconds before a request that is turned away is told so
+MOST_PASSED = 8 << 20  # bytes of its body
 KEPT_ALIVE = 75  # seconds without a request
 LARGE = Problem(431, f"the head of a request has at most {MOST_HEAD:,} bytes and {MOST_HEADERS} headers")
 CROWDED = Problem(503, "more connections are open than this server takes", headers={"retry-after": "1"})
 NONE = "-"  # the request id of what never became a request
 
 
+def written(problem: Problem, *lines: str) -> bytes:
+    """A problem as it goes over a connection, for what never became a request."""
+    body = problem.body(NONE)
+    head = [f"HTTP/1.1 {problem.status} {problem.title}", f"content-type: {MEDIA}", f"content-length: {len(body)}", "cache-control: no-store"]
+    return "\r\n".join([*head, *(f"{name}: {value}" for name, value in problem.headers.items()), *lines, "", ""]).encode() + body
+
+
+TURNED = written(busy())
+Busy = Callable[[], bool]
+Turned = Callable[[float], None]  # is told how long one waited to be refused
+
+
 class Connection(HttpToolsProtocol):
     """One caller's connection."""
 
     options = ServeOptions()
+    busy: Busy = staticmethod(lambda: False)
+    turned: Turned = staticmethod(lambda _: None)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -32,6 +50,7 @@ class Connection(HttpToolsProtocol):
         self._heading, self._head = False, 0  # whether a head is being read, and how much of it was
         self._refusal = Problem(400, "this is no HTTP request")
         self._clock: asyncio.TimerHandle | None = None
+        self._turning, self._owed, self._passed = False, 0, 0  # whether this request is turned away, how many are yet to be told, and bytes let pass
         self._crowded = len(self.connections) > self.options.most_connections
         if len(self.connections) > 2 * self.options.most_connections:
             transport.abort()
@@ -73,7 +92,38 @@ class Connection(HttpToolsProtocol):
             raise ValueError("too large a head")
         if not self.url.startswith(b"/"):
             raise ValueError("an address of its own, which is not to stand beside the Host")
+        if (self._owed or (not self._running and self.busy())) and self.parser.get_method() == b"POST":
+            self._turning, self._passed = True, 0
+            return
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        if not self._turning:
+            super().on_body(body)
+            return
+        self._passed += len(body)
+        if self._passed > MOST_PASSED:
+            self.transport.close()
+
+    def on_message_complete(self) -> None:
+        if not self._turning:
+            super().on_message_complete()
+            return
+        self._turning, self._owed = False, self._owed + 1
+        self.flow.pause_reading()
+        self.loop.call_later(HELD, self._turn_away, self.parser.should_keep_alive(), self._since)
+
+    def _turn_away(self, keep_alive: bool, since: float) -> None:
+        self._owed -= 1
+        if self.transport.is_closing():
+            return
+        self.transport.write(TURNED)
+        self._since = self.loop.time()
+        self.turned(self._since - since)
+        if keep_alive:
+            self.flow.resume_reading()
+        else:
+            self.transport.close()
 
     def on_response_complete(self) -> None:
         # As uvicorn has it, but for a timer of its own for each request: `_look` sees connections that are kept and not used.
@@ -92,14 +142,7 @@ class Connection(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if not self._running:
-            body = problem.body(NONE)
-            lines = [
-                b"HTTP/1.1 %d %s" % (problem.status, problem.title.encode()),
-                b"content-type: " + MEDIA.encode(),
-                b"content-length: %d" % len(body),
-            ]
-            lines += [f"{name}: {value}".encode() for name, value in problem.headers.items()]
-            self.transport.write(b"\r\n".join([*lines, b"connection: close", b"", body]))
+            self.transport.write(written(problem, "connection: close"))
         self.transport.close()
 
     def _look(self) -> None:
@@ -111,7 +154,7 @@ class Connection(HttpToolsProtocol):
         if self._running:
             if waited > self.options.seconds + 3 * self.options.slow:
                 self.transport.abort()
-        elif self._heading:
+        elif self._heading or self._turning:
             if waited > self.options.slow:
                 self._refuse(Problem(408, "the head of the request took too long"))
         elif waited > (self.options.slow if self.cycle is None else KEPT_ALIVE):
@@ -124,15 +167,15 @@ class Connection(HttpToolsProtocol):
         return self.cycle is not None and not self.cycle.response_complete
 
 
-def connections(options: ServeOptions) -> type[Connection]:
-    """Connections within these bounds."""
-    return type("Bounded", (Connection,), {"options": options})
+def connections(options: ServeOptions, busy: Busy, turned: Turned) -> type[Connection]:
+    """Connections within these bounds. busy: whether more would be refused. turned: is told of each that was turned away."""
+    return type("Bounded", (Connection,), {"options": options, "busy": staticmethod(busy), "turned": staticmethod(turned)})
 
 
-def settings(options: ServeOptions) -> dict[str, Any]:
+def settings(options: ServeOptions, busy: Busy, turned: Turned) -> dict[str, Any]:
     """What uvicorn is told beside."""
     return {
-        "http": connections(options),
+        "http": connections(options, busy, turned),
         "ws": "none",
         "server_header": False,
         "access_log": False,

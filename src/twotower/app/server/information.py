@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from twotower import files
-from twotower.app.reports.card import card as document
-from twotower.app.reports.webpage import webpage
 from twotower.app.server.shown import to_json
 from twotower.app.server.versions import Served
 from twotower.bundle import describe
@@ -40,5 +38,8 @@ def _columns(served: Served) -> list[dict[str, Any]]:
 
 def card(served: Served) -> bytes:
     """The model card as a page."""
+    from twotower.app.reports.card import card as document  # which brings all reports with it: not for a start
+    from twotower.app.reports.webpage import webpage
+
     bundle = served.retriever.bundle
     return webpage(document(describe(bundle), files.read_json(bundle.folder / "model" / "metrics.json"))).encode()

@@ -59,7 +59,8 @@ def prepare(places: Mapping[str, Path], options: ServeOptions) -> tuple[Server, 
     listening = _listening(options)
     try:
         variants = Variants(places, threads=options.threads, index=options.index)
-        return Server(uvicorn.Config(_Built(variants, options).gate, **settings(options)), variants), listening
+        built = _Built(variants, options)
+        return Server(uvicorn.Config(built.gate, **settings(options, built.busy, built.turned)), variants), listening
     except BaseException:
         listening.close()
         raise
@@ -80,7 +81,7 @@ class _Built:
         ask = asking(variants, self._gatherer, options.seconds)
         app = application(variants, ask, self._metrics, lambda: self._ready)
         app.router.lifespan_context = self._running
-        self.gate = Gate(app, ask, ROUTES, options, self._metrics, lambda: self._gatherer.full)
+        self.gate = Gate(app, ask, ROUTES, options, self._metrics, self.busy)
 
     @contextlib.asynccontextmanager
     async def _running(self, _: Any) -> AsyncIterator[None]:
@@ -93,6 +94,14 @@ class _Built:
         if self._watch is not None:
             self._watch.stop()
         self._gatherer.close()
+
+    def busy(self) -> bool:
+        """Whether one more request would find the queue full."""
+        return self._gatherer.full
+
+    def turned(self, seconds: float) -> None:
+        """One was turned away before it became a request."""
+        self._metrics.answered("turned away", 503, seconds)
 
     def _switched(self, variant: str, answers: bool) -> None:
         self._metrics.switched(variant, answers)

@@ -38,7 +38,7 @@ class ServeOptions:
     watch: float | None = None
     threads: int | None = None
     index: str = "auto"
-    most_waiting: int = 512
+    most_waiting: int = 1024
     most_at_once: int = 32
     most_connections: int = 2048
     seconds: float = 10.0
