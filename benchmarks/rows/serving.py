@@ -47,7 +47,7 @@ def measure(asked: Asked) -> Iterator[Figure]:
         yield Figure(f"search by {CONNECTIONS} connections", f"{capacity:,.0f} a second, p99 {whole['200']['p99']:.0f} ms", "1,500 a second", whole)
         half = server.load(bodies, seconds, CONNECTIONS, capacity / 2)
         yield Figure("at half of that", f"p50 {half['200']['p50']:.1f}, p99 {half['200']['p99']:.1f} ms", "p99 15 ms", half)
-        for what, connections, rate in (("twice the rate", 1024, 2 * capacity), ("ten times the connections", 10 * CONNECTIONS, None)):
+        for what, connections, rate in (("twice the rate", 1500, 2 * capacity), ("ten times the connections", 10 * CONNECTIONS, None)):
             over = server.load(bodies, seconds, connections, rate)
             refused = over.get("503", {"count": 0, "p99": 0.0})
             told = f"{over['200']['rate'] / capacity:.0%} of the capacity; {refused['count']:,} refused, p99 {refused['p99']:.0f} ms"
