@@ -266,6 +266,18 @@ def test_who_is_slow_is_let_go(called):
     assert status(sent(called, GOOD)) == 200
 
 
+def test_who_was_quick_once_and_then_is_slow_is_told_so(called):
+    with socket.create_connection((called.host, called.port), timeout=8) as connection:
+        connection.sendall(GOOD)
+        assert status(connection.recv(1 << 16)) == 200
+        time.sleep(2 * SLOW)  # that is no reason
+        connection.sendall(GOOD + b"GET /info HT")
+        found = b""
+        while part := connection.recv(1 << 16):
+            found += part
+    assert found.count(b"HTTP/1.1 200") == 1 and b"HTTP/1.1 408" in found
+
+
 def test_an_endless_body_is_cut_off(called):
     head = b"POST /search HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n"
     chunk = b"10000\r\n" + b" " * 65536 + b"\r\n"

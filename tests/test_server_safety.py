@@ -183,6 +183,29 @@ def test_answers_under_switches_are_each_of_one_version(world_folder, tmp_path):
         assert 'twotower_version{model="' in called.ask("GET", "/metrics").body.decode()
 
 
+def test_a_request_that_waits_while_versions_switch_has_the_answer_of_its_own(world_folder, tmp_path, monkeypatch):
+    place = marked_bundle(world_folder, tmp_path / "bundle")
+    free, begun, answers = threading.Event(), threading.Event(), []
+    answer = launch.answer
+
+    def waiting(jobs):
+        begun.set()
+        free.wait(20)
+        return answer(jobs)
+
+    monkeypatch.setattr(launch, "answer", waiting)
+    with serving(place, watch=0.05) as called:
+        thread = threading.Thread(target=lambda: answers.append(called.post("/search", query="subject3", k=36)))
+        thread.start()
+        assert begun.wait(20)
+        following = price(place, 7)
+        until(lambda: f'version="{following}"' in called.ask("GET", "/metrics").body.decode())
+        free.set()
+        thread.join()
+        answers.append(called.post("/search", query="subject3", k=36))
+    assert [(told["version"], {each["item"]["price"] for each in told["results"]}) for told in answers] == [("000002", {1.0}), (following, {7.0})]
+
+
 def until(met, seconds=20):
     """Wait until something is so."""
     end = time.monotonic() + seconds

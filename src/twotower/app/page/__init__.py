@@ -8,8 +8,7 @@ from importlib import resources
 FILES = {
     "index.html": "text/html; charset=utf-8",
     "page.css": "text/css; charset=utf-8",
-    "page.js": "text/javascript; charset=utf-8",
-    "filters.js": "text/javascript; charset=utf-8",
+    **dict.fromkeys(("scheme.js", "page.js", "asking.js", "cards.js", "elements.js", "filters.js", "frame.js"), "text/javascript; charset=utf-8"),
     "icon.svg": "image/svg+xml",
 }
 

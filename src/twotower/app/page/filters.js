@@ -1,109 +1,144 @@
-// Filters made of the columns that /info tells of, and the JSON that a search takes for them.
+// Filters made of the columns that /info tells of, and the `where` that a search takes for them.
+
+import { make } from "/page/elements.js";
 
 const MANY = 8; // values shown before the rest is folded away
+const TYPES = { number: "number", date: "date", moment: "datetime-local", clock: "time" };
+const NAME = /^[\p{L}_][\p{L}\p{N}_]*$/u;
+const WORDS = ["and", "or", "not", "in", "is", "null", "true", "false"];
 
-export function make(tag, options = {}, ...children) {
-  const { data, on, ...rest } = options;
-  const node = Object.assign(document.createElement(tag), rest);
-  for (const [name, value] of Object.entries(data ?? {})) node.dataset[name] = value;
-  for (const [name, listen] of Object.entries(on ?? {})) node.addEventListener(name, listen);
-  node.append(...children.filter((child) => child !== null && child !== undefined));
-  return node;
-}
-
-// Draws the filters of these columns; `changed` is called when one is set. Columns of which nothing can be chosen are left to the free filter.
-export function draw(form, columns, changed) {
-  const parts = columns.map(part).filter(Boolean);
-  const text = make("input", { id: "where", placeholder: example(columns), spellcheck: false });
-  const free = make("fieldset", { className: "free" }, make("legend", {}, "As text"), make("label", { htmlFor: "where", className: "quiet" }, "Columns: " + columns.filter((c) => c.kind !== "other").map((c) => c.name).join(", ")), text);
-  const clear = make("button", { type: "button", className: "clear", on: { click: () => { form.reset(); changed(); } } }, "Clear all");
-  form.replaceChildren(...parts, free, clear);
-  form.addEventListener("input", changed);
-  form.addEventListener("submit", (event) => event.preventDefault());
+// Draws the filters of these columns. Those of which nothing can be chosen are left to the filter as text.
+export function draw(form, columns, cleared) {
+  const text = make("input", { id: "where", placeholder: example(columns), spellcheck: false, autocapitalize: "off", maxLength: 4096, aria: { describedby: "nameable wrong" } });
+  const names = columns.filter((column) => column.kind !== "other").map((column) => spelled(column.name));
+  form.replaceChildren(
+    ...columns.map(part).filter(Boolean),
+    make("div", { className: "free" },
+      make("label", { htmlFor: "where" }, "As text"), text,
+      make("p", { id: "wrong", role: "alert", hidden: true }),
+      make("p", { id: "nameable", className: "quiet" }, names.length ? `Columns: ${names.join(", ")}` : "")),
+    make("button", { type: "button", className: "clear", on: { click: () => { restore(form, {}, ""); cleared(); } } }, "Clear all"));
 }
 
 // A filter that could be written of these columns.
 function example(columns) {
   const all = columns.map((column) => {
-    const name = /^[A-Za-z_]\w*$/.test(column.name) ? column.name : `\`${column.name}\``;
+    const name = spelled(column.name);
     if (column.kind === "number" && column.least !== undefined) return `${name} < ${column.greatest}`;
-    if (column.kind === "text" && column.values?.length) return `${name} == '${column.values[0].value}'`;
+    if (column.kind === "text" && column.values?.length) return `${name} == ${literal(column.values[0].value)}`;
     return column.kind === "truth" ? `not ${name}` : null;
   });
   return all.filter(Boolean).slice(0, 2).join(" and ") || "_id != 'x'";
 }
 
 function part(column) {
-  const inner = { number: range, date: range, moment: range, truth, text: values, list: values }[column.kind]?.(column);
+  const inner = (column.kind in TYPES ? range : { truth, text: values, list: values }[column.kind])?.(column);
   return inner && make("fieldset", { data: { column: column.name, kind: column.kind } }, make("legend", {}, column.name), ...inner);
 }
 
 function range(column) {
   if (column.least === undefined || column.least === column.greatest) return null;
-  const type = { number: "number", date: "date", moment: "datetime-local" }[column.kind];
-  return ["least", "greatest"].map((end) =>
-    make("label", {}, end === "least" ? "from " : "to ", make("input", { type, step: "any", placeholder: String(column[end]), data: { end } })));
+  const type = TYPES[column.kind];
+  const field = (end, said) => make("label", {}, said, make("input", { type, step: "any", placeholder: String(column[end]), data: { end } }));
+  const fields = [field("least", "from"), field("greatest", "to")];
+  // A field of dates shows no placeholder, so the range is told beside it.
+  return type === "number" ? fields : [...fields, make("p", { className: "quiet" }, `${column.least} to ${column.greatest}`)];
 }
 
 function truth(column) {
   const counts = new Map((column.values ?? []).map((each) => [each.value, each.count]));
   const choice = (value, said) => make("option", { value }, said);
-  return [make("select", { ariaLabel: column.name }, choice("", "either"), choice("true", `yes (${counts.get(true) ?? 0})`), choice("false", `no (${counts.get(false) ?? 0})`))];
+  const said = (value, word) => `${word} (${(counts.get(value) ?? 0).toLocaleString("en")})`;
+  return [make("select", { aria: { label: column.name } }, choice("", "either"), choice("true", said(true, "yes")), choice("false", said(false, "no")))];
+}
+
+function box(value, count) {
+  const said = value === "" ? "(empty)" : String(value);
+  return make("label", { className: "box" },
+    make("input", { type: "checkbox", data: { value: JSON.stringify(value) } }), make("span", {}, said),
+    make("span", { className: "count" }, count === undefined ? "" : count.toLocaleString("en")));
 }
 
 function values(column) {
   if (!column.values?.length) return null;
-  const box = (each) => make("label", { className: "box" }, make("input", { type: "checkbox", data: { value: JSON.stringify(each.value) } }), " ", String(each.value) || "(empty)", make("span", { className: "count" }, ` ${each.count.toLocaleString("en")}`));
-  const boxes = column.values.map(box);
-  if (boxes.length <= MANY) return boxes;
+  const boxes = column.values.map((each) => box(each.value, each.count));
+  if (boxes.length <= MANY + 1) return boxes;
   return [...boxes.slice(0, MANY), make("details", {}, make("summary", {}, `${boxes.length - MANY} more`), ...boxes.slice(MANY))];
 }
 
-// What is set, as `where` takes it: the JSON of all filters, or the text where one is written; null for none.
-export function chosen(form) {
-  const all = [...form.querySelectorAll("fieldset[data-column]")].map(condition).filter(Boolean);
-  const text = form.querySelector("#where")?.value.trim();
-  if (text && !all.length) return text;
-  return all.length ? { and: all } : null;
+const parts = (form) => [...form.querySelectorAll("fieldset[data-column]")];
+const written = (form) => form.querySelector("#where")?.value.trim() ?? "";
+
+// What is set, by column: a list of values, true or false, or the ends of a range as they were typed.
+export function state(form) {
+  return Object.fromEntries(parts(form).map((set) => [set.dataset.column, picked(set)]).filter(([, value]) => value !== null));
 }
 
-// How many are set, and whether a text is written beside them, which cannot go together with them.
-export function counted(form) {
-  const set = [...form.querySelectorAll("fieldset[data-column]")].filter(condition).length;
-  const text = Boolean(form.querySelector("#where")?.value.trim());
-  return { set: set || Number(text), both: set > 0 && text };
-}
-
-function condition(set) {
-  const name = ["and", "or", "not"].includes(set.dataset.column) ? `\`${set.dataset.column}\`` : set.dataset.column;
+function picked(set) {
   const { kind } = set.dataset;
   if (kind === "truth") {
     const { value } = set.querySelector("select");
-    return value ? { [name]: value === "true" } : null;
+    return value ? value === "true" : null;
   }
-  if (kind === "text" || kind === "list") {
-    const picked = [...set.querySelectorAll("input:checked")].map((box) => JSON.parse(box.dataset.value));
-    if (!picked.length) return null;
-    return kind === "text" ? { [name]: { in: picked } } : { or: picked.map((value) => ({ [name]: { has: value } })) };
+  if (!(kind in TYPES)) {
+    const found = [...set.querySelectorAll("input:checked")].map((each) => JSON.parse(each.dataset.value));
+    return found.length ? found : null;
   }
-  const compared = {};
-  for (const input of set.querySelectorAll("input")) {
-    if (!input.value) continue;
-    compared[input.dataset.end === "least" ? "ge" : "le"] = kind === "number" ? Number(input.value) : input.value.replace("T", " ");
-  }
-  return Object.keys(compared).length ? { [name]: compared } : null;
+  const ends = [...set.querySelectorAll("input")].filter((input) => input.value).map((input) => [input.dataset.end, input.value]);
+  return ends.length ? Object.fromEntries(ends) : null;
 }
 
-// Sets the filters as an address has them, and reads them for one.
-export function kept(form) {
-  const fields = [...form.querySelectorAll("input, select")];
-  return fields.map((field) => (field.type === "checkbox" ? Number(field.checked) : field.value)).map((value) => value || "").join("~").replace(/~+$/, "");
+// Sets the filters to such a state, and the text; what no filter is there for is passed over.
+export function restore(form, kept, text) {
+  for (const set of parts(form)) {
+    const value = kept[set.dataset.column] ?? null, { kind } = set.dataset;
+    if (kind === "truth") set.querySelector("select").value = value === null ? "" : String(value);
+    else if (kind in TYPES) for (const input of set.querySelectorAll("input")) input.value = value?.[input.dataset.end] ?? "";
+    else check(set, Array.isArray(value) ? value : []);
+  }
+  const field = form.querySelector("#where");
+  if (field) field.value = text;
 }
 
-export function restore(form, text) {
-  const values = (text ?? "").split("~");
-  [...form.querySelectorAll("input, select")].forEach((field, n) => {
-    if (field.type === "checkbox") field.checked = values[n] === "1";
-    else field.value = values[n] ?? "";
-  });
+function check(set, wanted) {
+  const left = new Set(wanted.map((value) => JSON.stringify(value)));
+  for (const input of set.querySelectorAll("input")) input.checked = left.delete(input.dataset.value);
+  // A value that the catalogue no longer has still narrows, so it is shown.
+  for (const value of left) {
+    set.append(box(JSON.parse(value)));
+    set.lastChild.querySelector("input").checked = true;
+  }
 }
+
+export const text = written;
+export const number = (form) => Object.keys(state(form)).length + (written(form) ? 1 : 0);
+
+// What is set as `where` takes it: JSON, or one text where a filter is written as text too; null for none.
+export function where(form) {
+  const all = parts(form).map((set) => [set.dataset.column, set.dataset.kind, picked(set)]).filter(([, , value]) => value !== null);
+  const typed = written(form);
+  if (typed) return [all.length ? `(${typed})` : typed, ...all.map((each) => asText(...each))].join(" and ");
+  return all.length ? { and: all.map((each) => asJson(...each)) } : null;
+}
+
+const SIGNS = { least: ["ge", ">="], greatest: ["le", "<="] };
+const bound = (kind, value) => (kind === "number" ? Number(value) : value.replace("T", " "));
+
+function asJson(column, kind, value) {
+  const name = ["and", "or", "not"].includes(column) ? `\`${column}\`` : column;
+  if (kind === "truth") return { [name]: value };
+  if (kind === "text") return { [name]: { in: value } };
+  if (kind === "list") return { or: value.map((each) => ({ [name]: { has: each } })) };
+  return { [name]: Object.fromEntries(Object.entries(value).map(([end, typed]) => [SIGNS[end][0], bound(kind, typed)])) };
+}
+
+function asText(column, kind, value) {
+  const name = spelled(column);
+  if (kind === "truth") return value ? name : `${name} == false`;
+  if (kind === "text") return `${name} in [${value.map(literal).join(", ")}]`;
+  if (kind === "list") return `(${value.map((each) => `${literal(each)} in ${name}`).join(" or ")})`;
+  return Object.entries(value).map(([end, typed]) => `${name} ${SIGNS[end][1]} ${literal(bound(kind, typed))}`).join(" and ");
+}
+
+const literal = (value) => (typeof value === "string" ? `'${value.replace(/[\\']/g, "\\$&")}'` : String(value));
+const spelled = (name) => (NAME.test(name) && !WORDS.includes(name.toLowerCase()) ? name : `\`${name.replaceAll("`", "``")}\``);

@@ -1,78 +1,43 @@
-// Searches while one types. Everything that comes from the server is put on the page as text, never as HTML.
+// Searches while one types. What is asked stands in the address, so that it can be gone back to and passed on.
 
-import { chosen, counted, draw, kept, make, restore } from "/page/filters.js";
+import { Refused, ask, inWords, unlock } from "/page/asking.js";
+import { card, learn, look, measure, name, parts } from "/page/cards.js";
+import { at, counted, make } from "/page/elements.js";
+import { describe, drawFields, drawOptions, fold, folded, folds, holds } from "/page/frame.js";
+import { draw, number, restore, state, text, where } from "/page/filters.js";
 
-const at = (id) => document.getElementById(id);
 const WAIT = 120; // milliseconds after the last key
-const LONG = 90; // characters of a value that stands by itself
-const RETRIES = 3;
+const NOTED = 15000; // milliseconds that a note stays
+const NOTHING = { results: [], asked: null, full: false };
 
 let variants = []; // what /info says
 let served; // the one that is asked
 let running = null; // the AbortController of the search under way
-let shown = { results: [], version: null, asked: null };
+let shown = NOTHING;
 let touched = []; // ids of a history
 let like = null; // the item whose neighbours are shown
+let timer; // of a search that is about to be
+let onto = () => {}; // what follows once a step back is shown
+let drawn = new Map(); // the cards that are shown, by what they show
+
+const fields = () => [...document.querySelectorAll("#fields input")];
+const cards = () => [...document.querySelectorAll("#results > li")];
+const same = (one, other) => one.model === other.model && one.version === other.version;
 
 // --- asking ---
 
-class Refused extends Error {
-  constructor(status, told, wait) {
-    super(told.detail ?? "the server did not answer");
-    this.status = status;
-    this.faults = told.errors ?? [];
-    this.wait = wait;
-  }
-}
-
-async function ask(path, body, signal) {
-  const headers = body ? { "content-type": "application/json" } : {};
-  const key = sessionStorage.getItem("key");
-  if (key) headers.authorization = `Bearer ${key}`;
-  const answer = await fetch(path, { method: body ? "POST" : "GET", headers, body: body && JSON.stringify(body), signal });
-  if (answer.ok) return answer.json();
-  const told = await answer.json().catch(() => ({}));
-  throw new Refused(answer.status, told, Number(answer.headers.get("retry-after")) || 1);
-}
-
-async function patiently(path, body, signal) {
-  for (let n = 0; ; n += 1) {
-    try {
-      return await ask(path, body, signal);
-    } catch (error) {
-      if (![429, 503].includes(error.status) || n === RETRIES) throw error;
-      say(`The server is busy; asking again in ${error.wait} s …`);
-      await new Promise((done, stop) => {
-        const timer = setTimeout(done, 1000 * error.wait);
-        signal?.addEventListener("abort", () => { clearTimeout(timer); stop(new DOMException("", "AbortError")); });
-      });
-    }
-  }
-}
-
-function unlock() {
-  return new Promise((done) => {
-    at("locked").showModal();
-    at("locked").addEventListener("close", () => {
-      sessionStorage.setItem("key", at("key").value);
-      at("key").value = "";
-      done();
-    }, { once: true });
-  });
-}
-
 function question() {
-  const fields = [...document.querySelectorAll("#fields input")];
-  const given = fields.filter((field) => field.value.trim());
-  if (!given.length) return null;
-  if (fields.length === 1) return fields[0].value;
-  return Object.fromEntries(fields.map((field) => [field.name, field.value.trim() || null]));
+  const all = fields();
+  if (!all.some((field) => field.value.trim())) return null;
+  return all.length === 1 ? all[0].value : Object.fromEntries(all.map((field) => [field.name, field.value.trim() || null]));
 }
 
+const amount = () => Math.min(100, Math.max(1, Math.trunc(Number(at("k").value)) || 10));
+
+// What is to be asked: a route and its body; null where there is nothing to ask.
 function request() {
-  const options = { k: Number(at("k").value) || 10 };
-  const where = chosen(at("filters")), variety = Number(at("diversity").value);
-  if (where) options.where = where;
+  const options = { k: amount() }, narrowed = where(at("filters")), variety = Number(at("diversity").value);
+  if (narrowed !== null) options.where = narrowed;
   if (variety) options.diversity = variety;
   if (variants.length > 1) options.variant = served.variant;
   if (like !== null) return ["/similar", { item: like, ...options }];
@@ -84,306 +49,349 @@ function request() {
   return ["/search", { ...options, explain: true }];
 }
 
-async function search({ more = false, push = false } = {}) {
+// more: go on behind what is shown. push: the address becomes a step of its own. then: what follows once the answer is shown.
+async function search({ more = false, push = false, then = () => {} } = {}) {
+  clearTimeout(timer);
   running?.abort();
   running = new AbortController();
-  const { signal } = running;
-  const asked = request();
+  const { signal } = running, asked = request();
   remember(push);
   if (!asked) {
-    shown = { results: [], version: null, asked: null };
-    clear();
+    empty();
     return;
   }
-  const [path, body] = asked;
+  const [path, body] = asked, begun = performance.now();
   if (more) body.skip = shown.results.length;
-  const begun = performance.now();
+  at("results").ariaBusy = "true";
   try {
-    const told = await patiently(path, body, signal);
-    const changed = shown.version && (told.version !== shown.version || told.model !== shown.model);
-    const results = more && !changed ? [...shown.results, ...told.results] : told.results;
-    shown = { results, version: told.version, model: told.model, asked, full: told.results.length === body.k };
-    problem(null);
-    show(more && !changed ? told.results : results, more && !changed);
-    const took = Math.max(1, Math.round(performance.now() - begun));
-    const n = results.length;
-    say(`${n ? `${n} item${n === 1 ? "" : "s"}` : "Nothing found"} · ${took} ms${changed ? " · the catalogue has changed" : ""}`);
-    if (changed) await inform();
-  } catch (error) {
-    if (error.name === "AbortError") return;
-    if (error.status === 401) {
-      await unlock();
-      search({ more });
+    const told = await ask(path, body, { signal, waiting: (words) => say(words) });
+    if (like !== null) await called([like], signal);
+    if (signal.aborted) return;
+    if (more && !same(told, shown)) {
+      search({ then }); // what is shown is of another version, so that this cannot go on behind it
       return;
     }
-    say("");
-    problem(error);
+    at("results").ariaBusy = "false";
+    shown = { ...told, asked, results: more ? [...shown.results, ...told.results] : told.results, full: told.results.length === body.k };
+    fault(null);
+    show(more, body.mode ?? served.search);
+    say(shown.results.length ? counted(shown.results.length, "item") : "Nothing found", performance.now() - begun);
+    then();
+    renewed(told).catch(() => {}); // the next answer says it again
+  } catch (error) {
+    if (signal.aborted) return;
+    at("results").ariaBusy = "false";
+    if (error.status === 401 && await unlock()) search({ more, then });
+    else if (error.status === 422 && await renewed()) search({ then }); // another model may take another query
+    else fault(error);
   }
+}
+
+// Looks again at what is served where an answer came from something newer, or where none says; whether it is new.
+async function renewed(told) {
+  if (told && same(told, served)) return false;
+  const before = served;
+  await inform();
+  if (same(before, served)) return false;
+  redraw(before);
+  at("note").textContent = before.model === served.model ? `The catalogue has a newer version, ${served.version}.` : `Another model answers now, ${served.model}.`;
+  at("note").hidden = false;
+  setTimeout(() => { at("note").hidden = true; }, NOTED);
+  return true;
 }
 
 // --- showing ---
 
-const say = (text) => { at("status").textContent = text; };
-
-function problem(error) {
-  const place = at("problem");
-  place.hidden = !error;
-  if (!error) return;
-  const busy = [429, 503].includes(error.status);
-  const words = error.status ? error.message : "The server cannot be reached. Is it still running?";
-  place.textContent = [busy ? "The server is busy. Try again in a moment." : words[0].toUpperCase() + words.slice(1), ...(error.faults ?? []).map((fault) => fault.detail)].join(". ");
+function say(words, milliseconds = null) {
+  at("status").textContent = words;
+  at("took").textContent = milliseconds === null ? "" : ` · ${Math.max(1, Math.round(milliseconds))} ms`;
 }
 
-function clear() {
+// What is wrong, beside the filter as text where that is at fault; null where nothing is.
+function fault(error) {
+  const field = at("where"), wrong = (error instanceof Refused && text(at("filters")) && error.at("where")) || "";
+  if (field) {
+    field.ariaInvalid = String(Boolean(wrong));
+    at("wrong").textContent = wrong;
+    at("wrong").hidden = !wrong;
+    if (wrong) fold("filtering", false);
+  }
+  const elsewhere = error && !wrong;
+  at("problem").hidden = !elsewhere;
+  at("said").textContent = elsewhere ? inWords(error) : "";
+  if (error) say("");
+}
+
+function empty() {
+  shown = NOTHING;
+  drawn = new Map();
   at("results").replaceChildren();
+  at("results").ariaBusy = "false";
   at("more").hidden = true;
-  at("heading").textContent = "";
-  at("back").hidden = true;
+  document.querySelector(".like").hidden = true;
   at("hint").hidden = false;
-  problem(null);
+  fault(null);
   say("");
 }
 
-function title(item) {
-  const texts = served.columns.filter((column) => column.kind === "text" && column.name !== served.item_id);
-  const name = texts.map((column) => column.name).find((column) => item[column] && String(item[column]).length <= LONG);
-  return name ?? texts.map((column) => column.name).find((column) => item[column]) ?? null;
-}
-
-function written(value) {
-  if (value === null || value === undefined) return "";
-  if (Array.isArray(value)) return value.map(written).join(", ");
-  if (typeof value === "object") return JSON.stringify(value);
-  return typeof value === "number" ? value.toLocaleString("en", { maximumFractionDigits: 4 }) : String(value);
-}
-
-// The text with the words that a query shares with it marked.
-function marked(text, words) {
-  if (!words?.length) return [text];
-  const exact = new Set(words);
-  return text.split(/([\p{L}\p{N}]+)/u).filter(Boolean).map((piece) => (exact.has(piece.toLowerCase()) ? make("mark", {}, piece) : piece));
-}
-
-function show(results, behind) {
-  const best = Math.max(...shown.results.map((result) => Math.abs(result.score)), 1e-9);
-  const cards = results.map((result) => card(result, best));
-  if (behind) at("results").append(...cards);
-  else at("results").replaceChildren(...cards);
+function show(behind, mode) {
+  const all = shown.results.map((result) => parts(result, mode));
+  const best = Math.max(...all.map(({ vectors, words }) => vectors + words), 1e-9);
+  look(shown.results);
+  // Cards that were there already stay the same ones, so that nothing flickers while one types.
+  const first = behind ? drawn.size : 0, old = drawn;
+  drawn = new Map(shown.results.map((result, n) => {
+    const told = JSON.stringify([served.variant, mode, result]), kept = old.get(told);
+    const node = kept ?? card(result, { served, mode, similar: neighbours, touch });
+    node.className = kept ? "" : "new";
+    measure(node, all[n], best);
+    return [told, node];
+  }));
+  const nodes = [...drawn.values()];
+  if (behind) at("results").append(...nodes.slice(first));
+  else at("results").replaceChildren(...nodes);
   at("more").hidden = !shown.full;
+  document.querySelector(".like").hidden = like === null;
   at("heading").textContent = like === null ? "" : `Like ${name(like)}`;
-  at("back").hidden = like === null;
   at("hint").hidden = true;
-  if (behind) cards[0]?.focus();
-}
-
-const names = new Map();
-const name = (id) => names.get(String(id)) ?? String(id);
-
-function card(result, best) {
-  const { id, item, score, why } = result;
-  const first = title(item), words = why?.shared;
-  const heading = first ? written(item[first]) : written(id);
-  names.set(String(id), heading);
-  const small = [], long = [];
-  for (const [column, value] of Object.entries(item)) {
-    const text = written(value);
-    if (column === first || !text || column === served.item_id) continue;
-    (text.length > LONG ? long : small).push([column, text]);
-  }
-  const bar = make("meter", { min: 0, max: 1, value: Math.max(0, score / best), ariaHidden: "true" });
-  const parts = [`similarity ${why ? why.vectors.toFixed(3) : score.toFixed(3)}`];
-  if (why?.words) parts.push(`words +${why.words.toFixed(3)}`);
-  if (words?.length) parts.push(`shares ${words.join(", ")}`);
-  const buttons = [make("button", { type: "button", on: { click: () => neighbours(id) } }, "Similar")];
-  if (served.query.history) buttons.push(make("button", { type: "button", on: { click: () => touch(id) } }, "Add to history"));
-  for (const button of buttons) button.ariaLabel = `${button.textContent}: ${heading}`;
-  return make("li", { tabIndex: -1 },
-    make("article", {},
-      make("div", { className: "head" }, make("h2", {}, ...marked(heading, words)), make("p", { className: "score", title: "similarity of the vectors" }, bar, score.toFixed(3))),
-      ...long.map(([column, text]) => make("p", { className: "long", title: column }, ...marked(text, words))),
-      small.length || heading !== written(id) ? make("dl", {}, ...[...(heading !== written(id) ? [["id", written(id)]] : []), ...small].map(([column, text]) => make("div", {}, make("dt", {}, column), make("dd", {}, ...marked(text, words))))) : null,
-      make("div", { className: "foot" }, make("p", { className: "why" }, parts.join(" · ")), ...buttons)));
+  if (behind) nodes[first]?.focus();
+  drawHistory();
 }
 
 function neighbours(id) {
   like = id;
-  search({ push: true });
-  at("heading").focus();
+  search({ push: true, then: () => { at("heading").focus(); scrollTo({ top: 0 }); } });
+}
+
+// Back from the neighbours of an item to where they were asked for, and to that item.
+function back() {
+  const from = JSON.stringify(like);
+  const found = () => (cards().find((each) => each.dataset.id === from) ?? fields()[0])?.focus();
+  if (history.state?.within) {
+    onto = found;
+    history.back();
+  } else {
+    like = null;
+    search({ push: true, then: found });
+  }
+}
+
+// What ids are called that came by an address, or were typed.
+async function called(ids, signal) {
+  const unknown = ids.filter((id) => name(id) === String(id) && String(id));
+  const path = (id) => `/items/${encodeURIComponent(id)}${variants.length > 1 ? `?variant=${encodeURIComponent(served.variant)}` : ""}`;
+  await Promise.allSettled(unknown.map(async (id) => learn(id, (await ask(path(id), null, { signal })).item, served)));
 }
 
 function touch(id) {
   touched = [...touched, id];
   drawHistory();
-  search({ push: true });
+  search({ push: like === null });
+  called([id]).then(drawHistory);
 }
 
 function drawHistory() {
-  at("history").replaceChildren(...touched.map((id, n) => make("li", {}, name(id), " ",
-    make("button", { type: "button", ariaLabel: `Forget ${name(id)}`, on: { click: () => { touched = touched.filter((_, m) => m !== n); drawHistory(); search({ push: true }); } } }, "×"))));
+  const forget = (n) => {
+    touched = touched.filter((_, m) => m !== n);
+    drawHistory();
+    search({ push: like === null });
+    at("touch").focus();
+  };
+  at("history").replaceChildren(...touched.map((id, n) =>
+    make("li", {}, name(id), make("button", { type: "button", ariaLabel: `Forget ${name(id)}`, on: { click: () => forget(n) } }, "×"))));
 }
 
 // --- the address ---
 
 function remember(push) {
-  const state = new URLSearchParams();
-  for (const field of document.querySelectorAll("#fields input")) if (field.value) state.set(`q.${field.name}`, field.value);
-  if (touched.length) state.set("history", JSON.stringify(touched));
-  if (like !== null) state.set("like", JSON.stringify(like));
-  if (kept(at("filters"))) state.set("f", kept(at("filters")));
-  if (at("mode").value !== served.search) state.set("mode", at("mode").value);
-  if (at("k").value !== "10") state.set("k", at("k").value);
-  if (at("diversity").value !== "0") state.set("variety", at("diversity").value);
-  if (variants.length > 1) state.set("variant", served.variant);
-  const address = state.size ? `?${state}` : location.pathname;
-  if (push) history.pushState(null, "", address);
-  else history.replaceState(null, "", address);
+  const kept = new URLSearchParams();
+  for (const field of fields()) if (field.value) kept.set(`q.${field.name}`, field.value);
+  if (touched.length) kept.set("history", JSON.stringify(touched));
+  if (like !== null) kept.set("like", JSON.stringify(like));
+  const picked = state(at("filters"));
+  if (Object.keys(picked).length) kept.set("filters", JSON.stringify(picked));
+  if (text(at("filters"))) kept.set("where", text(at("filters")));
+  if (at("mode").value !== served.search) kept.set("mode", at("mode").value);
+  if (amount() !== 10) kept.set("k", amount());
+  if (at("diversity").value !== "0") kept.set("variety", at("diversity").value);
+  if (variants.length > 1) kept.set("variant", served.variant);
+  const address = kept.size ? `?${kept}` : location.pathname;
+  if (push) history.pushState({ within: like !== null }, "", address);
+  else history.replaceState(history.state, "", address);
 }
 
-const parsed = (text, other) => { try { return text === null ? other : JSON.parse(text); } catch { return other; } };
+const parsed = (kept, other) => { try { return JSON.parse(kept) ?? other; } catch { return other; } };
 
 function recall() {
-  const state = new URLSearchParams(location.search);
-  for (const field of document.querySelectorAll("#fields input")) field.value = state.get(`q.${field.name}`) ?? "";
-  touched = parsed(state.get("history"), []);
-  like = parsed(state.get("like"), null);
-  restore(at("filters"), state.get("f"));
-  at("mode").value = served.modes.includes(state.get("mode")) ? state.get("mode") : served.search;
-  at("k").value = state.get("k") ?? "10";
-  at("diversity").value = state.get("variety") ?? "0";
+  const kept = new URLSearchParams(location.search), ids = parsed(kept.get("history"), []), picked = parsed(kept.get("filters"), {});
+  for (const field of fields()) field.value = kept.get(`q.${field.name}`) ?? "";
+  touched = served.query.history && Array.isArray(ids) ? ids : [];
+  like = parsed(kept.get("like"), null);
+  restore(at("filters"), picked, kept.get("where") ?? "");
+  at("mode").value = served.modes.includes(kept.get("mode")) ? kept.get("mode") : served.search;
+  at("k").value = kept.get("k") ?? "10";
+  at("diversity").value = kept.get("variety") ?? "0";
   drawHistory();
-  said();
+  called(touched).then(drawHistory);
+  count();
 }
 
 // --- the frame ---
 
 async function inform() {
-  const told = await patiently("/info");
-  variants = told.variants;
-  const wanted = new URLSearchParams(location.search).get("variant") ?? served?.variant;
-  served = variants.find((each) => each.variant === wanted) ?? variants[0];
-  at("what").textContent = `${served.items.toLocaleString("en")} items`;
-  at("about").textContent = `model ${served.model} · catalogue ${served.version} · ${served.dimensions} dimensions, ${served.similarity}`;
-  at("card").href = variants.length > 1 ? `/card?variant=${encodeURIComponent(served.variant)}` : "/card";
+  ({ variants } = await ask("/info", null, { waiting: (words) => say(words) }));
+  served = variants.find((each) => each.variant === served?.variant) ?? wanted() ?? variants[0];
+  describe(served, variants);
 }
 
-const MODES = { vectors: "vectors", words: "words", hybrid: "both" };
-
 function frame() {
-  const { columns } = served.query;
-  at("fields").replaceChildren(...columns.map((column, n) =>
-    make("label", { className: columns.length === 1 ? "only" : "" }, make("span", {}, columns.length === 1 ? "Search" : column),
-      make("input", { name: column, type: "search", autofocus: n === 0, enterKeyHint: "search", spellcheck: false, maxLength: 2000 }))));
-  at("touched").hidden = !served.query.history;
-  at("mode").replaceChildren(...served.modes.map((mode) => make("option", { value: mode }, MODES[mode] + (mode === served.search ? " (best on validation)" : ""))));
-  at("variant").replaceChildren(...variants.map((each) => make("option", { value: each.variant, selected: each === served }, each.variant)));
-  document.querySelector(".variant").hidden = variants.length < 2;
+  describe(served, variants);
+  drawFields(served);
+  drawOptions(served, variants);
   draw(at("filters"), served.columns, narrow);
 }
 
-let timer;
-const soon = () => { clearTimeout(timer); timer = setTimeout(() => search(), WAIT); };
+const wanted = () => variants.find((each) => each.variant === new URLSearchParams(location.search).get("variant"));
 
-function narrow() {
-  said();
-  soon();
-}
-
-function said() {
-  const { set, both } = counted(at("filters"));
-  at("narrowed").textContent = set ? ` (${set})` : "";
-  at("where")?.setCustomValidity(both ? "Leave out the other filters: the text stands alone." : "");
-  at("where")?.reportValidity();
-  at("varied").textContent = Number(at("diversity").value) ? at("diversity").value : "off";
-}
-
-function unfold(button, form) {
-  button.addEventListener("click", () => {
-    form.hidden = !form.hidden;
-    button.ariaExpanded = String(!form.hidden);
-  });
-}
-
-function keys(event) {
-  const typing = event.target.matches("input:not([type=checkbox], [type=range]), select, textarea");
-  const first = document.querySelector("#fields input") ?? at("touch");
-  if (event.key === "/" && !typing) {
-    event.preventDefault();
-    first.focus();
-    first.select();
-  } else if (event.key === "Escape" && like !== null) {
-    history.back();
-  } else if (["ArrowDown", "ArrowUp"].includes(event.key) && (event.target === first || event.target.closest?.("#results"))) {
-    const cards = [...document.querySelectorAll("#results > li")];
-    const here = cards.indexOf(event.target.closest?.("#results > li")) + (event.key === "ArrowDown" ? 1 : -1);
-    event.preventDefault();
-    if (here < 0) first.focus();
-    else cards[Math.min(here, cards.length - 1)]?.focus();
-  } else if (event.key === "Enter" && event.target.matches("#results > li")) {
-    event.target.querySelector("button").click();
+// Another version has other columns, or values: draws again what differs, and leaves alone what somebody is at.
+function redraw(before) {
+  const differ = (part) => JSON.stringify(part(before)) !== JSON.stringify(part(served));
+  if (differ((each) => [each.query, each.modes, each.search])) {
+    frame();
+    recall();
+  } else if (differ((each) => each.columns) && !at("filters").contains(document.activeElement)) {
+    const picked = state(at("filters")), typed = text(at("filters"));
+    draw(at("filters"), served.columns, narrow);
+    restore(at("filters"), picked, typed);
   }
 }
 
-function scheme(dark) {
-  document.documentElement.dataset.scheme = dark ? "dark" : "light";
-  at("scheme").ariaPressed = String(dark);
+function soon() {
+  clearTimeout(timer);
+  timer = setTimeout(search, WAIT);
+}
+
+function narrow() {
+  count();
+  soon();
+}
+
+// What is set, beside what sets it.
+function count() {
+  const set = number(at("filters"));
+  at("narrowed").textContent = set ? ` (${set})` : "";
+  at("varied").textContent = Number(at("diversity").value) ? at("diversity").value : "off";
+}
+
+// --- keys ---
+
+function escape(event) {
+  const open = folds.find((each) => holds(each, event.target));
+  if (!open && like === null && !event.target.closest("#found")) return;
+  event.preventDefault();
+  if (open) {
+    fold(open, true);
+    at(open).focus();
+  } else if (like !== null) {
+    back();
+  } else {
+    fields()[0]?.focus();
+  }
+}
+
+function walk(event, by) {
+  const all = cards(), here = all.indexOf(event.target.closest("#results > li"));
+  if (here < 0 && (by < 0 || !event.target.closest("#ask, #found"))) return;
+  event.preventDefault();
+  if (here + by < 0) (fields()[0] ?? at("touch")).focus();
+  else (all[here + by] ?? at("more")).focus();
+}
+
+function keys(event) {
+  if (at("locked").open || event.ctrlKey || event.metaKey || event.altKey || !(event.target instanceof Element)) return;
+  const typing = event.target.matches("input:not([type=checkbox], [type=range]), select, textarea");
+  if (event.key === "/" && !typing) {
+    const first = fields()[0] ?? at("touch");
+    event.preventDefault();
+    first.focus();
+    first.select();
+  } else if (event.key === "Escape") escape(event);
+  else if (event.key === "ArrowDown") walk(event, 1);
+  else if (event.key === "ArrowUp") walk(event, -1);
+  else if (event.key === "Enter" && event.target.matches("#results > li")) event.target.querySelector(".similar").click();
+}
+
+// --- listening ---
+
+function asked(event) {
+  event.preventDefault();
+  const id = at("touch").value.trim();
+  if (document.activeElement === at("touch") && id) {
+    at("touch").value = "";
+    touch(id);
+    return;
+  }
+  like = null;
+  search();
+}
+
+function changed(event) {
+  if (event.target === at("touch")) return;
+  like = null;
+  soon();
+}
+
+function chosen() {
+  served = variants.find((each) => each.variant === at("variant").value);
+  like = null;
+  remember(true);
+  frame();
+  recall();
+  search();
+}
+
+function stepped() {
+  if (wanted() && wanted() !== served) {
+    served = wanted();
+    frame();
+  }
+  recall();
+  search({ then: onto });
+  onto = () => {};
 }
 
 function listen() {
-  at("ask").addEventListener("input", (event) => { if (event.target !== at("touch")) { like = null; soon(); } });
-  at("ask").addEventListener("submit", (event) => {
-    event.preventDefault();
-    if (document.activeElement === at("touch") && at("touch").value.trim()) {
-      const id = at("touch").value.trim();
-      at("touch").value = "";
-      touch(id);
-    } else {
-      like = null;
-      clearTimeout(timer);
-      search({ push: true });
-    }
-  });
-  at("options").addEventListener("input", narrow);
-  at("options").addEventListener("submit", (event) => event.preventDefault());
-  at("back").addEventListener("click", () => {
-    like = null;
-    search({ push: true });
-  });
+  at("ask").addEventListener("input", changed);
+  at("ask").addEventListener("submit", asked);
+  for (const form of [at("filters"), at("options")]) {
+    form.addEventListener("input", narrow);
+    form.addEventListener("submit", (event) => event.preventDefault());
+  }
+  for (const each of folds) at(each).addEventListener("click", () => fold(each, !folded(each)));
+  at("back").addEventListener("click", back);
   at("more").addEventListener("click", () => search({ more: true }));
-  at("variant").addEventListener("change", () => {
-    served = variants.find((each) => each.variant === at("variant").value);
-    remember(false);
-    inform().then(() => { frame(); recall(); search(); });
-  });
-  unfold(at("filtering"), at("filters"));
-  unfold(at("tuning"), at("options"));
+  at("again").addEventListener("click", () => search());
+  at("variant").addEventListener("change", chosen);
   document.addEventListener("keydown", keys);
-  addEventListener("popstate", () => { recall(); search(); });
-  at("scheme").addEventListener("click", () => {
-    const dark = document.documentElement.dataset.scheme !== "dark";
-    localStorage.setItem("scheme", dark ? "dark" : "light");
-    scheme(dark);
-  });
+  addEventListener("popstate", stepped);
+  addEventListener("online", () => { if (!at("problem").hidden) search(); });
 }
 
 async function begin() {
-  const kept = localStorage.getItem("scheme");
-  scheme(kept ? kept === "dark" : matchMedia("(prefers-color-scheme: dark)").matches);
   try {
     await inform();
   } catch (error) {
-    if (error.status === 401) {
-      await unlock();
-      return begin();
-    }
-    problem(error);
+    if (error.status === 401 && await unlock()) return begin();
+    fault(error);
+    at("again").addEventListener("click", begin, { once: true });
     return undefined;
   }
   frame();
   listen();
   recall();
-  document.title = `Search ${served.items.toLocaleString("en")} items`;
-  search();
-  return undefined;
+  if (number(at("filters")) && matchMedia("(min-width: 62rem)").matches) fold("filtering", false);
+  if (!location.search) fields()[0]?.focus();
+  return search();
 }
 
 begin();

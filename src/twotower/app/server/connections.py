@@ -43,6 +43,7 @@ class Connection(HttpToolsProtocol):
     options = ServeOptions()
     busy: Busy = staticmethod(lambda: False)
     turned: Turned = staticmethod(lambda _: None)
+    waiting: list[tuple[Connection, bool, float]]  # of all connections, those that are to be turned away
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -111,7 +112,17 @@ class Connection(HttpToolsProtocol):
             return
         self._turning, self._owed = False, self._owed + 1
         self.flow.pause_reading()
-        self.loop.call_later(HELD, self._turn_away, self.parser.should_keep_alive(), self._since)
+        keep_alive = self.parser.should_keep_alive()
+        if not self.waiting:
+            self.loop.call_later(HELD, self._turn_all_away)
+        self.waiting.append((self, keep_alive, self._since))
+
+    def _turn_all_away(self) -> None:
+        """Tell all who have been turned away of late: each alone would wake the loop, and take the interpreter from who makes the answers."""
+        waiting = list(self.waiting)
+        self.waiting.clear()
+        for connection, keep_alive, since in waiting:
+            connection._turn_away(keep_alive, since)
 
     def _turn_away(self, keep_alive: bool, since: float) -> None:
         self._owed -= 1
@@ -169,7 +180,7 @@ class Connection(HttpToolsProtocol):
 
 def connections(options: ServeOptions, busy: Busy, turned: Turned) -> type[Connection]:
     """Connections within these bounds. busy: whether more would be refused. turned: is told of each that was turned away."""
-    return type("Bounded", (Connection,), {"options": options, "busy": staticmethod(busy), "turned": staticmethod(turned)})
+    return type("Bounded", (Connection,), {"options": options, "busy": staticmethod(busy), "turned": staticmethod(turned), "waiting": []})
 
 
 def settings(options: ServeOptions, busy: Busy, turned: Turned) -> dict[str, Any]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from twotower import files
 from twotower.app.server.shown import to_json
 from twotower.app.server.versions import Served
-from twotower.bundle import describe
+from twotower.bundle import Version, describe, versions
 from twotower.bundle.ranking import MODES
 from twotower.data.prepared import ID
+from twotower.errors import TwotowerError
 from twotower.search.facets import facets
 
 
@@ -42,4 +44,13 @@ def card(served: Served) -> bytes:
     from twotower.app.reports.webpage import webpage
 
     bundle = served.retriever.bundle
-    return webpage(document(describe(bundle), files.read_json(bundle.folder / "model" / "metrics.json"))).encode()
+    model = bundle.folder / "model"
+    written = (model / "card.md").read_text(encoding="utf-8") if (model / "card.md").is_file() else ""
+    return webpage(document(describe(bundle), files.read_json(model / "metrics.json"), written, _versions(bundle.folder))).encode()
+
+
+def _versions(folder: Path) -> list[Version]:
+    try:
+        return versions(folder)
+    except (OSError, TwotowerError):  # a writer may be clearing old ones away
+        return []
