@@ -14,8 +14,8 @@ from twotower.bundle import load, rollback
 STORED = Path(__file__).parent / "data"
 
 
-def text(place):
-    page = card(SimpleNamespace(retriever=load(place))).decode()
+def text(place, retriever=None):
+    page = card(SimpleNamespace(retriever=retriever or load(place))).decode()
     return re.sub(r"\s+", " ", re.sub(r"<style>.*?</style>|<[^>]+>", " ", page, flags=re.DOTALL))
 
 
@@ -34,9 +34,9 @@ def test_a_catalogue_that_grew_tells_its_versions_and_which_of_them_answers(tmp_
     place = shutil.copytree(STORED / "bundle-2", tmp_path / "bundle")
     told = text(place).split("Its catalogue")[1]
     assert re.search(r"000004 answers .* 1 removed .* 000003 .* 1 added .* 000002 .* 1 shown .* 000001", told)
-    served = SimpleNamespace(retriever=load(place))
+    answers = load(place)
     rollback(place, to="2")
-    assert b"catalogue version 000004" in card(served)  # of what answers, whatever is in use by now
+    assert "000004 answers" in text(place, answers)  # whatever is in use by now
     assert re.search(r"000002 answers", text(place))
 
 
