@@ -17,6 +17,7 @@ from twotower.app.page import FILES, read
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 needs_browser = pytest.mark.skipif(BROWSER is None, reason="no chromium is installed here; on Debian: apt-get install chromium")
+PATIENCE = 15_000  # milliseconds, of a machine that has much else to do
 NAMELESS = """() => [...document.querySelectorAll("input, select, button, a")].filter((node) => {
   const labels = [...node.labels ?? []].map((label) => label.textContent.trim()).join("");
   return !(node.ariaLabel || labels || (node.tagName !== "SELECT" && node.textContent.trim()));
@@ -54,6 +55,7 @@ class Seen:
 
     def __init__(self, browser, url, **options):
         self.page = browser.new_context(**options).new_page()
+        self.page.set_default_timeout(PATIENCE)
         self.lines, self.asked = [], []
         self.page.on("console", lambda line: self.lines.append(line.text))
         self.page.on("pageerror", lambda error: self.lines.append(str(error)))

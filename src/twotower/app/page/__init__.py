@@ -1,4 +1,8 @@
-"""The page that a server shows to people: plain HTML, CSS and JavaScript, with nothing to build and nothing from elsewhere."""
+"""The page that a server shows to people: plain HTML, CSS and JavaScript, with nothing to build and nothing from elsewhere.
+
+`scheme` sets the colours before the first paint; `page` holds what is asked and shown; it draws by `frame` (what stands around), `filters` and
+`cards`, and asks by `asking`. What comes from a server is put on the page as text alone. To add a file: here, in `FILES`.
+"""
 
 from __future__ import annotations
 
@@ -15,5 +19,6 @@ FILES = {
 
 @cache
 def read(name: str) -> tuple[bytes, str]:
-    """One of its files, and the type of that."""
-    return (resources.files(__name__) / name).read_bytes(), FILES[name]
+    """One of its files, and the type of that. Raises KeyError for anything else, before anything is read."""
+    media = FILES[name]
+    return (resources.files(__name__) / name).read_bytes(), media

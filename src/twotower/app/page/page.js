@@ -82,7 +82,7 @@ async function search({ more = false, push = false, then = () => {} } = {}) {
     if (signal.aborted) return;
     at("results").ariaBusy = "false";
     if (error.status === 401 && await unlock()) search({ more, then });
-    else if (error.status === 422 && await renewed()) search({ then }); // another model may take another query
+    else if (error.status === 422 && await renewed().catch(() => false)) search({ then }); // another model may take another query
     else fault(error);
   }
 }
