@@ -12,6 +12,7 @@ from twotower.bundle.ranking import Mode, all_similarities
 from twotower.bundle.retriever import Retriever
 from twotower.data.columns import Array
 from twotower.search.fusion import blend
+from twotower.search.index import similarities
 from twotower.search.lexical import tokenize
 
 
@@ -27,20 +28,24 @@ def reasons(retriever: Retriever, queries: Any, rows: Array, *, history: Any = N
     """For each query what found each of its rows int64 [q, k]; None for pads."""
     table = retriever.query_table(queries, history)
     by, texts = mode or retriever.bundle.model["search"]["mode"], query_text(table, retriever.text_columns)
-    near = all_similarities(retriever.embed_queries(table), retriever.vectors)  # [q, n]
-    words = None
+    vectors, there = retriever.embed_queries(table), rows >= 0
+    near, words = np.zeros(rows.shape, np.float32), None
+    near[there] = similarities(vectors, np.nonzero(there)[0], retriever.vectors, rows[there])
     if by != "vectors" and retriever.lexical is not None:
-        words = retriever.lexical.scores(texts)
-        words = words if by == "words" else blend(near, words, float(retriever.bundle.model["search"]["words_weight"])) - near
-    asked = [set(tokenize(text)) for text in texts]
-    own = own_words(retriever, np.unique(rows[rows >= 0]).tolist())
-    return [
-        [
-            None if row < 0 else Reason(float(near[query, row]), None if words is None else float(words[query, row]), sorted(asked[query] & own[row]))
-            for row in found
-        ]
-        for query, found in enumerate(rows.tolist())
-    ]
+        scores = retriever.lexical.scores(texts)  # [q, n]
+        if by == "hybrid":  # what words add hangs on the best of all items
+            every = all_similarities(vectors, retriever.vectors)
+            scores = blend(every, scores, float(retriever.bundle.model["search"]["words_weight"])) - every
+        words = np.take_along_axis(scores, np.maximum(rows, 0), axis=1)
+    asked, own = [set(tokenize(text)) for text in texts], own_words(retriever, np.unique(rows[there]).tolist())
+
+    def reason(query: int, place: int, row: int) -> Reason | None:
+        if row < 0:
+            return None
+        added = None if words is None else float(words[query, place])
+        return Reason(float(near[query, place]), added, sorted(asked[query] & own[row]))
+
+    return [[reason(query, place, row) for place, row in enumerate(found)] for query, found in enumerate(rows.tolist())]
 
 
 def own_words(retriever: Retriever, rows: Sequence[int]) -> dict[int, set[str]]:
