@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -81,6 +82,47 @@ def test_a_connection_that_was_closed_is_opened_again(world_folder):
         client.info()
         client._open.connection.sock.close()
         assert client.info()
+
+
+class Elsewhere(BaseHTTPRequestHandler):
+    """A proxy that is busy until a date, and a page where a server was."""
+
+    def do_GET(self):
+        self.send_response(503 if self.path == "/readyz" else 200)
+        self.send_header("retry-after", "Wed, 21 Oct 2015 07:28:00 GMT")
+        self.send_header("content-length", "6")
+        self.end_headers()
+        self.wfile.write(b"<html>")
+
+    def log_message(self, *told):
+        pass
+
+
+def test_what_is_no_server_is_said(monkeypatch):
+    waited = []
+    monkeypatch.setattr("twotower.client.time.sleep", waited.append)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        client = tt.Client(f"http://127.0.0.1:{server.server_port}", tries=2)
+        with pytest.raises(tt.Unanswered, match="answered 503"):
+            client.ask("/readyz")
+        assert waited == [1.0]
+        with pytest.raises(tt.Unanswered, match="no twotower server"):
+            client.info()
+        client._close()
+        server.shutdown()
+
+
+def test_a_key_or_an_address_that_cannot_be_is_said_and_never_repeated(world_folder):
+    for url, key in [("http://x", "hidden\r\nhidden"), ("http://x", "hidd\u0142n"), ("http://me:hidden@x", None), ("http://x/?key=hidden", None)]:
+        with pytest.raises(tt.ConfigError) as caught:
+            tt.Client(url, key)
+        assert "hid" not in str(caught.value)
+    for url in ("http://localhost:99999", "http://localhost:no", "http://"):
+        with pytest.raises(tt.ConfigError, match="no address"):
+            tt.Client(url)
+    with serving(world_folder, keys=(KEY,)) as called:
+        assert tt.Client(called.url, f"{KEY}\n").info()  # as a file ends
 
 
 def test_a_client_loads_nothing_but_itself():

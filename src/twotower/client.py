@@ -11,7 +11,7 @@ import threading
 import time
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
 from twotower.errors import ConfigError, TwotowerError
 
@@ -29,14 +29,19 @@ class Unanswered(TwotowerError):
 class Client:
     """A server, asked over connections that stay open, one a thread. Safe to share between threads.
 
-    key: what the server asks for, where it does. seconds: until an answer has to be there. tries: how often a request is sent that finds the server
-    busy, or its connection lost.
+    key: what the server asks for, where it does. seconds: that each try may wait. tries: how often a request is sent that finds the server busy, or
+    its connection lost.
     """
 
     def __init__(self, url: str, key: str | None = None, *, seconds: float = 10.0, tries: int = 4) -> None:
         parts = urlsplit(url if "//" in url else f"http://{url}")
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ConfigError(f"{url!r} is no address of a server; one is like http://localhost:8080")
+        if parts.username is not None:
+            raise ConfigError("an address has no key in it: Client(url, key)")
+        if parts.scheme not in ("http", "https") or not parts.hostname or not _port_fits(parts) or parts.query or parts.fragment:
+            raise ConfigError(f"{url.split('?')[0]!r} is no address of a server; one is like http://localhost:8080")
+        key = None if key is None else key.strip()  # a file ends with a line break
+        if key is not None and not (key and key.isascii() and key.isprintable()):
+            raise ConfigError("the key is empty, or holds what no key may: one is a line of ASCII")
         self._parts, self._seconds, self._tries = parts, seconds, max(1, tries)
         self._headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {key}"} if key is not None else {})
         self._open = threading.local()
@@ -79,10 +84,10 @@ class Client:
                 time.sleep(0.05 * 2**tried)
                 continue
             if status == 200:
-                return dict(json.loads(came))
+                return _answered(came)
             if status not in (429, 503) or tried == self._tries:
                 raise _unanswered(status, came)
-            time.sleep(min(MOST_WAIT, float(headers.get("retry-after", 1))))
+            time.sleep(_wait(headers.get("retry-after", "1")))
         raise AssertionError("unreachable")
 
     def _once(self, method: str, path: str, body: bytes | None) -> tuple[int, dict[str, str], bytes]:
@@ -103,6 +108,31 @@ class Client:
 
 def _without_type(headers: dict[str, str]) -> dict[str, str]:
     return {name: value for name, value in headers.items() if name != "content-type"}
+
+
+def _port_fits(parts: SplitResult) -> bool:
+    try:
+        return parts.port is None or parts.port > 0
+    except ValueError:
+        return False
+
+
+def _wait(told: str) -> float:
+    """The seconds that Retry-After asks for; a second where a proxy names a date."""
+    try:
+        return min(MOST_WAIT, max(0.0, float(told)))
+    except ValueError:
+        return 1.0
+
+
+def _answered(body: bytes) -> dict[str, Any]:
+    try:
+        told = json.loads(body)
+    except ValueError:
+        told = None
+    if not isinstance(told, dict):
+        raise Unanswered("what answers there is no twotower server: it sent something else than a JSON object", 200)
+    return told
 
 
 def _unanswered(status: int, body: bytes) -> Unanswered:
