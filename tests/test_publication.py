@@ -1,6 +1,10 @@
 """Models are published to a folder that servers follow: whole or not at all, and what was in use before can be gone back to."""
 
+import errno
+import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -11,6 +15,7 @@ from twotower import files
 from twotower.bundle import load, publish, versions, withdraw
 from twotower.bundle.layout import find_bundle
 from twotower.errors import BundleError, ConfigError, OutputError
+from twotower.exports.encoders import write_query_encoder
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +98,85 @@ def test_one_that_is_cut_short_leaves_what_was_in_use(served, world_folder, seco
     assert load(served).bundle.fingerprint == load(second).bundle.fingerprint
 
 
+KILLED = """
+import os, sys
+from twotower.bundle import publish
+place, into, last = sys.argv[1:]
+real = os.replace
+def dying(source, goal, **options):
+    if os.path.basename(goal) == last:
+        os._exit(9)
+    return real(source, goal, **options)
+os.replace = dying
+publish(place, into)
+"""
+
+
+@pytest.mark.parametrize("at", ["manifest.json", "the folder", "LIVE"])
+@pytest.mark.parametrize("before", [False, True])
+def test_one_that_is_killed_leaves_a_folder_that_can_be_published_to(world_folder, second, tmp_path, at, before):
+    into, first = tmp_path / "served", load(world_folder).bundle.fingerprint
+    if before:
+        publish(world_folder, into)
+    name = load(second).bundle.fingerprint[:16]
+    done = subprocess.run([sys.executable, "-c", KILLED, second, into, name if at == "the folder" else at], check=False)
+    assert done.returncode == 9
+    if before:
+        assert load(into).bundle.fingerprint == first
+    else:
+        with pytest.raises(BundleError):
+            load(into)
+    publish(second, into)
+    assert load(into).bundle.fingerprint[:16] == name
+    assert not [path for path in into.rglob("*") if path.name.endswith(".part")]
+
+
+def test_a_full_disk_is_one_clear_error(served, world_folder, second, monkeypatch):
+    def full(handle):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OutputError, match="make room"):
+        publish(second, served)
+    monkeypatch.undo()
+    assert load(served).bundle.fingerprint == load(world_folder).bundle.fingerprint
+    assert len(list((served / "bundles").iterdir())) == 1
+
+
+def test_a_model_that_was_damaged_where_it_is_kept_is_not_put_in_use(served, world_folder, second):
+    first = load(world_folder).bundle.fingerprint
+    publish(second, served)
+    path = served / "bundles" / first[:16] / "model" / "states.safetensors"
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(BundleError, match="there already and cannot serve"):
+        publish(world_folder, served)
+    assert load(served).bundle.fingerprint == load(second).bundle.fingerprint
+
+
+def test_a_copy_that_has_grown_otherwise_is_another_version_of_the_same_name(world_folder, tmp_path):
+    for name in ("one", "other"):
+        shutil.copytree(world_folder / "bundle", tmp_path / name)
+    gone, left = load(world_folder).catalogue.ids.to_pylist()[:2]
+    load(tmp_path / "one").remove_items([gone])
+    load(tmp_path / "other").remove_items([left])
+    (tmp_path / "live").symlink_to(tmp_path / "one")
+    old = load(tmp_path / "live")
+    (tmp_path / "next").symlink_to(tmp_path / "other")
+    (tmp_path / "next").rename(tmp_path / "live")
+    now = old.newest()
+    assert now.bundle.version == old.bundle.version and now._graphs is old._graphs
+    assert gone in now.catalogue.ids.to_pylist() and left not in now.catalogue.ids.to_pylist()
+    assert left in old.catalogue.ids.to_pylist()
+    assert now.newest() is now
+
+
+def test_the_newest_of_a_query_encoder_alone_is_itself(world_folder, tmp_path):
+    write_query_encoder(load(world_folder), tmp_path / "encoder")
+    alone = load(tmp_path / "encoder")
+    assert alone.newest() is alone
+
+
 def test_what_cannot_serve_is_not_published(served, world_folder, tmp_path):
     damaged = shutil.copytree(world_folder / "bundle", tmp_path / "damaged")
     path = damaged / "model" / "states.safetensors"
@@ -112,6 +196,8 @@ def test_places_that_cannot_be_published_to(served, world_folder, tmp_path, type
             publish(world_folder, tmp_path / place)
     with pytest.raises(ConfigError, match="already"):
         publish(served, served)
+    with pytest.raises(ConfigError, match="inside"):
+        publish(served, served / "bundles" / load(served).bundle.fingerprint[:16] / "served")
     for text in ("", "nothing\n", "../../etc\n", "0123456789abcdef\n"):
         (served / "LIVE").write_text(text)
         with pytest.raises(BundleError, match="publish one again"):
@@ -128,3 +214,5 @@ def test_verbs_publish_and_go_back(served, second, typed):
     assert (code, out) == (0, "") and "is in use again" in err
     code, out, err = typed("publish", second, served)
     assert code == 0 and "was there already" in err
+    code, out, err = typed("versions", served)
+    assert code == 0 and f"{load(second).bundle.fingerprint[:16]} (in use), " in out

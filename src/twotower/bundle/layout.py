@@ -213,8 +213,8 @@ def open_bundle(
         return _open_encoder(folder, everything)
     if wanted == ALONE:
         raise BundleError(without_items(folder))
-    if known is not None and known.version == wanted:
-        return known
+    if known is not None and known.version == wanted and files.read_json(folder / "catalogue" / wanted / manifests.MANIFEST) == known.catalogue:
+        return known  # of a copy of this bundle that has grown otherwise, the same name is another version
     if wanted not in versions_in(folder):
         raise BundleError(f"{folder} has no catalogue version {wanted}; {choices(versions_in(folder), wanted)}")
     if known is None:

@@ -33,9 +33,9 @@ class Published(NamedTuple):
 def publish(place: Path | str, into: Path | str, *, keep: int = KEEP) -> Published:
     """Bring a model to a folder that is served from, and make it the one in use.
 
-    Every byte of it is checked, and that it reads its golden queries as where it was made. A model that is there already keeps the catalogue that
-    it has there. keep: how many models stay, the one in use among them. Raises BundleError for a bundle that cannot serve, ConfigError for a
-    folder that is something else, and OutputError where it cannot be written.
+    Every byte of it is checked, and that it reads its golden queries as where it was made. A model that is there already is checked as well, and
+    keeps the catalogue that it has there. keep: how many models stay, the one in use among them. Raises BundleError for a bundle that cannot
+    serve, ConfigError for a folder that is something else, and OutputError where it cannot be written.
     """
     folder = Path(into)
     if keep < 1:
@@ -45,11 +45,14 @@ def publish(place: Path | str, into: Path | str, *, keep: int = KEEP) -> Publish
     verify(bundle.folder)
     name = bundle.fingerprint[:16]
     with files.held(folder, WAIT):
+        files.empty_folder(folder, ())  # of one that was killed
         there = published(folder)
         goal = folder / BUNDLES / name
         copied = not goal.is_dir()
         if copied:
             _copy(bundle.folder, goal)
+        else:
+            _check_kept(goal)
         names = [name, *(each for each in there if each != name)]
         _write(folder, names[:keep])
         for old in (folder / BUNDLES).iterdir():
@@ -77,12 +80,22 @@ def _check_place(folder: Path, source: Path) -> None:
     """Raise ConfigError for a place that holds something else."""
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder} is a file; models are published to a folder")
+    if folder.resolve().is_relative_to(source.resolve()):
+        raise ConfigError(f"{folder} is inside of {source}, which is what is published; choose a folder elsewhere")
     if (folder / LIVE).exists():
         if source.resolve().is_relative_to(folder.resolve() / BUNDLES):
             raise ConfigError(f"{source} is in {folder} already. To go back to a model: twotower rollback {folder} --model")
         return
-    if folder.is_dir() and any(path.name not in (BUNDLES, files.LOCK) for path in folder.iterdir()):
+    if folder.is_dir() and any(path.name not in (BUNDLES, files.LOCK) and not path.name.endswith(".part") for path in folder.iterdir()):
         raise ConfigError(f"{folder} holds something else than published models; choose a folder that is new or empty")
+
+
+def _check_kept(bundle: Path) -> None:
+    """Raise BundleError unless a bundle that was there already can serve."""
+    try:
+        verify(bundle)
+    except BundleError as error:
+        raise BundleError(f"{bundle} was there already and cannot serve: {error}. Remove that folder, and publish again.") from None
 
 
 def _copy(source: Path, goal: Path) -> None:

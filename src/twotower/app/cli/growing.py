@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -64,9 +65,10 @@ def refresh(
 def versions(model: BundlePath, json: Json = False) -> None:
     """List the versions of a catalogue.
 
-    When each was written, what changed, and what it takes to send it.
+    When each was written, what changed, and what it takes to send it. Of a folder that models are published to, the models too.
     """
     from twotower.bundle import versions as all_of
+    from twotower.bundle.layout import published
 
     found = all_of(model)
     if json:
@@ -74,7 +76,8 @@ def versions(model: BundlePath, json: Json = False) -> None:
         return
     from twotower.app import reports
 
-    show_parts(reports.versions(found))
+    models = ", ".join(f"{name} (in use)" if place == 0 else name for place, name in enumerate(published(Path(model))))
+    show_parts(reports.versions(found), *([f"models, the last one first: {models}"] if models else []))
 
 
 @app.command(epilog=examples("twotower rollback runs/first", "twotower rollback runs/first --to 2", "twotower rollback served --model"))
