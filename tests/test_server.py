@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 
 from serving import serving
+from twotower.app.server import answering
+from twotower.app.server.gathering import Job
 from twotower.app.server.options import Keys, ServeOptions, check_options, read_keys
 from twotower.app.server.problems import Problem
+from twotower.app.server.versions import served
 from twotower.app.server.wire import EmbedBody, ScoreBody, SearchBody, read_body, read_json
-from twotower.bundle import load
+from twotower.bundle import Retriever, load
 from twotower.errors import ConfigError
 
 KEY, OTHER = "one-key-of-many-characters", "another-key-of-as-many"
@@ -121,6 +124,22 @@ def test_requests_at_once_have_the_answers_that_they_have_alone(called):
     assert batches[0] != batches[-1].replace("+Inf", "1.0")
 
 
+def test_what_is_wrong_with_one_of_a_batch_is_told_to_that_one(retriever, monkeypatch, caplog):
+    version = served("default", retriever)
+
+    def answers(*bodies):
+        told = answering.answer([Job(version, SearchBody(query="subject3", **body), 0.0, None) for body in bodies])
+        return [each.status if isinstance(each, Problem) else 200 for each in told]
+
+    assert answers({}, {"where": "colour = 3"}, {"where": "colour = 3"}, {}) == [200, 422, 422, 200]
+    assert answers({}, {"where": ""}, {"where": {}}, {"allow": []}) == [200, 422, 422, 200]
+    assert answers({"mode": "words"}, {"mode": "words"}, {"history": [1]}, {"history": [2]}) == [200, 200, 422, 422]
+    search = Retriever.search
+    monkeypatch.setattr(Retriever, "search", lambda self, queries, k, **options: search(self, queries, k, **options) if k != 7 else 1 / 0)
+    assert answers({}, {"k": 7}, {"k": 7}, {}) == [200, 500, 500, 200]
+    assert "ZeroDivisionError at test_server.py" in caplog.text
+
+
 def test_two_variants_by_name_and_by_key(world_folder):
     with serving(world_folder, world_folder) as both:
         assert [called["variant"] for called in both.ask("GET", "/info").json["variants"]] == ["a", "b"]
@@ -158,6 +177,7 @@ BAD = {
     "no such column": (b'{"query": {"assked": "x"}}', 422),
     "a history to a model without": (b'{"query": "x", "history": [1]}', 422),
     "a long text": (b'{"query": "' + b"x" * 9000 + b'"}', 422),
+    "a long text of wide characters": (json.dumps({"query": "é" * 5000}, ensure_ascii=False).encode(), 422),
     "too many queries": (json.dumps({"queries": ["x"] * 129}).encode(), 422),
     "a filter with an unknown column": (b'{"query": "x", "where": "colour = 3"}', 422),
     "a filter with a quote left open": (b'{"query": "x", "where": "title = \'a"}', 422),

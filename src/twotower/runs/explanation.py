@@ -20,6 +20,7 @@ from twotower.bundle.graphs import open_graph, run_graph
 from twotower.bundle.layout import find_bundle
 from twotower.bundle.loading import load
 from twotower.bundle.ranking import Mode, all_similarities
+from twotower.bundle.reasons import own_words
 from twotower.bundle.retriever import Retriever
 from twotower.data.columns import Array, take
 from twotower.data.prepared import ID, Prepared, open_prepared
@@ -126,7 +127,7 @@ def why(
     if retriever.history is not None and row in retriever.history.known(table).values:
         raise DataError(f"{item!r} is in the history that was asked with, and a search does not find that again")
     at = np.flatnonzero(order == row)
-    shared = sorted(set(tokenize(text[0])) & set(tokenize(" ".join(_texts(retriever, row))))) if text[0] else []
+    shared = sorted(set(tokenize(text[0])) & own_words(retriever, [row])[row]) if text[0] else []
     added = None if words is None else float(words[0, row]) if by == "words" else float(scores[0, row] - near[0, row]) if by == "hybrid" else None
     return Why(
         _said(table.to_pylist()[0]),
@@ -145,13 +146,6 @@ def why(
         _parts(retriever, table, row, vector[0]),
         None if retriever.history is not None or find_bundle(Path(place)) == Path(place) else _training(Path(place), retriever, row, vector[0]),
     )
-
-
-def _texts(retriever: Retriever, row: int) -> list[str]:
-    """The words of an item, by its text features."""
-    columns = dict.fromkeys(feature.column for feature in retriever.encoder.features["item"] if feature.worded)
-    shown = retriever.items.slice(row, 1).to_pylist()[0]
-    return [str(shown[name]) for name in columns if shown.get(name) is not None]
 
 
 def _named(retriever: Retriever, row: int) -> str:

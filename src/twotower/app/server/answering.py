@@ -6,6 +6,7 @@ it, an id that is not there - each is tried alone, so that nobody is refused for
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from twotower.app.server.gathering import Job
-from twotower.app.server.problems import Fault, Problem
+from twotower.app.server.problems import Fault, Problem, failed, traced
 from twotower.app.server.shown import to_json
 from twotower.app.server.versions import Served
 from twotower.app.server.wire import EmbedBody, ScoreBody, SearchBody, SimilarBody
@@ -24,17 +25,17 @@ from twotower.errors import ConfigError, DataError, TwotowerError
 from twotower.search.filters import condition_of
 from twotower.search.filters.kinds import check, kind_of
 
+logger = logging.getLogger("twotower.server")
+
 PLACE = re.compile(r"cannot be read at (character [0-9]+|its end)")
 
 
 def answer(jobs: Sequence[Job]) -> list[bytes | Problem]:
     """The answer to each of them, as JSON."""
-    answers: list[bytes | Problem] = [Problem(500, "this server failed to answer")] * len(jobs)
+    answers: dict[int, bytes | Problem] = {}
     for places in _alike(jobs):
-        group = [jobs[place] for place in places]
-        for place, answered in zip(places, _group(group), strict=True):
-            answers[place] = answered
-    return answers
+        answers |= zip(places, _group([jobs[place] for place in places]), strict=True)
+    return [answers[place] for place in range(len(jobs))]
 
 
 def _alike(jobs: Sequence[Job]) -> Iterable[list[int]]:
@@ -50,7 +51,8 @@ def _kind(job: Job) -> tuple[Any, ...] | None:
     asked = job.asked
     if not isinstance(asked, SearchBody) or asked.query is None or asked.exclude is not None:
         return None
-    narrowed = repr((asked.where, asked.allow, asked.deny)) if asked.where or asked.allow is not None or asked.deny is not None else ""
+    narrowing = (asked.where, asked.allow, asked.deny)
+    narrowed = "" if narrowing == (None, None, None) else repr(narrowing)
     options = (asked.k, asked.skip, asked.threshold, asked.diversity, asked.mode, asked.repeats, asked.explain)
     return (id(job.served), isinstance(asked.query, dict), asked.history is None, narrowed, *options)
 
@@ -59,7 +61,7 @@ def _group(jobs: Sequence[Job]) -> Sequence[bytes | Problem]:
     if len(jobs) > 1:
         try:
             return _searched(jobs)
-        except TwotowerError:
+        except Exception:  # whatever it is, and whoever's: each alone says it again, to whom it concerns
             return [_alone(job) for job in jobs]
     return [_alone(jobs[0])]
 
@@ -71,6 +73,9 @@ def _alone(job: Job) -> bytes | Problem:
         return problem
     except TwotowerError as error:
         return public(error, job)
+    except Exception as error:  # a fault of ours is told to the log, and to the caller only that there is one
+        logger.error("a request could not be answered: %s", traced(error))
+        return failed()
 
 
 # Answers.

@@ -32,6 +32,7 @@ class Metrics:
         self._version = Gauge("twotower_version", "1 for what answers.", ["variant", "model", "version"], registry=self._registry)
         self._items = Gauge("twotower_items", "Items of the catalogue.", ["variant"], registry=self._registry)
         Gauge("twotower_waiting", "Requests in the queue.", registry=self._registry).set_function(waiting)
+        self._serving: dict[str, tuple[str, str, str]] = {}  # of each variant the labels of what answers
         self._known: dict[tuple[str, int], tuple[Any, Any]] = {}
 
     def answered(self, route: str, status: int, seconds: float) -> None:
@@ -52,9 +53,12 @@ class Metrics:
 
     def serving(self, served: Served) -> None:
         """This answers now."""
-        for labels in [each for each in self._version._metrics if each[0] == served.variant]:
-            self._version.remove(*labels)
-        self._version.labels(served.variant, served.model, served.version).set(1)
+        labels = (served.variant, served.model, served.version)
+        before = self._serving.get(served.variant)
+        if before is not None and before != labels:
+            self._version.remove(*before)
+        self._serving[served.variant] = labels
+        self._version.labels(*labels).set(1)
         self._items.labels(served.variant).set(len(served.retriever))
 
     def text(self) -> bytes:

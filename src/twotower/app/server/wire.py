@@ -10,7 +10,7 @@ import json
 import re
 from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from twotower.app.server.problems import Fault, Problem
 
@@ -101,7 +101,14 @@ def _whole_characters(value: Any) -> bool:
 
 # What may be asked.
 
-Text = Annotated[str, Field(max_length=MOST_TEXT)]
+
+def _short(text: str) -> str:
+    if not text.isascii() and len(text.encode()) > MOST_TEXT:
+        raise ValueError(f"a text has at most {MOST_TEXT:,} bytes")
+    return text
+
+
+Text = Annotated[str, Field(max_length=MOST_TEXT), AfterValidator(_short)]
 Id = Annotated[Text | int | float, Field(description="The id of an item, a text or a number.")]
 Value = Text | bool | int | float | None
 Row = Annotated[
