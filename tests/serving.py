@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from twotower.app.server import launch
 from twotower.app.server.launch import address, prepare
 from twotower.app.server.options import ServeOptions
 
@@ -26,6 +28,26 @@ class Answer(NamedTuple):
     @property
     def json(self) -> Any:
         return json.loads(self.body)
+
+
+class Held:
+    """A worker that answers nothing until it is let go. sizes: of the batches that it has begun."""
+
+    def __init__(self, monkeypatch: Any) -> None:
+        self.begun, self._free, self.sizes = threading.Event(), threading.Event(), list[int]()
+        answer = launch.answer
+
+        def waiting(jobs: Any) -> Any:
+            self.sizes.append(len(jobs))
+            self.begun.set()
+            self._free.wait(DRAINED)
+            return answer(jobs)
+
+        monkeypatch.setattr(launch, "answer", waiting)
+
+    def let_go(self) -> None:
+        """Answer what waits, and all that comes."""
+        self._free.set()
 
 
 class Called:
@@ -47,6 +69,17 @@ class Called:
             return Answer(came.status, {name.lower(): value for name, value in came.getheaders()}, came.read())
         finally:
             connection.close()
+
+    def raw(self, *parts: bytes, wait: float = 5.0) -> bytes:
+        """All that comes back for some bytes, until the server hangs up or is silent."""
+        found = b""
+        with socket.create_connection((self.host, self.port), timeout=wait) as connection, contextlib.suppress(OSError):
+            for part in parts:
+                connection.sendall(part)
+            connection.shutdown(socket.SHUT_WR)
+            while part := connection.recv(1 << 16):
+                found += part
+        return found
 
     def post(self, path: str, **body: Any) -> Any:
         """The answer to a request that is to be answered."""

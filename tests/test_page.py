@@ -2,7 +2,6 @@
 
 import datetime
 import json
-import shutil
 import threading
 from urllib.parse import parse_qs, urlsplit
 
@@ -10,13 +9,11 @@ import pyarrow as pa
 import pytest
 
 import twotower as tt
-from conftest import WORLD_CONFIG, planted_world
+from conftest import WORLD_CONFIG, needs_browser, planted_world
 from serving import serving
 from test_pages import CONTRAST
 from twotower.app.page import FILES, read
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-needs_browser = pytest.mark.skipif(BROWSER is None, reason="no chromium is installed here; on Debian: apt-get install chromium")
 PATIENCE = 15_000  # milliseconds, of a machine that has much else to do
 NAMELESS = """() => [...document.querySelectorAll("input, select, button, a")].filter((node) => {
   const labels = [...node.labels ?? []].map((label) => label.textContent.trim()).join("");
@@ -38,16 +35,6 @@ def url(tmp_path_factory):
     run = tt.train(pairs, pa.Table.from_pylist(rows), config=config, output=tmp_path_factory.mktemp("page") / "run")
     with serving(run.folder) as server:
         yield server.url
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        yield opened
-        opened.close()
 
 
 class Seen:

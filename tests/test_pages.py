@@ -1,11 +1,9 @@
 """Reports in a real browser: nothing is fetched, nothing fails, nothing sticks out, and both colour schemes can be read."""
 
-import shutil
-
 import pytest
 
 import twotower as tt
-from conftest import WORLD_CONFIG, planted_world
+from conftest import WORLD_CONFIG, needs_browser, planted_world
 from twotower.app.reporting import account_of
 from twotower.app.reports import render
 from twotower.app.reports.account import account
@@ -13,8 +11,7 @@ from twotower.app.reports.forecasted import forecasted
 from twotower.app.reports.tuned import tuned
 from twotower.files import write_text
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="no chromium is installed here; on Debian: apt-get install chromium")
+pytestmark = needs_browser
 # The lightness of a colour as the eye weighs it, WCAG 2, and the contrast of the text of every element with the paper behind it.
 CONTRAST = """() => {
   const parts = (colour) => colour.match(/[\\d.]+/g).map(Number);
@@ -37,16 +34,6 @@ CONTRAST = """() => {
   }
   return Math.min(...found);
 }"""
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        yield opened
-        opened.close()
 
 
 RUN = (

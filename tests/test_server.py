@@ -1,12 +1,13 @@
 """A server answers as the bundle does that it serves, refuses what is not to be worked for, and says so without a word of what came."""
 
+import base64
 import json
 import threading
 
 import numpy as np
 import pytest
 
-from serving import serving
+from serving import Held, serving
 from twotower.app.server import answering
 from twotower.app.server.gathering import Job
 from twotower.app.server.options import Keys, ServeOptions, check_options, read_keys
@@ -263,7 +264,7 @@ def test_a_key_is_needed_but_for_livez(locked):
     assert locked.ask("GET", "/livez").status == 200
     for key in (KEY, OTHER):
         assert locked.ask("POST", "/search", {"query": "subject3"}, authorization=f"Bearer {key}").status == 200
-    basic = "Basic " + __import__("base64").b64encode(f"ann:{KEY}".encode()).decode()
+    basic = "Basic " + base64.b64encode(f"ann:{KEY}".encode()).decode()
     assert locked.ask("GET", "/info", authorization=basic).status == 200
 
 
@@ -282,22 +283,12 @@ def test_a_key_has_its_rate(world_folder):
 
 
 def test_a_full_queue_is_said_at_once(world_folder, monkeypatch):
-    from twotower.app.server import launch
-
-    free, begun = threading.Event(), threading.Event()
-    answer = launch.answer
-
-    def waiting(jobs):
-        begun.set()
-        free.wait(20)
-        return answer(jobs)
-
-    monkeypatch.setattr(launch, "answer", waiting)
+    worker = Held(monkeypatch)
     with serving(world_folder, most_waiting=2, most_at_once=1) as small:
         results: list = []
         threads = [threading.Thread(target=lambda: results.append(small.ask("POST", "/search", {"query": "subject3"}).status)) for _ in range(3)]
         threads[0].start()
-        assert begun.wait(20)
+        assert worker.begun.wait(20)
         for thread in threads[1:]:
             thread.start()
         while "twotower_waiting 2.0" not in small.ask("GET", "/metrics").body.decode():
@@ -305,33 +296,23 @@ def test_a_full_queue_is_said_at_once(world_folder, monkeypatch):
         refused = small.ask("POST", "/search", {"query": "subject3"})
         assert refused.status == 503 and refused.headers["retry-after"] == "1"
         assert small.ask("GET", "/livez").status == 200
-        free.set()
+        worker.let_go()
         for thread in threads:
             thread.join()
         assert results == [200] * 3
 
 
 def test_what_nobody_waits_for_any_more_is_not_begun(world_folder, monkeypatch):
-    from twotower.app.server import launch
-
-    free, sizes = threading.Event(), []
-    answer = launch.answer
-
-    def waiting(jobs):
-        sizes.append(len(jobs))
-        free.wait(20)
-        return answer(jobs)
-
-    monkeypatch.setattr(launch, "answer", waiting)
+    worker = Held(monkeypatch)
     with serving(world_folder, seconds=0.5, most_at_once=1) as hurried:
         threads = [threading.Thread(target=hurried.ask, args=("POST", "/search", {"query": "subject3"})) for _ in range(4)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()  # each with 503, its time being up
-        free.set()
+        worker.let_go()
         assert hurried.ask("POST", "/search", {"query": "subject3"}).status == 200
-        assert sizes == [1, 1]  # the first, and the last
+        assert worker.sizes == [1, 1]  # the first, and the last
 
 
 def test_options_that_cannot_be_meant(tmp_path, monkeypatch):
@@ -396,23 +377,13 @@ def test_a_place_holds_no_name_that_came_with_the_body():
 
 
 def test_what_runs_is_answered_before_it_ends(world_folder, monkeypatch):
-    from twotower.app.server import launch
-
-    free, begun, results = threading.Event(), threading.Event(), []
-    answer = launch.answer
-
-    def waiting(jobs):
-        begun.set()
-        free.wait(20)
-        return answer(jobs)
-
-    monkeypatch.setattr(launch, "answer", waiting)
+    worker, results = Held(monkeypatch), []
     with serving(world_folder) as ending:
         thread = threading.Thread(target=lambda: results.append(ending.ask("POST", "/search", {"query": "subject3"}).status))
         thread.start()
-        assert begun.wait(20)
+        assert worker.begun.wait(20)
         ending.server.should_exit = True
-        free.set()
+        worker.let_go()
         thread.join()
     assert results == [200]
 

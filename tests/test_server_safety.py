@@ -10,7 +10,7 @@ import threading
 import time
 from pathlib import Path
 
-from serving import serving
+from serving import Held, serving
 from twotower.app.cli.serving import LEVELS
 from twotower.app.server import launch
 from twotower.app.server.logs import Lines
@@ -39,8 +39,13 @@ def test_every_route_method_and_path_needs_key_and_host_before_any_work(world_fo
             for odd in ("/" + path, path + "/", path.upper(), path + "%00", path + "/..", path.replace("/", "/./", 1)):
                 if odd in ("//", "/", "/./") or odd.startswith(("/items/", "/page/")):
                     continue
-                answer = locked.ask(method, odd, {"query": "x"} if method == "POST" else None, **right)
-                assert answer.status == 404, (method, odd, answer)
+                body = {"query": "x"} if method == "POST" else None
+                assert locked.ask(method, odd, body, **right).status == 404, (method, odd)
+                assert locked.ask(method, odd, body).status == 401, (method, odd)
+                assert locked.ask(method, odd, body, host="evil.example").status == 421, (method, odd)
+            for hosts in ("", "host: localhost\r\nhost: localhost\r\n", "host: localhost\r\nhost: evil.example\r\n"):
+                head = f"{method} {path} HTTP/1.1\r\n{hosts}authorization: Bearer {KEY}\r\nconnection: close\r\n\r\n"
+                assert locked.raw(head.encode()).startswith(b"HTTP/1.1 421 "), (method, path, hosts)
         for name in ("page.py", "__init__.py", "..%2fserver%2fgate.py", "%2e%2e"):
             assert locked.ask("GET", f"/page/{name}", **right).status == 404
         assert not worked
@@ -185,22 +190,14 @@ def test_answers_under_switches_are_each_of_one_version(world_folder, tmp_path):
 
 def test_a_request_that_waits_while_versions_switch_has_the_answer_of_its_own(world_folder, tmp_path, monkeypatch):
     place = marked_bundle(world_folder, tmp_path / "bundle")
-    free, begun, answers = threading.Event(), threading.Event(), []
-    answer = launch.answer
-
-    def waiting(jobs):
-        begun.set()
-        free.wait(20)
-        return answer(jobs)
-
-    monkeypatch.setattr(launch, "answer", waiting)
+    worker, answers = Held(monkeypatch), []
     with serving(place, watch=0.05) as called:
         thread = threading.Thread(target=lambda: answers.append(called.post("/search", query="subject3", k=36)))
         thread.start()
-        assert begun.wait(20)
+        assert worker.begun.wait(20)
         following = price(place, 7)
         until(lambda: f'version="{following}"' in called.ask("GET", "/metrics").body.decode())
-        free.set()
+        worker.let_go()
         thread.join()
         answers.append(called.post("/search", query="subject3", k=36))
     assert [(told["version"], {each["item"]["price"] for each in told["results"]}) for told in answers] == [("000002", {1.0}), (following, {7.0})]

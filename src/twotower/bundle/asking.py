@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from twotower.data.encoder import to_table
 from twotower.data.sources import Source
 from twotower.data.values import to_array, to_text
 from twotower.errors import DataError
@@ -96,6 +97,21 @@ def is_one(queries: Any, history: Any, nested: Collection[str] = ()) -> bool:
         given = listed(history) if is_list(history) else []
         return not (given and all(is_list(each) or each is None for each in given))
     return is_value(queries) or (isinstance(queries, Mapping) and not columnar(queries, nested))
+
+
+def table_of(queries: Any, columns: Sequence[str], nested: Collection[str] = ()) -> pa.Table:
+    """Queries in any form as a table. columns: those of a query; plain values are of the only one, and DataError where there is not just one."""
+    if is_value(queries) or (isinstance(queries, Sequence) and queries and all(map(is_value, queries))):
+        if not columns:
+            raise DataError("this model knows who asks by what they touched before: pass history=[...], or --history ID,ID,...")
+        if len(columns) != 1:
+            raise DataError(f"a query of this model has {len(columns)} columns; name them: {' '.join(f'{name}=...' for name in columns)}")
+        return pa.table({columns[0]: to_array([queries] if is_value(queries) else list(queries))})
+    if isinstance(queries, Mapping) and not columnar(queries, nested):
+        return to_table([queries])
+    if isinstance(queries, Sequence) and not queries:
+        return pa.table({name: pa.array([], pa.string()) for name in columns or [""]})
+    return to_table(queries)
 
 
 def query_text(table: pa.Table, columns: Sequence[str]) -> list[str]:

@@ -7,7 +7,7 @@ the raw similarity of the vectors.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ import pyarrow as pa
 from annotated_types import Gt
 
 from twotower import files
-from twotower.bundle.asking import columnar, histories_of, is_list, is_one, is_rows, is_value, listed, query_text, with_history
+from twotower.bundle.asking import histories_of, is_list, is_one, is_rows, listed, query_text, table_of, with_history
 from twotower.bundle.catalogue import Catalogue
 from twotower.bundle.changes import Plan, Report, added, check_gone, compare, removed, updated
 from twotower.bundle.found import Found, check_threshold, first, met_of, shown_of
@@ -33,7 +33,6 @@ from twotower.data.columns import Array, Columns, lengths_of
 from twotower.data.encoder import Rows, to_table
 from twotower.data.schema import Side
 from twotower.data.sources import open_source
-from twotower.data.values import to_array
 from twotower.errors import BundleError, ConfigError, DataError, choices
 from twotower.search.calibration import probability
 from twotower.search.diversity import candidates
@@ -370,18 +369,8 @@ class Retriever:
                 raise ConfigError(f"there is nothing to search for; a query has {', '.join(columns) or 'a history'}")
             # Whoever is known by a history alone; a table needs a column to have rows.
             table = pa.table({name: pa.nulls(len(histories_of(history))) for name in columns or [""]})
-        elif is_value(queries) or (isinstance(queries, Sequence) and queries and all(map(is_value, queries))):
-            if len(columns) != 1:
-                if not columns:
-                    raise DataError("this model knows who asks by what they touched before: pass history=[...], or --history ID,ID,...")
-                raise DataError(f"a query of this model has {len(columns)} columns; name them: {' '.join(f'{name}=...' for name in columns)}")
-            table = pa.table({columns[0]: to_array([queries] if is_value(queries) else list(queries))})
-        elif isinstance(queries, Mapping) and not columnar(queries, self._nested):
-            table = to_table([queries])
-        elif isinstance(queries, Sequence) and not queries:
-            table = pa.table({name: pa.array([], pa.string()) for name in columns or [""]})
         else:
-            table = to_table(queries)
+            table = table_of(queries, columns, self._nested)
         if history is not None and self.history is not None:
             table = with_history(table, self.history.column_name, histories_of(history))
         self._not_empty(table, columns)

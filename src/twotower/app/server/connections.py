@@ -152,7 +152,9 @@ class Connection(HttpToolsProtocol):
     def _refuse(self, problem: Problem) -> None:
         if self.transport.is_closing():
             return
-        if not self._running:
+        if self._reading:
+            self.cycle.disconnected = True  # nothing more is said on it
+        if self._reading or not self._running:
             self.transport.write(written(problem, "connection: close"))
         self.transport.close()
 
@@ -171,6 +173,11 @@ class Connection(HttpToolsProtocol):
         elif waited > (self.options.slow if self.cycle is None else KEPT_ALIVE):
             self.transport.close()
         self._clock = self.loop.call_later(self.options.slow / 2, self._look)
+
+    @property
+    def _reading(self) -> bool:
+        """Whether what comes is the body of the one request that there is, to which nothing has been said yet."""
+        return self._running and self.cycle.more_body and not self._heading and not self.cycle.response_started and not self.pipeline
 
     @property
     def _running(self) -> bool:
