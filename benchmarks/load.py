@@ -111,7 +111,8 @@ class Load:
                 else:
                     self._due.append(at)
                 at += float(generator.exponential(1 / rate))
-            await asyncio.sleep(max(0.0, min(at, self._until) - time.perf_counter()))
+            # A loop of libuv counts in milliseconds; less would be none, and this process would spin for the core that the server needs.
+            await asyncio.sleep(max(0.001, min(at, self._until) - time.perf_counter()))
 
     def _go(self, caller: Caller, at: float) -> None:
         self._number += 1

@@ -13,11 +13,13 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from twotower.app.server.gate import WHOLE
 from twotower.app.server.options import ServeOptions
 from twotower.app.server.problems import MEDIA, Problem, busy
 
 MOST_HEAD, MOST_HEADERS = 32 << 10, 100  # bytes, and lines
 HELD = 0.01  # seconds before a request that is turned away is told so
+MOST_OWED = 8  # requests of one connection that are to be told, before no more is read of it: an honest caller has one
 MOST_PASSED = 8 << 20  # bytes of its body
 KEPT_ALIVE = 75  # seconds without a request
 LARGE = Problem(431, f"the head of a request has at most {MOST_HEAD:,} bytes and {MOST_HEADERS} headers")
@@ -37,6 +39,44 @@ Busy = Callable[[], bool]
 Turned = Callable[[float], None]  # is told how long one waited to be refused
 
 
+class Joined:
+    """A transport that sends what is written in one turn of the event loop as one: head and body of an answer, or answers to several requests.
+
+    A write lets go of the interpreter, and who makes the answers takes it; each that is spared is one time less that a caller waits for that.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport, self._loop = transport, loop
+        self._parts: list[bytes] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Send this, before the loop waits again."""
+        if not self._parts:
+            self._loop.call_soon(self.flush)
+        self._parts.append(data)
+
+    def write_now(self, data: bytes) -> None:
+        """Send this behind what is left."""
+        if self._parts:
+            self.write(data)
+        else:
+            self._transport.write(data)
+
+    def close(self) -> None:
+        """Send what is left, and close."""
+        self.flush()
+        self._transport.close()
+
+    def flush(self) -> None:
+        """Send what is left."""
+        parts, self._parts = self._parts, []
+        if parts and not self._transport.is_closing():
+            self._transport.write(b"".join(parts))
+
+
 class Connection(HttpToolsProtocol):
     """One caller's connection."""
 
@@ -46,7 +86,7 @@ class Connection(HttpToolsProtocol):
     waiting: list[tuple[Connection, bool, float]]  # of all connections, those that are to be turned away
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        super().connection_made(Joined(transport, self.loop))  # type: ignore[arg-type]
         self._since = self.loop.time()  # when it last came from waiting to reading, to answering, or back
         self._heading, self._head = False, 0  # whether a head is being read, and how much of it was
         self._refusal = Problem(400, "this is no HTTP request")
@@ -78,6 +118,7 @@ class Connection(HttpToolsProtocol):
 
     def eof_received(self) -> bool:  # type: ignore[override]
         # Who has sent all that there is to send may yet wait for the answer.
+        self.transport.flush()  # type: ignore[attr-defined]
         if self._running:
             self.cycle.keep_alive = False
         return self._running
@@ -109,9 +150,11 @@ class Connection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         if not self._turning:
             super().on_message_complete()
+            self.scope["state"][WHOLE] = True
             return
         self._turning, self._owed = False, self._owed + 1
-        self.flow.pause_reading()
+        if self._owed > MOST_OWED:
+            self.flow.pause_reading()
         keep_alive = self.parser.should_keep_alive()
         if not self.waiting:
             self.loop.call_later(HELD, self._turn_all_away)
@@ -128,7 +171,7 @@ class Connection(HttpToolsProtocol):
         self._owed -= 1
         if self.transport.is_closing():
             return
-        self.transport.write(TURNED)
+        self.transport.write_now(TURNED)  # type: ignore[attr-defined]
         self._since = self.loop.time()
         self.turned(self._since - since)
         if keep_alive:

@@ -22,6 +22,8 @@ from twotower.app.server.versions import Served
 
 logger = logging.getLogger("twotower.server")
 
+LATE = "no answer was ready within the time that this request has"
+
 
 @dataclass(eq=False)
 class Job:
@@ -39,9 +41,12 @@ Answer = Callable[[Sequence[Job]], Sequence[bytes | Problem]]
 class Gatherer:
     """A bounded queue, and the thread that answers what stands in it."""
 
-    def __init__(self, answer: Answer, *, most_waiting: int, most_at_once: int, told: Callable[[int], None] = lambda _: None) -> None:
+    def __init__(self, answer: Answer, *, seconds: float, most_waiting: int, most_at_once: int, told: Callable[[int], None] = lambda _: None) -> None:
+        """seconds: how long anybody waits for an answer."""
         self._answer, self._told = answer, told
-        self._most_waiting, self._most_at_once = most_waiting, most_at_once
+        self._seconds, self._most_waiting, self._most_at_once = seconds, most_waiting, most_at_once
+        self._open: dict[Job, None] = {}  # what has no answer yet, the oldest first; of the event loop alone
+        self._clock: asyncio.TimerHandle | None = None
         self._waiting: deque[Job] = deque()
         self._ready = threading.Condition()
         self._closed = False
@@ -70,20 +75,34 @@ class Gatherer:
         """Whether one more would be refused."""
         return len(self._waiting) >= self._most_waiting
 
-    async def ask(self, served: Served, asked: Any, seconds: float) -> bytes:
-        """The answer as JSON. Raises Problem: at once where the queue is full, and where it took longer than `seconds`."""
+    async def ask(self, served: Served, asked: Any) -> bytes:
+        """The answer as JSON. Raises Problem: at once where the queue is full, and where it took too long."""
         if self.full:
             raise busy()
         assert self._loop is not None
-        job = Job(served, asked, time.monotonic() + seconds, self._loop.create_future())
+        job = Job(served, asked, time.monotonic() + self._seconds, self._loop.create_future())
         with self._ready:
             self._waiting.append(job)
             self._ready.notify()
+        self._open[job] = None
+        if self._clock is None:
+            self._clock = self._loop.call_later(self._seconds, self._look)
         try:
-            async with asyncio.timeout(seconds):
-                return await job.answer
-        except TimeoutError:
-            raise Problem(503, "no answer was ready within the time that this request has", headers={"retry-after": "1"}) from None
+            return await job.answer
+        finally:
+            del self._open[job]
+
+    def _look(self) -> None:
+        """Let those go who have waited too long. All have the same time, so the clock of the oldest does for all."""
+        now, left = time.monotonic(), None
+        for job in self._open:
+            if job.until > now:
+                left = job.until - now
+                break
+            if not job.answer.done():
+                job.answer.set_exception(Problem(503, LATE, headers={"retry-after": "1"}))
+        assert self._loop is not None
+        self._clock = None if left is None else self._loop.call_later(left, self._look)
 
     def _work(self) -> None:
         while True:

@@ -72,13 +72,17 @@ class _Built:
     def __init__(self, variants: Variants, options: ServeOptions) -> None:
         self._variants, self._ready = variants, False
         self._gatherer = Gatherer(
-            answer, most_waiting=options.most_waiting, most_at_once=options.most_at_once, told=lambda size: self._metrics.batch(size)
+            answer,
+            seconds=options.seconds,
+            most_waiting=options.most_waiting,
+            most_at_once=options.most_at_once,
+            told=lambda size: self._metrics.batch(size),
         )
         self._metrics = Metrics(lambda: self._gatherer.waiting)
         self._watch = None if options.watch is None else Watch(variants, options.watch, self._switched)
         for served in variants.now.values():
             self._metrics.serving(served)
-        ask = asking(variants, self._gatherer, options.seconds)
+        ask = asking(variants, self._gatherer)
         app = application(variants, ask, self._metrics, lambda: self._ready)
         app.router.lifespan_context = self._running
         self.gate = Gate(app, ask, ROUTES, options, self._metrics, self.busy)
@@ -134,7 +138,7 @@ def _listening(options: ServeOptions) -> socket.socket:
     try:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         found.bind((options.host, options.port))
-        found.listen(1024)
+        found.listen(4096)
     except OSError as error:
         found.close()
         raise ConfigError(

@@ -176,12 +176,12 @@ async def _failed(request: Request, _: Exception) -> Response:
     return await _refused(request, failed())
 
 
-def asking(variants: Variants, gatherer: Gatherer, seconds: float) -> Ask:
+def asking(variants: Variants, gatherer: Gatherer) -> Ask:
     """What answers the bodies of queued routes."""
 
     async def ask(path: str, body: bytes) -> bytes:
         asked = read_body(QUEUED[path].body, body)
-        return await gatherer.ask(variants.chosen(asked.variant, asked.key), asked, seconds)
+        return await gatherer.ask(variants.chosen(asked.variant, asked.key), asked)
 
     return ask
 

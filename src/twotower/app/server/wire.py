@@ -38,7 +38,7 @@ def read_json(body: bytes) -> Any:
     if body.count(b"[") + body.count(b"{") > MOST_LEVELS and _levels(body) > MOST_LEVELS:
         raise Problem(400, f"the body is nested deeper than {MOST_LEVELS} levels")
     try:
-        value = json.loads(body.decode("utf-8"), object_pairs_hook=_object, parse_constant=_constant, parse_int=_whole, parse_float=_number)
+        value = READER.decode(body.decode("utf-8"))
     except _Unread as error:
         raise Problem(error.status, str(error)) from None
     except UnicodeDecodeError:
@@ -84,6 +84,9 @@ def _number(text: str) -> float:
     if found in (float("inf"), float("-inf")):
         raise _Unread("a number of the body is too large", 422)
     return found
+
+
+READER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant, parse_int=_whole, parse_float=_number)
 
 
 def _whole_characters(value: Any) -> bool:
