@@ -17,7 +17,7 @@ import tempfile
 import threading
 import time
 import venv
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,10 +29,10 @@ import pyarrow.parquet as pq
 from benchmarks.environments import surroundings
 from benchmarks.load import Load, request
 from benchmarks.rows import ROOT, Asked, Figure
-from benchmarks.rows.demo import bundle
+from benchmarks.rows.demo import bundle, command
 
 CONNECTIONS, SECONDS = 64, 10
-SWITCHES, LOOKS = 1000, 0.02  # and seconds between looks
+SWITCHES, MODELS, RATE, LOOKS = 1000, 50, 300, 0.02  # and requests a second meanwhile, and seconds between looks
 
 
 def measure(asked: Asked) -> Iterator[Figure]:
@@ -120,25 +120,41 @@ def _ready(port: int) -> bool:
 
 
 def _switches(asked: Asked, run: Path, bodies: list[dict[str, Any]]) -> Iterator[Figure]:
-    """Two versions take turns under load: in one of them the best answer to a question is missing."""
+    """Two versions of a catalogue take turns under load - in one of them the best answer to a question is missing - and then two models."""
     import twotower as tt
 
+    question = bodies[0]["query"]
     place = shutil.copytree(run / "bundle", asked.folder / "switched", dirs_exist_ok=True)
     retriever = tt.load(place)
-    question = bodies[0]["query"]
-    best = retriever.search(question, k=1).ids[0]
-    if len(retriever.bundle.segments) == 1 and retriever.bundle.version == "000001":
-        retriever.remove_items([best])
-    tt.rollback(place, "1")
+    if retriever.bundle.version == "000001":
+        retriever.remove_items([retriever.search(question, k=1).ids[0]])
+    yield from _turns(asked, place, bodies, [lambda version=version: tt.rollback(place, version) for version in "12"], SWITCHES, "versions")
+    shutil.rmtree(place)
+    place, other = asked.folder / "followed", asked.folder / "other"
+    if not (other / "metrics.json").exists():
+        subprocess.run(command("demo", "--no-prompt", "-o", str(other), "--set", "train.seed=1"), check=True, stdout=subprocess.DEVNULL)
+    yield from _turns(asked, place, bodies, [lambda model=model: tt.publish(model, place) for model in (run, other)], MODELS, "models")
+    shutil.rmtree(place)
+
+
+def _turns(asked: Asked, place: Path, bodies: list[dict[str, Any]], states: list[Callable[[], object]], wanted: int, what: str) -> Iterator[Figure]:
+    """Of a server that follows a place while it is brought from one state to the other and back."""
+    import twotower as tt
+
+    question, expected = bodies[0]["query"], dict[tuple[str, str], list[Any]]()
+    for bring in states[::-1]:
+        bring()
+        retriever = tt.load(place)
+        expected[retriever.bundle.fingerprint[:16], retriever.bundle.version] = retriever.search(question, k=5).ids.tolist()
+    assert len(expected) == len({str(ids) for ids in expected.values()}) == len(states)
+    told = list(expected)[::-1]
     looks = f"from benchmarks.rows.serving import looking; looking({str(place)!r}, {{port}})"
     with served(place, "-c", looks) as server:
         server.load(bodies, 2, 16)
-        seconds = 2 if asked.smoke else SECONDS
-        steady = server.load(bodies, seconds, 16, 300)
-        found = asyncio.run(_switched(server, place, question, best, 20 if asked.smoke else SWITCHES))
-    told = f"{found['failed']} failed, {found['mixed']} mixed of {found['answers']:,}; p99 {found['p99']:.1f} ms, steady {steady['200']['p99']:.1f}"
-    yield Figure(f"{found['switches']:,} switches of versions under 300 requests a second", told, "0, 0; p99 twice the steady one", found)
-    shutil.rmtree(place)
+        steady = server.load(bodies, 2 if asked.smoke else SECONDS, 16, RATE)
+        found = asyncio.run(_switched(server, question, expected, list(zip(told, states, strict=True)), 20 if asked.smoke else wanted))
+    says = f"{found['failed']} failed, {found['mixed']} mixed of {found['answers']:,}; p99 {found['p99']:.1f} ms, steady {steady['200']['p99']:.1f}"
+    yield Figure(f"{found['switches']:,} switches of {what} under {RATE} requests a second", says, "0, 0; p99 twice the steady one", found)
 
 
 def looking(place: str, port: int) -> None:
@@ -150,9 +166,11 @@ def looking(place: str, port: int) -> None:
     serve({"default": Path(place)}, ServeOptions(port=port, watch=LOOKS, threads=1))
 
 
-async def _switched(server: Served, place: Path, question: str, best: Any, wanted: int) -> dict[str, Any]:
+async def _switched(
+    server: Served, question: str, expected: dict[tuple[str, str], list[Any]], states: list[tuple[tuple[str, str], Callable[[], object]]], wanted: int
+) -> dict[str, Any]:
     counts = {"failed": 0, "mixed": 0, "answers": 0, "switches": 0}
-    answered, ended, times = set[str](), threading.Event(), list[float]()
+    answered, ended, times = set[tuple[str, str]](), threading.Event(), list[float]()
 
     def check(status: int, took: float, body: bytes) -> None:
         counts["answers"] += 1
@@ -161,30 +179,34 @@ async def _switched(server: Served, place: Path, question: str, best: Any, wante
             counts["failed"] += 1
             return
         told = json.loads(body)
-        answered.add(told["version"])
-        if (best in [result["id"] for result in told["results"]]) != (told["version"] == "000001"):
+        by = told["model"], told["version"]
+        answered.add(by)
+        if [result["id"] for result in told["results"]] != expected[by]:
             counts["mixed"] += 1
 
-    writer = threading.Thread(target=_write, args=(place, answered, counts, wanted, ended))
+    writer = threading.Thread(target=_write, args=(states, answered, counts, wanted, ended))
     writer.start()
     load = Load("127.0.0.1", server.port, [request("/search", {"query": question, "k": 5})], check)
     while not ended.is_set():
-        await load.run(5, 16, 300)
+        await load.run(5, 16, RATE)
     writer.join()
     return counts | {"p99": float(np.percentile(times, 99))}
 
 
-def _write(place: Path, answered: set[str], counts: dict[str, int], wanted: int, ended: threading.Event) -> None:
-    """Point at the other version as soon as the one that is pointed at has answered."""
-    import twotower as tt
-
-    version, until = 1, time.monotonic() + 900
+def _write(
+    states: list[tuple[tuple[str, str], Callable[[], object]]],
+    answered: set[tuple[str, str]],
+    counts: dict[str, int],
+    wanted: int,
+    ended: threading.Event,
+) -> None:
+    """Bring the other state as soon as the one before has answered."""
+    until = time.monotonic() + 900
     while counts["switches"] < wanted and time.monotonic() < until:
-        version = 3 - version
-        tt.rollback(place, str(version))
-        time.sleep(LOOKS)  # what was on its way by the version before has come
-        answered.clear()
-        while f"{version:06d}" not in answered and time.monotonic() < until:
+        told, bring = states[(counts["switches"] + 1) % len(states)]
+        bring()
+        answered.discard(told)  # none of it is on its way: the other has answered since, and after it the server took nothing older
+        while told not in answered and time.monotonic() < until:
             time.sleep(0.002)
         counts["switches"] += 1
     ended.set()
