@@ -1,7 +1,8 @@
 """A server under load, the load generator on the same two cores: capacity, overload, switches of versions, start and memory.
 
 Each query of the demo's test pairs is a text through the tower, searched by words and vectors among its 7,424 items. The server is the one that
-`twotower serve` runs, in a process of its own; for switches it looks for newer versions fifty times a second rather than once.
+`twotower serve` runs, in a process of its own; for switches it looks for newer versions fifty times a second rather than once, and who writes them
+gives way to it, as one on another machine would.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ import tempfile
 import threading
 import time
 import venv
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.request import urlopen
 
 import numpy as np
@@ -31,7 +32,7 @@ from benchmarks.load import Load, request
 from benchmarks.rows import ROOT, Asked, Figure
 from benchmarks.rows.demo import bundle, command
 
-CONNECTIONS, SECONDS = 64, 10
+WANTED, CONNECTIONS, SECONDS = 1500, 64, 10  # requests a second
 SWITCHES, MODELS, RATE, LOOKS = 1000, 50, 300, 0.02  # and requests a second meanwhile, and seconds between looks
 
 
@@ -45,13 +46,21 @@ def measure(asked: Asked) -> Iterator[Figure]:
         server.load(bodies, 2, CONNECTIONS)
         whole = server.load(bodies, seconds, CONNECTIONS)
         capacity = whole["200"]["rate"]
-        yield Figure(f"search by {CONNECTIONS} connections", f"{capacity:,.0f} a second, p99 {whole['200']['p99']:.0f} ms", "1,500 a second", whole)
-        half = server.load(bodies, seconds, CONNECTIONS, capacity / 2)
-        yield Figure("at half of that", f"p50 {half['200']['p50']:.1f}, p99 {half['200']['p99']:.1f} ms", "p99 15 ms", half)
-        for what, connections, rate in (("twice the rate", 1500, 2 * capacity), ("ten times the connections", 10 * CONNECTIONS, None)):
+        yield Figure(
+            f"search by {CONNECTIONS} connections", f"{capacity:,.0f} a second, p99 {whole['200']['p99']:.0f} ms", f"{WANTED:,} a second", whole
+        )
+        for what, rate in ((f"at {WANTED / 2:.0f} a second, half of what is wanted", WANTED / 2), ("at half of the capacity", capacity / 2)):
+            half = server.load(bodies, seconds, CONNECTIONS, rate)
+            yield Figure(what, f"p50 {half['200']['p50']:.1f}, p99 {half['200']['p99']:.1f} ms", "p99 15 ms", half)
+        for what, connections, rate in (
+            (f"{2 * WANTED:,} a second, twice what is wanted", 1500, 2 * WANTED),
+            ("twice the capacity", 1500, 2 * capacity),
+            ("ten times the connections", 10 * CONNECTIONS, None),
+        ):
             over = server.load(bodies, seconds, connections, rate)
             refused = over.get("503", {"count": 0, "p99": 0.0})
-            told = f"{over['200']['rate'] / capacity:.0%} of the capacity; {refused['count']:,} refused, p99 {refused['p99']:.0f} ms"
+            told = f"{over['200']['rate']:,.0f} a second, {over['200']['rate'] / capacity:.0%} of the capacity; "
+            told += f"{refused['count']:,} refused, p99 {refused['p99']:.0f} ms"
             odd = {status: each["count"] for status, each in over.items() if status not in ("200", "503", "missing")}
             yield Figure(what, told + (f"; {odd}" if odd else ""), "90%, 503 within 25 ms", over)
         time.sleep(5)
@@ -128,33 +137,58 @@ def _switches(asked: Asked, run: Path, bodies: list[dict[str, Any]]) -> Iterator
     retriever = tt.load(place)
     if retriever.bundle.version == "000001":
         retriever.remove_items([retriever.search(question, k=1).ids[0]])
-    yield from _turns(asked, place, bodies, [lambda version=version: tt.rollback(place, version) for version in "12"], SWITCHES, "versions")
+    yield from _turns(asked, place, bodies, [("rollback", place, version) for version in "12"], SWITCHES, "versions")
     shutil.rmtree(place)
     place, other = asked.folder / "followed", asked.folder / "other"
     if not (other / "metrics.json").exists():
         subprocess.run(command("demo", "--no-prompt", "-o", str(other), "--set", "train.seed=1"), check=True, stdout=subprocess.DEVNULL)
-    yield from _turns(asked, place, bodies, [lambda model=model: tt.publish(model, place) for model in (run, other)], MODELS, "models")
+    yield from _turns(asked, place, bodies, [("publish", model, place) for model in (run, other)], MODELS, "models")
     shutil.rmtree(place)
 
 
-def _turns(asked: Asked, place: Path, bodies: list[dict[str, Any]], states: list[Callable[[], object]], wanted: int, what: str) -> Iterator[Figure]:
-    """Of a server that follows a place while it is brought from one state to the other and back."""
+Call = tuple[str, Any, Any]  # a function of the package, and what it is called with
+
+
+def _turns(asked: Asked, place: Path, bodies: list[dict[str, Any]], calls: list[Call], wanted: int, what: str) -> Iterator[Figure]:
+    """Of a server that follows a place while it is brought from one state to the other and back, each by a call."""
     import twotower as tt
 
-    question, expected = bodies[0]["query"], dict[tuple[str, str], list[Any]]()
-    for bring in states[::-1]:
-        bring()
+    question, states = bodies[0]["query"], list[State]()
+    for call in calls:
+        bring(call)
         retriever = tt.load(place)
-        expected[retriever.bundle.fingerprint[:16], retriever.bundle.version] = retriever.search(question, k=5).ids.tolist()
-    assert len(expected) == len({str(ids) for ids in expected.values()}) == len(states)
-    told = list(expected)[::-1]
+        states.append(State((retriever.bundle.fingerprint[:16], retriever.bundle.version), retriever.search(question, k=5).ids.tolist(), call))
+    assert states[0].by != states[1].by and states[0].ids != states[1].ids
     looks = f"from benchmarks.rows.serving import looking; looking({str(place)!r}, {{port}})"
     with served(place, "-c", looks) as server:
         server.load(bodies, 2, 16)
         steady = server.load(bodies, 2 if asked.smoke else SECONDS, 16, RATE)
-        found = asyncio.run(_switched(server, question, expected, list(zip(told, states, strict=True)), 20 if asked.smoke else wanted))
+        found = asyncio.run(_switched(server, question, states, 20 if asked.smoke else wanted))
     says = f"{found['failed']} failed, {found['mixed']} mixed of {found['answers']:,}; p99 {found['p99']:.1f} ms, steady {steady['200']['p99']:.1f}"
     yield Figure(f"{found['switches']:,} switches of {what} under {RATE} requests a second", says, "0, 0; p99 twice the steady one", found)
+
+
+class State(NamedTuple):
+    """What may answer. by: its model and version; ids: what it finds; call: what brings it."""
+
+    by: tuple[str, str]
+    ids: list[Any]
+    call: Call
+
+
+def bring(call: Call) -> None:
+    """Bring a state."""
+    import twotower as tt
+
+    getattr(tt, call[0])(*call[1:])
+
+
+def bringing() -> None:
+    """Bring what is named line by line, in a process of its own that takes time from no other: it hashes the whole bundle each time."""
+    os.nice(19)
+    for line in sys.stdin:
+        bring(json.loads(line))
+        print(flush=True)
 
 
 def looking(place: str, port: int) -> None:
@@ -166,11 +200,10 @@ def looking(place: str, port: int) -> None:
     serve({"default": Path(place)}, ServeOptions(port=port, watch=LOOKS, threads=1))
 
 
-async def _switched(
-    server: Served, question: str, expected: dict[tuple[str, str], list[Any]], states: list[tuple[tuple[str, str], Callable[[], object]]], wanted: int
-) -> dict[str, Any]:
+async def _switched(server: Served, question: str, states: list[State], wanted: int) -> dict[str, Any]:
     counts = {"failed": 0, "mixed": 0, "answers": 0, "switches": 0}
     answered, ended, times = set[tuple[str, str]](), threading.Event(), list[float]()
+    expected = {state.by: state.ids for state in states}
 
     def check(status: int, took: float, body: bytes) -> None:
         counts["answers"] += 1
@@ -193,22 +226,20 @@ async def _switched(
     return counts | {"p99": float(np.percentile(times, 99))}
 
 
-def _write(
-    states: list[tuple[tuple[str, str], Callable[[], object]]],
-    answered: set[tuple[str, str]],
-    counts: dict[str, int],
-    wanted: int,
-    ended: threading.Event,
-) -> None:
+def _write(states: list[State], answered: set[tuple[str, str]], counts: dict[str, int], wanted: int, ended: threading.Event) -> None:
     """Bring the other state as soon as the one before has answered."""
-    until = time.monotonic() + 900
-    while counts["switches"] < wanted and time.monotonic() < until:
-        told, bring = states[(counts["switches"] + 1) % len(states)]
-        bring()
-        answered.discard(told)  # none of it is on its way: the other has answered since, and after it the server took nothing older
-        while told not in answered and time.monotonic() < until:
-            time.sleep(0.002)
-        counts["switches"] += 1
+    until, words = time.monotonic() + 900, [sys.executable, "-c", "from benchmarks.rows.serving import bringing; bringing()"]
+    with subprocess.Popen(words, cwd=ROOT, env=surroundings(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as writer:
+        assert writer.stdin is not None and writer.stdout is not None
+        while counts["switches"] < wanted and time.monotonic() < until:
+            # The last of `states` was brought before, so the first is new.
+            state = states[counts["switches"] % len(states)]
+            writer.stdin.write(json.dumps([str(word) for word in state.call]) + "\n")
+            writer.stdout.readline()
+            answered.discard(state.by)  # none of it is on its way: the other has answered since
+            while state.by not in answered and time.monotonic() < until:
+                time.sleep(0.002)
+            counts["switches"] += 1
     ended.set()
 
 
