@@ -1,14 +1,17 @@
 """A server answers as the bundle does that it serves, refuses what is not to be worked for, and says so without a word of what came."""
 
+import asyncio
 import base64
 import json
 import threading
+import time
 
 import numpy as np
 import pytest
 
 from serving import Held, serving
 from twotower.app.server import answering
+from twotower.app.server.connections import Joined
 from twotower.app.server.gathering import Job
 from twotower.app.server.options import Keys, ServeOptions, check_options, read_keys
 from twotower.app.server.problems import Problem
@@ -305,14 +308,52 @@ def test_a_full_queue_is_said_at_once(world_folder, monkeypatch):
 def test_what_nobody_waits_for_any_more_is_not_begun(world_folder, monkeypatch):
     worker = Held(monkeypatch)
     with serving(world_folder, seconds=0.5, most_at_once=1) as hurried:
-        threads = [threading.Thread(target=hurried.ask, args=("POST", "/search", {"query": "subject3"})) for _ in range(4)]
+        statuses: list = []
+        threads = [threading.Thread(target=lambda: statuses.append(hurried.ask("POST", "/search", {"query": "subject3"}).status)) for _ in range(4)]
         for thread in threads:
             thread.start()
+            time.sleep(0.1)  # their times are up one after another
         for thread in threads:
-            thread.join()  # each with 503, its time being up
+            thread.join()
+        assert statuses == [503] * 4
         worker.let_go()
         assert hurried.ask("POST", "/search", {"query": "subject3"}).status == 200
         assert worker.sizes == [1, 1]  # the first, and the last
+
+
+def test_what_is_written_in_one_turn_leaves_as_one():
+    sent: list[bytes] = []
+
+    class Transport:
+        closed = False
+
+        def write(self, data):
+            sent.append(data)
+
+        def is_closing(self):
+            return self.closed
+
+        def close(self):
+            self.closed = True
+
+    async def run():
+        joined = Joined(Transport(), asyncio.get_running_loop())
+        joined.write(b"head")
+        joined.write(b"body")
+        assert sent == []
+        await asyncio.sleep(0)
+        assert sent == [b"headbody"]
+        joined.write_now(b"at once")
+        assert sent[1:] == [b"at once"]
+        joined.write(b"before it ")
+        joined.write_now(b"behind")
+        joined.close()
+        assert sent[2:] == [b"before it behind"] and joined.is_closing()
+        joined.write(b"too late")
+        await asyncio.sleep(0)
+        assert len(sent) == 3
+
+    asyncio.run(run())
 
 
 def test_options_that_cannot_be_meant(tmp_path, monkeypatch):
