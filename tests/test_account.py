@@ -65,7 +65,8 @@ def test_thresholds_are_told_with_what_they_do_not_say(world_run, typed, tmp_pat
         assert "How many first results are right, by the share of queries that are answered" in written
     for row in world_run.metrics["fits"]["reached"]:
         told = ("-", "-") if row["threshold"] is None else (f"{row['threshold']:.4g}", f"{row['coverage']:.1%}")
-        assert f"| {row['wanted']:.0%} | {told[0]} | {told[1]} |" in text
+        there = ("-", "-") if row["tried"] is None else (f"{row['tried']['coverage']:.1%}", f"{row['tried']['precision']:.1%}")
+        assert f"| {row['wanted']:.0%} | {told[0]} | {told[1]} | {there[0]} | {there[1]} |" in text
 
 
 def test_queries_with_several_right_items_and_histories_are_told(typed, tmp_path):

@@ -1,6 +1,7 @@
 """Probabilities: where similarities are made by a known law the law is found, and what is said holds."""
 
 import json
+from itertools import pairwise
 
 import numpy as np
 import pyarrow.csv as csv
@@ -8,8 +9,9 @@ import pytest
 
 from twotower.bundle import load
 from twotower.data.columns import Ragged
+from twotower.data.splits import TEST
 from twotower.errors import ConfigError
-from twotower.learning.evaluation import Cases
+from twotower.learning.evaluation import Cases, cases_of
 from twotower.runs.held import held_of
 from twotower.runs.measuring import Asked, fitting
 from twotower.search.calibration import error, fit, probability
@@ -68,9 +70,9 @@ def agrees_with_a_count(found, scores, relevant):
     """Every point, and for every precision each threshold that there might have been."""
     for threshold, coverage, precision in found.points:
         assert (coverage, precision) == pytest.approx(counted(scores, relevant, threshold)[:2])
-    assert [wanted for wanted, _, _ in found.reached] == [0.5, 0.8, 0.9, 0.95]
+    assert [wanted for wanted, *_ in found.reached] == [0.5, 0.8, 0.9, 0.95]
     possible = sorted({score for score in scores.tolist() if score > -np.inf})
-    for wanted, threshold, coverage in found.reached:
+    for wanted, threshold, coverage, _ in found.reached:
         enough = [t for t in possible if counted(scores, relevant, t)[1] >= wanted and counted(scores, relevant, t)[2] >= 30]
         assert threshold == (enough[0] if enough else None)
         assert coverage == (pytest.approx(counted(scores, relevant, threshold)[0]) if enough else None)
@@ -95,10 +97,26 @@ def test_thresholds_are_those_of_a_count(digits, steepness):
 def test_few_answers_tell_no_precision():
     scores = np.arange(100, dtype=np.float32)
     assert fits(scores, scores >= 71).reached[3].threshold == pytest.approx(70)  # 29 of 30
-    assert fits(scores, scores >= 72).reached[3] == (0.95, None, None)  # 28 of 30, and 28 of 28 are too few
+    assert fits(scores, scores >= 72).reached[3] == (0.95, None, None, None)  # 28 of 30, and 28 of 28 are too few
     assert fits(np.full(5, -np.inf), np.zeros(5, bool)) is None and fits(np.empty(0), np.empty(0, bool)) is None
     same = fits(np.full(40, 0.5, np.float32), np.arange(40) < 36)
-    assert same.points == [(0.5, 1.0, 0.9)] and same.reached[2] == (0.9, 0.5, 1.0)
+    assert same.points == [(0.5, 1.0, 0.9)] and same.reached[2] == (0.9, 0.5, 1.0, None)
+
+
+def test_a_threshold_is_tried_on_others():
+    generator = np.random.default_rng(0)
+    scores, others = generator.random((2, 400)).astype(np.float32)
+    relevant, there = generator.random(400) < scores, generator.random(400) < others / 2
+    found = fits(scores, relevant, (others, there))
+    agrees_with_a_count(found, scores, relevant)
+    assert found.reached[0].threshold is not None
+    for wanted, threshold, _, tried in found.reached:
+        if threshold is None or counted(others, there, threshold)[2] < 30:
+            assert tried is None
+        else:
+            assert tried == pytest.approx((threshold, *counted(others, there, threshold)[:2])) and tried.precision < wanted
+    few = fits(scores, relevant, (others[:20], there[:20]))
+    assert [each.tried for each in few.reached] == [None] * 4 and few.points == found.points
 
 
 def test_the_first_result_is_that_of_the_ranking():
@@ -107,11 +125,11 @@ def test_the_first_result_is_that_of_the_ranking():
     queries = np.array([[1, 0], [1, 0], [1, 0], [0, 0]], np.float32)
     relevant = Ragged(np.array([0, 1, 0, 0]), np.arange(5))
     left_out = Ragged(np.array([0, 0, 1]), np.array([0, 0, 1, 3, 3]))  # nothing; the best; the best, which is asked for, and the next; nothing
-    found = fitting(Asked(Cases(np.arange(4), np.arange(4), relevant, left_out), queries, [""] * 4), items)
+    found = fitting(Asked(Cases(np.arange(4), np.arange(4), relevant, left_out), queries, [""] * 4), None, items)
     assert found.queries == 4
     assert found.points == [(pytest.approx(1.0), 0.5, 1.0), (pytest.approx(0.8), 0.75, 1.0)]
     last = Cases(np.arange(4), np.arange(4), Ragged(np.full(4, 2), np.arange(5)), left_out)
-    found = fitting(Asked(last, queries, [""] * 4), items)
+    found = fitting(Asked(last, queries, [""] * 4), None, items)
     np.testing.assert_allclose(found.points, [(1, 0.25, 0), (0.8, 0.5, 0), (0, 0.75, 1 / 3)], rtol=1e-6)
 
 
@@ -125,9 +143,26 @@ def test_a_run_tells_what_thresholds_come_to(world_run):
     assert told["queries"] == len(questions) == world_run.metrics["calibration"]["matches"] and len(told["points"]) > 10
     for threshold, coverage, precision in map(dict.values, told["points"]):
         assert (coverage, precision) == pytest.approx(counted(first.scores[:, 0], relevant, threshold - 1e-5)[:2])
-    for wanted, threshold, coverage in map(dict.values, told["reached"]):
+    for wanted, threshold, coverage, _ in map(dict.values, told["reached"]):
         kept = retriever.search(questions, k=1, mode="vectors", threshold=threshold - 1e-5).rows[:, 0] >= 0
         assert kept.mean() == pytest.approx(coverage) and relevant[kept].mean() >= wanted
+
+
+def test_a_run_tries_its_thresholds_on_the_test(world_run):
+    held, retriever = held_of(world_run, "look"), world_run.retriever
+    cases = cases_of(held.prepared, TEST, held.chosen.evaluate, None)
+    questions = held.prepared.queries.column("asked").take(cases.query_rows).to_pylist()
+    found = retriever.search(questions, k=len(retriever), mode="vectors")
+    if cases.excluded is not None:
+        for query, (start, end) in enumerate(pairwise(cases.excluded.offsets.tolist())):
+            left_out = np.setdiff1d(cases.excluded.values[start:end], cases.relevant.values[query])
+            found.scores[query][np.isin(found.rows[query], left_out)] = -np.inf
+    first = found.scores.argmax(axis=1)
+    scores, rows = (np.take_along_axis(part, first[:, None], axis=1)[:, 0] for part in (found.scores, found.rows))
+    relevant = rows == cases.relevant.values
+    for row in world_run.metrics["fits"]["reached"]:
+        kept = scores >= row["threshold"] - 1e-5
+        assert row["tried"] == pytest.approx({"threshold": row["threshold"], "coverage": kept.mean(), "precision": relevant[kept].mean()})
 
 
 # --- a bundle ---------------------------------------------------------------------------------------------------------

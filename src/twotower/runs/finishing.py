@@ -157,8 +157,9 @@ def _measure(folder: Path, prepared: Prepared, item_vectors: Array, chosen: Conf
         encoder = untuned(options.pretrained, prepared, asked.cases)
         assert encoder is not None  # a config that asks for it has words on both sides
         baselines["pretrained"] = measured(encoder, "pretrained")
-    calibration = calibrated(held, asked if part == TEST else None, item_vectors, options.seed)
-    return _Measured(PARTS[part], by_mode, baselines, asked, search, item_vectors, words, lists, few, calibration, fitting(held, item_vectors))
+    others = asked if part == TEST else None
+    calibration, thresholds = calibrated(held, others, item_vectors, options.seed), fitting(held, others, item_vectors)
+    return _Measured(PARTS[part], by_mode, baselines, asked, search, item_vectors, words, lists, few, calibration, thresholds)
 
 
 def _metrics(measured: _Measured, prepared: Prepared, chosen: Config, facts: dict[str, Any]) -> dict[str, Any]:

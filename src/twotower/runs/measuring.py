@@ -122,18 +122,23 @@ def _matched_and_drawn(asked: Asked, item_vectors: Array, seed: int) -> tuple[Ar
     return similarities(asked.vectors, rows, item_vectors, items), np.arange(len(rows)) < len(query)
 
 
-def fitting(held: Asked, item_vectors: Array) -> Fits | None:
-    """What thresholds on the similarity of the first result come to, by vectors; None where there are no results.
+def fitting(held: Asked, others: Asked | None, item_vectors: Array) -> Fits | None:
+    """What thresholds on the similarity of the first result come to, by vectors, tried on others; None where there are no results."""
+    return fits(*_first_results(held, item_vectors), None if others is None else _first_results(others, item_vectors))
+
+
+def _first_results(asked: Asked, item_vectors: Array) -> tuple[Array, Array]:
+    """The score [q] of the first result of each query, -inf where it finds none, and whether it is relevant, bool [q].
 
     What the rankings of the cases leave out is left out here; whose vector is 0 finds nothing, as in a search.
     """
-    q, n = len(held.cases.query_rows), len(item_vectors)
-    first = top(dot_scorer(held.vectors, item_vectors), held.cases, np.arange(q), n, k=1)[:, 0]
-    found = np.flatnonzero((first >= 0) & held.vectors.any(axis=1))
+    q, n = len(asked.cases.query_rows), len(item_vectors)
+    first = top(dot_scorer(asked.vectors, item_vectors), asked.cases, np.arange(q), n, k=1)[:, 0]
+    found = np.flatnonzero((first >= 0) & asked.vectors.any(axis=1))
     scores, relevant = np.full(q, -np.inf, np.float32), np.zeros(q, bool)
-    scores[found] = similarities(held.vectors, found, item_vectors, first[found])
-    relevant[found] = np.isin(found * n + first[found], ragged_rows(held.cases.relevant) * n + held.cases.relevant.values)
-    return fits(scores, relevant)
+    scores[found] = similarities(asked.vectors, found, item_vectors, first[found])
+    relevant[found] = np.isin(found * n + first[found], ragged_rows(asked.cases.relevant) * n + asked.cases.relevant.values)
+    return scores, relevant
 
 
 # --- new pairs ----------------------------------------------------------------------------------------------------

@@ -22,11 +22,15 @@ class Point(NamedTuple):
 
 
 class Reached(NamedTuple):
-    """The lowest threshold that comes to a precision that is wanted, and its coverage; None where none does with 30 answers or more."""
+    """The lowest threshold that comes to a precision that is wanted, and its coverage; None where none does with 30 answers or more.
+
+    tried: what that threshold comes to on queries that it was not chosen on; None where there are none, or fewer than 30 answers.
+    """
 
     wanted: float
     threshold: float | None
     coverage: float | None
+    tried: Point | None = None
 
 
 class Fits(NamedTuple):
@@ -37,10 +41,10 @@ class Fits(NamedTuple):
     reached: list[Reached]
 
 
-def fits(scores: Array, relevant: Array) -> Fits | None:
+def fits(scores: Array, relevant: Array, others: tuple[Array, Array] | None = None) -> Fits | None:
     """What thresholds come to, by the score [q] of each query's first result, -inf where it has none, and whether that is relevant, bool [q].
 
-    None where no query has a result.
+    others: the same of other queries, on which thresholds are tried. None where no query has a result.
     """
     thresholds, counts = np.unique(scores[scores > -np.inf], return_counts=True)
     if not len(thresholds):
@@ -55,9 +59,17 @@ def fits(scores: Array, relevant: Array) -> Fits | None:
     # The highest threshold that answers so many; of equal scores all are answered, so several may come to one.
     spaced = np.unique(np.searchsorted(-answered, -wanted, side="right") - 1)[::-1]
     points = [Point(float(thresholds[at]), float(coverage[at]), float(precision[at])) for at in spaced]
-    return Fits(len(scores), points, [_reached(share, thresholds, answered, coverage, precision) for share in WANTED])
+    reached = [_reached(share, thresholds, answered, coverage, precision) for share in WANTED]
+    if others is not None:
+        reached = [each if each.threshold is None else each._replace(tried=_tried(each.threshold, *others)) for each in reached]
+    return Fits(len(scores), points, reached)
 
 
 def _reached(wanted: float, thresholds: Array, answered: Array, coverage: Array, precision: Array) -> Reached:
     there = np.flatnonzero((precision >= wanted) & (answered >= FEWEST))
     return Reached(wanted, float(thresholds[there[0]]), float(coverage[there[0]])) if len(there) else Reached(wanted, None, None)
+
+
+def _tried(threshold: float, scores: Array, relevant: Array) -> Point | None:
+    answered = scores >= threshold
+    return Point(threshold, float(answered.mean()), float(relevant[answered].mean())) if answered.sum() >= FEWEST else None

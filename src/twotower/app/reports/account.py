@@ -110,24 +110,39 @@ def _slices(metrics: Mapping[str, Any]) -> list[Part]:
     return [Section("Where it does well and where not", parts)]
 
 
+TRIED = ["test queries answered", "precision there"]
+
+
+def _tried(row: Mapping[str, Any]) -> list[str]:
+    """What a threshold comes to on queries that it was not chosen on; of a run that was measured before there was such a thing, nothing."""
+    there = row.get("tried")
+    return ["-", "-"] if there is None else [f"{there['coverage']:.1%}", f"{there['precision']:.1%}"]
+
+
 def _fits(metrics: Mapping[str, Any]) -> list[Part]:
     """What refusing first results below a threshold comes to."""
     found = metrics.get("fits")
     if not found:
         return []
+    tried = metrics["evaluation"]["part"] == "test"
     rows = [
-        [f"{row['wanted']:.0%}", *(["-", "-"] if row["threshold"] is None else [f"{row['threshold']:.4g}", f"{row['coverage']:.1%}"])]
+        [
+            f"{row['wanted']:.0%}",
+            *(["-", "-"] if row["threshold"] is None else [f"{row['threshold']:.4g}", f"{row['coverage']:.1%}"]),
+            *(_tried(row) if tried else []),
+        ]
         for row in found["reached"]
     ]
     caption = (
         f"The first results by vectors for {found['queries']:,} validation queries: the lowest threshold from which on that share of the answers is "
-        "right, as search takes it with --threshold; - where none is with 30 answers or more. It is chosen on the queries that it is told of."
+        "right, as search takes it with --threshold; - where none is with 30 answers or more. It is chosen on these queries"
+        + (", and tried on those of the test: how many of them it answers, and what share of those answers is right." if tried else ".")
     )
     parts: list[Part] = [
         Paragraph(
             "These validation queries all have an answer in the catalogue, so how often a query without one would be turned away is not known."
         ),
-        Table(["precision wanted", "threshold", "queries answered"], rows, caption, range(3)),
+        Table(["precision wanted", "threshold", "queries answered", *TRIED[: 2 * tried]], rows, caption, range(3 + 2 * tried)),
     ]
     if metrics["search"]["mode"] != "vectors":
         said = f"This model searches by {metrics['search']['mode']}, which may put another item first: these figures hold for --mode vectors."
