@@ -106,6 +106,17 @@ def test_a_history_may_ask(tmp_path):
     told = tt.why(run.folder, item="i7", history=["i4", "i5"])
     found = run.retriever.search(history=["i4", "i5"], k=18)
     assert told.rank == found.ids.tolist().index("i7") + 1 and told.training is None
+    assert told.parts and {part.word for part in told.parts if part.side == "query"} == {"i4", "i5"}
+    # Of a longer one those count that the tower reads, and none comes from before them in the place of what is left out.
+    told = tt.why(run.folder, item="i7", history=["i0", "nowhere", "i1", "i2", "i4", "i5"])
+    worths = {part.word: part.worth for part in told.parts if part.side == "query"}
+    assert set(worths) == {"i1", "i2", "i4", "i5"}
+    vector = run.retriever.vectors[int(run.retriever.rows_of(["i7"])[0])]
+    for left in worths:
+        history = [name for name in ("i1", "i2", "i4", "i5") if name != left]
+        assert worths[left] == pytest.approx(told.score - run.retriever.embed_queries(history=history)[0] @ vector, abs=1e-5)
+    assert "word or item" in markdown(explained(told))
+    assert not [part for part in tt.why(run.folder, item="i7", history=["i4"]).parts if part.side == "query"]
     with pytest.raises(DataError, match="in the history"):
         tt.why(run.folder, item="i4", history=["i4", "i5"])
 

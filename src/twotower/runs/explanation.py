@@ -19,6 +19,7 @@ from twotower.bundle.asking import query_text
 from twotower.bundle.graphs import open_graph, run_graph
 from twotower.bundle.layout import find_bundle
 from twotower.bundle.loading import load
+from twotower.bundle.memory import Memory
 from twotower.bundle.ranking import Mode, all_similarities
 from twotower.bundle.reasons import own_words
 from twotower.bundle.retriever import Retriever
@@ -41,7 +42,7 @@ class Part(NamedTuple):
 
     side: Side
     name: str  # of the column
-    word: str  # or nothing, for the whole of it
+    word: str  # or an item of a history; nothing for the whole of it
     worth: float
 
 
@@ -177,20 +178,38 @@ def _parts(retriever: Retriever, table: pa.Table, row: int, vector: Array) -> li
 
 
 def _changes(retriever: Retriever, side: Side, rows: pa.Table) -> list[tuple[str, str, pa.Table]]:
-    """One row of a side without each of its features that holds something, and without each word; never without everything."""
+    """One row of a side without each of its features that holds something, each word, and each item of a history; never without everything."""
     features = retriever.encoder.features[side]
     worded = {feature.column for feature in features if feature.worded}
     columns = [name for name in retriever.encoder.columns(side) if name in rows.column_names]
-    if side == "query" and retriever.history is not None and retriever.history.column_name in rows.column_names:
-        columns.append(retriever.history.column_name)
+    memory = retriever.history if side == "query" else None
+    remembered = memory is not None and memory.column_name in rows.column_names
+    if memory is not None and remembered:
+        columns.append(memory.column_name)
+        place = rows.schema.get_field_index(memory.column_name)  # in whatever form it came, as lists of ids from here on
+        rows = rows.set_column(place, memory.column_name, memory.feature.normalise(rows.column(place).combine_chunks()))
     values = rows.to_pylist()[0]
     held = [name for name in dict.fromkeys(columns) if values[name] not in (None, "", [])]
     found = [(name, "", _with(rows, name, None)) for name in held if len(held) > 1]
+    if memory is not None and remembered:
+        found += _forgetting(retriever, memory, rows)
     for name in held:
         words = str(values[name]).split()
         if name in worded and len(words) > 1:
             for n, word in enumerate(words[:MOST_WORDS]):
                 found.append((name, word, _with(rows, name, " ".join([*words[:n], *words[n + 1 :]]))))
+    return found
+
+
+def _forgetting(retriever: Retriever, memory: Memory, rows: pa.Table) -> list[tuple[str, str, pa.Table]]:
+    """A query without each of the items that the tower reads of its history, the latest first; of one that was touched twice, each time."""
+    ids = rows.column(memory.column_name)[0].as_py() or []
+    of = retriever.catalogue.find(pa.array(ids, pa.string()))
+    read = np.flatnonzero(of >= 0)[-memory.feature.last :].tolist()
+    found = []
+    for at in read[::-1][:MOST_WORDS] if len(read) > 1 else []:
+        others = [ids[other] for other in read if other != at]  # and none from before these in its place
+        found.append((memory.column_name, _named(retriever, int(of[at])), _with(rows, memory.column_name, others)))
     return found
 
 

@@ -53,7 +53,7 @@ def _worths(parts: Sequence[Worth]) -> Table:
     rows = [[f"{part.side}: {part.name}", part.word or "(all of it)", f"{part.worth:+.3f}"] for part in parts[:SHOWN]]
     more = f" The {SHOWN} that do most, of {len(parts)}." if len(parts) > SHOWN else ""
     caption = f"What the similarity loses without it, the rest as it is; what is below 0 speaks against the item.{more}"
-    return Table(["", "word", "worth"], rows, caption, (2,))
+    return Table(["", "word or item", "worth"], rows, caption, (2,))
 
 
 def _training(told: Why) -> list[Part]:
