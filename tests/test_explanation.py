@@ -91,11 +91,12 @@ def test_what_cannot_be_explained_is_refused(world_run, asked):
         tt.why(world_run.folder, [asked[0], asked[0]], asked[1])
 
 
-def test_a_history_may_ask(tmp_path):
+@pytest.mark.parametrize("items", ["ids", "tower"])
+def test_a_history_may_ask(items, tmp_path):
     rows = [{"user": u, "item": f"i{(u + n) % 20}"} for u in range(80) for n in range(4)]
     config = {
         "pairs": {"ordered": True},
-        "query": {"key": "user", "features": [{"type": "history", "last": 4}]},
+        "query": {"key": "user", "features": [{"type": "history", "last": 4, "items": items}]},
         "item": {"id": "item", "features": [{"column": "item", "type": "id"}]},
         "split": {"by": "last"},
         "model": {"dimensions": 16},
@@ -105,7 +106,14 @@ def test_a_history_may_ask(tmp_path):
     run = tt.train(rows, config=config, output=tmp_path / "run")
     told = tt.why(run.folder, item="i7", history=["i4", "i5"])
     found = run.retriever.search(history=["i4", "i5"], k=18)
-    assert told.rank == found.ids.tolist().index("i7") + 1 and told.training is None
+    assert told.rank == found.ids.tolist().index("i7") + 1
+    # The first two items of each user are for training: of i7 those of the 4 users whose second it is, after i6, and of the 4 who began with it.
+    trained = told.training
+    assert trained.matches == 8 and trained.looked == trained.of == 160
+    assert {(pair.asked, pair.item) for pair in trained.own} == {("after i6", "i7"), ("after nothing", "i7")}
+    assert len(trained.near) == 5 and {pair.asked[:5] for pair in trained.near} == {"after"}
+    before, now = (run.retriever.embed_queries(history=history)[0] for history in (["i6"], ["i4", "i5"]))
+    assert next(pair.similarity for pair in trained.own if pair.asked == "after i6") == pytest.approx(before @ now, abs=1e-5)
     assert told.parts and {part.word for part in told.parts if part.side == "query"} == {"i4", "i5"}
     # Of a longer one those count that the tower reads, and none comes from before them in the place of what is left out.
     told = tt.why(run.folder, item="i7", history=["i0", "nowhere", "i1", "i2", "i4", "i5"])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,16 +24,20 @@ from twotower.bundle.memory import Memory
 from twotower.bundle.ranking import Mode, all_similarities
 from twotower.bundle.reasons import own_words
 from twotower.bundle.retriever import Retriever
-from twotower.data.columns import Array, take
+from twotower.data.columns import Array, ragged_rows
+from twotower.data.histories import Histories
 from twotower.data.prepared import ID, Prepared, open_prepared
 from twotower.data.schema import SIDES, Side
 from twotower.data.splits import TRAIN
 from twotower.errors import ConfigError, DataError
+from twotower.learning.evaluation import Cases, cases
+from twotower.learning.views import before, blocks, reading
 from twotower.search.fusion import blend
 from twotower.search.lexical import tokenize
 
 MOST_WORDS = 50  # of a text, each of which is left out in turn
 NEAREST = 5  # training pairs named
+SHOWN = 5  # items of a history of theirs, the latest
 SECONDS = 5.0  # in which training queries are read, those of the item first
 AT_ONCE = 512
 
@@ -86,7 +91,7 @@ class Why(NamedTuple):
     shared: list[str]
     first: str | None  # the item that ranks best
     parts: list[Part]
-    training: Training | None  # None for a bundle without its run, and for models that read histories
+    training: Training | None  # None for a bundle without its run
 
     @property
     def found(self) -> bool:
@@ -145,7 +150,7 @@ def why(
         shared,
         _named(retriever, int(order[0])) if len(order) else None,
         _parts(retriever, table, row, vector[0]),
-        None if retriever.history is not None or find_bundle(Path(place)) == Path(place) else _training(Path(place), retriever, row, vector[0]),
+        None if find_bundle(Path(place)) == Path(place) else _training(Path(place), retriever, row, vector[0]),
     )
 
 
@@ -222,40 +227,58 @@ def _with(rows: pa.Table, name: str, value: Any) -> pa.Table:
 
 
 def _training(run: Path, retriever: Retriever, row: int, vector: Array) -> Training | None:
-    """The training pairs nearest to the query, by the vectors of their queries; None where the prepared data are gone."""
+    """The training pairs nearest to the query, by the vectors of their queries; None where the prepared data are gone.
+
+    A query with a history is one each time that it asked, and is shown what it knew then.
+    """
     told = run / "prepared.json"
     place = run.parent / "prepared" / files.read_json(told)["folder"] if told.exists() else None
     if place is None or not place.exists():
         return None
     prepared = open_prepared(place)
-    matches = (prepared.parts == TRAIN) & (np.asarray(prepared.log.labels) > 0)
-    asks, items = (np.asarray(part)[matches] for part in (prepared.log.query_rows, prepared.log.item_rows))
-    ids = {str(name): at for at, name in enumerate(prepared.items.column(ID).to_pylist())}
-    at = ids.get(str(retriever.items.column(ID)[row].as_py()), -1)
-    own = np.unique(asks[items == at])
-    others = np.random.default_rng(0).permutation(np.setdiff1d(asks, own))
-    order = np.concatenate([own, others])
-    graph, near = open_graph(find_bundle(run) / "model", "query"), np.full(prepared.queries.num_rows, -np.inf, np.float32)
+    read = reading(retriever.encoder, prepared.columns["item"])
+    seen = before(prepared, TRAIN, read)
+    log = prepared.log.take(np.flatnonzero((prepared.parts == TRAIN) & (np.asarray(prepared.log.labels) > 0)))
+    asked = cases(log._replace(query_keys=log.query_rows) if seen is None else log, None, "pair", seen)
+    ids = prepared.items.column(ID)
+    at = {str(name): at for at, name in enumerate(ids.to_pylist())}.get(str(retriever.items.column(ID)[row].as_py()), -1)
+    own = np.unique(ragged_rows(asked.relevant)[asked.relevant.values == at])
+    order = np.concatenate([own, np.random.default_rng(0).permutation(np.setdiff1d(np.arange(len(asked.query_rows)), own))])
+    stand_ins = _rows_as(retriever, ids) if read is not None and read.codes is None else np.empty((0, 0), np.float32)
+    graph, near = open_graph(find_bundle(run) / "model", "query"), np.full(len(order), -np.inf, np.float32)
     until, looked = time.monotonic() + SECONDS, 0
     while looked < len(order) and (looked < len(own) or time.monotonic() < until):
         some = order[looked : looked + AT_ONCE]
-        columns = {name: take(column, some) for name, column in prepared.columns["query"].items()}
-        near[some] = run_graph(graph, columns, retriever.bundle.dimensions) @ vector
+        for _, columns in blocks(retriever.encoder, prepared.columns["query"], asked.take(some), seen, read, stand_ins):
+            near[some] = run_graph(graph, columns, retriever.bundle.dimensions) @ vector
         looked += len(some)
     return Training(
-        int((items == at).sum()),
-        _pairs(prepared, own, items, asks, near, at),
-        _pairs(prepared, order[:looked], items, asks, near),
+        int((asked.relevant.values == at).sum()),
+        _pairs(prepared, asked, seen, own, near, at),
+        _pairs(prepared, asked, seen, order[:looked], near),
         looked,
         len(order),
     )
 
 
-def _pairs(prepared: Prepared, rows: Array, items: Array, asks: Array, near: Array, item: int | None = None) -> list[Pair]:
-    """The nearest of some training queries, each with what it matched, or with this item."""
-    best = rows[np.argsort(-near[rows], kind="stable")[:NEAREST]]
-    found = []
-    for query, said in zip(best.tolist(), prepared.queries.take(pa.array(best)).to_pylist(), strict=True):
-        matched = item if item is not None else int(items[np.flatnonzero(asks == query)[0]])
-        found.append(Pair(_said(said), str(prepared.items.column(ID)[matched].as_py()), float(near[query])))
+def _rows_as(retriever: Retriever, ids: pa.ChunkedArray) -> Array:
+    """The vectors float32 [n, d] that the catalogue has for these ids now, zeros where it has none."""
+    rows = retriever.catalogue.find(ids)
+    found = np.zeros((len(rows), retriever.bundle.dimensions), np.float32)
+    found[rows >= 0] = np.asarray(retriever.vectors[rows[rows >= 0]])
     return found
+
+
+def _pairs(prepared: Prepared, asked: Cases, seen: Histories | None, which: Array, near: Array, item: int | None = None) -> list[Pair]:
+    """The nearest of some training queries, each with what it matched, or with this item."""
+    best = which[np.argsort(-near[which], kind="stable")[:NEAREST]]
+    those, ids = asked.take(best), prepared.items.column(ID)
+    matched = [item] * len(best) if item is not None else those.relevant.values[those.relevant.offsets[:-1]].tolist()
+    said = [_said(query) for query in prepared.queries.take(pa.array(those.query_rows)).to_pylist()] or [""] * len(best)  # without a column no rows
+    if seen is not None:
+        assert those.history_keys is not None and those.cuts is not None
+        touched = seen.of(those.history_keys, those.cuts, those.relevant)
+        for n, (start, end) in enumerate(pairwise(touched.offsets.tolist())):
+            names = [str(ids[at].as_py()) for at in touched.values[start:end][-SHOWN:].tolist()]
+            said[n] += f"{', ' if said[n] else ''}after {', '.join(names) or 'nothing'}"
+    return [Pair(text, str(ids[to].as_py()), float(near[at])) for text, to, at in zip(said, matched, best.tolist(), strict=True)]

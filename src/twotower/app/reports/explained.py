@@ -59,9 +59,7 @@ def _worths(parts: Sequence[Worth]) -> Table:
 def _training(told: Why) -> list[Part]:
     trained = told.training
     if trained is None:
-        return [
-            Paragraph("What training knew is told where the run and its prepared data are at hand, of models that read no histories.", faint=True)
-        ]
+        return [Paragraph("What training knew is told where the run and its prepared data are at hand.", faint=True)]
     parts: list[Part] = [
         Paragraph(f"Training had {trained.matches:,} pairs of this item." + ("" if trained.own else " It is known by what it holds alone."))
     ]
