@@ -129,6 +129,23 @@ def test_a_history_may_ask(items, tmp_path):
         tt.why(run.folder, item="i4", history=["i4", "i5"])
 
 
+def test_without_times_a_training_query_is_shown_what_is_asked_of_others(tmp_path):
+    """Each pair asks with all that its user touched beside, and not with nothing."""
+    rows = [{"user": u, "item": f"i{(u + 3 * n) % 20}"} for u in range(60) for n in range(5)]
+    config = {
+        "query": {"key": "user", "features": [{"type": "history", "last": 4, "pool": "mean"}]},
+        "item": {"id": "item", "features": [{"column": "item", "type": "id"}]},
+        "model": {"dimensions": 8},
+        "train": {"epochs": 1, "batch_size": 64},
+        "evaluate": {"baselines": []},
+    }
+    run = tt.train(rows, config=config, output=tmp_path / "run")
+    trained = tt.why(run.folder, item="i7", history=["i4"]).training
+    assert trained.of > 200 and len({pair.asked for pair in trained.near}) > 1
+    assert not any("nothing" in pair.asked or pair.item in pair.asked.split()[1:] for pair in (*trained.own, *trained.near))
+    assert tt.why(run.folder, item="i7", history=["i4"], retriever=tt.load(run.folder, width=4)).training is None
+
+
 def test_the_verb(world_run, asked, typed, tmp_path):
     code, out, _ = typed("why", world_run.folder, asked[0], asked[1])
     assert code == 0 and "What training knew" in out and "number 1 of" in out

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import re
 import threading
 import time
 
@@ -303,6 +304,31 @@ def test_a_full_queue_is_said_at_once(world_folder, monkeypatch):
         for thread in threads:
             thread.join()
         assert results == [200] * 3
+
+
+def test_who_is_turned_away_is_told_so_in_order(world_folder, monkeypatch):
+    worker = Held(monkeypatch)
+    with serving(world_folder, most_waiting=1, most_at_once=1) as small:
+        threads = [threading.Thread(target=small.ask, args=("POST", "/search", {"query": "subject3"})) for _ in range(2)]
+        threads[0].start()
+        assert worker.begun.wait(20)
+        threads[1].start()
+        while "twotower_waiting 1.0" not in small.ask("GET", "/metrics").body.decode():
+            pass
+        head = b"POST /search HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 14\r\n"
+        post, get = head + b'\r\n{"query": "x"}', b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n"
+        for parts, statuses in {
+            (post,): [503],  # and it has hung up on its side
+            (post, get): [503, 200],
+            (post + get,): [503, 200],
+            (post + post + get + post,): [503, 503, 200, 503],  # the last behind one that is being answered, so it comes to the queue
+            (head + b"expect: 100-continue\r\n\r\n",): [503],  # it waits with its body until it is told to go on
+        }.items():
+            assert [int(status) for status in re.findall(rb"HTTP/1.1 ([0-9]{3})", small.raw(*parts))] == statuses, parts
+        assert 'route="turned away",status="503"} 6.0' in small.ask("GET", "/metrics").body.decode()
+        worker.let_go()
+        for thread in threads:
+            thread.join()
 
 
 def test_what_nobody_waits_for_any_more_is_not_begun(world_folder, monkeypatch):

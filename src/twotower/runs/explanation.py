@@ -194,7 +194,7 @@ def _changes(retriever: Retriever, side: Side, rows: pa.Table) -> list[tuple[str
         place = rows.schema.get_field_index(memory.column_name)  # in whatever form it came, as lists of ids from here on
         rows = rows.set_column(place, memory.column_name, memory.feature.normalise(rows.column(place).combine_chunks()))
     values = rows.to_pylist()[0]
-    held = [name for name in dict.fromkeys(columns) if values[name] not in (None, "", [])]
+    held = [name for name in dict.fromkeys(columns) if values[name] not in (None, []) and str(values[name]).strip()]
     found = [(name, "", _with(rows, name, None)) for name in held if len(held) > 1]
     if memory is not None and remembered:
         found += _forgetting(retriever, memory, rows)
@@ -227,19 +227,25 @@ def _with(rows: pa.Table, name: str, value: Any) -> pa.Table:
 
 
 def _training(run: Path, retriever: Retriever, row: int, vector: Array) -> Training | None:
-    """The training pairs nearest to the query, by the vectors of their queries; None where the prepared data are gone.
+    """The training pairs nearest to the query, by the vectors of their queries; None where the prepared data are gone, or fewer dimensions are asked.
 
     A query with a history is one each time that it asked, and is shown what it knew then.
     """
     told = run / "prepared.json"
     place = run.parent / "prepared" / files.read_json(told)["folder"] if told.exists() else None
-    if place is None or not place.exists():
+    if place is None or not place.exists() or retriever.width is not None:
         return None
     prepared = open_prepared(place)
     read = reading(retriever.encoder, prepared.columns["item"])
     seen = before(prepared, TRAIN, read)
     log = prepared.log.take(np.flatnonzero((prepared.parts == TRAIN) & (np.asarray(prepared.log.labels) > 0)))
-    asked = cases(log._replace(query_keys=log.query_rows) if seen is None else log, None, "pair", seen)
+    keys = log.query_keys
+    if seen is None:
+        keys = log.query_rows
+    elif seen.order is None:
+        # Without times a history leaves out all that is asked together with it, so each pair asks alone.
+        keys = np.arange(len(log.query_rows))
+    asked = cases(log._replace(query_keys=keys), None, "pair", seen)
     ids = prepared.items.column(ID)
     at = {str(name): at for at, name in enumerate(ids.to_pylist())}.get(str(retriever.items.column(ID)[row].as_py()), -1)
     own = np.unique(ragged_rows(asked.relevant)[asked.relevant.values == at])

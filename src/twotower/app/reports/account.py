@@ -114,8 +114,8 @@ TRIED = ["test queries answered", "precision there"]
 
 
 def _tried(row: Mapping[str, Any]) -> list[str]:
-    """What a threshold comes to on queries that it was not chosen on; of a run that was measured before there was such a thing, nothing."""
-    there = row.get("tried")
+    """What a threshold comes to on queries that it was not chosen on."""
+    there = row["tried"]
     return ["-", "-"] if there is None else [f"{there['coverage']:.1%}", f"{there['precision']:.1%}"]
 
 
@@ -124,7 +124,7 @@ def _fits(metrics: Mapping[str, Any]) -> list[Part]:
     found = metrics.get("fits")
     if not found:
         return []
-    tried = metrics["evaluation"]["part"] == "test"
+    tried = metrics["evaluation"]["part"] == "test" and any("tried" in row for row in found["reached"])
     rows = [
         [
             f"{row['wanted']:.0%}",

@@ -19,7 +19,6 @@ from twotower.app.server.problems import MEDIA, Problem, busy
 
 MOST_HEAD, MOST_HEADERS = 32 << 10, 100  # bytes, and lines
 HELD = 0.01  # seconds before a request that is turned away is told so
-MOST_OWED = 8  # requests of one connection that are to be told, before no more is read of it: an honest caller has one
 MOST_PASSED = 8 << 20  # bytes of its body
 KEPT_ALIVE = 75  # seconds without a request
 LARGE = Problem(431, f"the head of a request has at most {MOST_HEAD:,} bytes and {MOST_HEADERS} headers")
@@ -136,7 +135,12 @@ class Connection(HttpToolsProtocol):
             raise ValueError("an address of its own, which is not to stand beside the Host")
         if (self._owed or (not self._running and self.busy())) and self.parser.get_method() == b"POST":
             self._turning, self._passed = True, 0
+            if self.expect_100_continue:  # there is nothing to go on with, and the body does not come before that is said
+                self._settle()
+                self._refuse(busy())
+                self.turned(self.loop.time() - self._since)
             return
+        self._settle()
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -153,8 +157,7 @@ class Connection(HttpToolsProtocol):
             self.scope["state"][WHOLE] = True
             return
         self._turning, self._owed = False, self._owed + 1
-        if self._owed > MOST_OWED:
-            self.flow.pause_reading()
+        self.flow.pause_reading()
         keep_alive = self.parser.should_keep_alive()
         if not self.waiting:
             self.loop.call_later(HELD, self._turn_all_away)
@@ -166,6 +169,14 @@ class Connection(HttpToolsProtocol):
         self.waiting.clear()
         for connection, keep_alive, since in waiting:
             connection._turn_away(keep_alive, since)
+
+    def _settle(self) -> None:
+        """Tell at once what is owed on this connection, before something else is answered on it."""
+        if self._owed:
+            owed = [entry for entry in self.waiting if entry[0] is self]
+            self.waiting[:] = [entry for entry in self.waiting if entry[0] is not self]
+            for _, keep_alive, since in owed:
+                self._turn_away(keep_alive, since)
 
     def _turn_away(self, keep_alive: bool, since: float) -> None:
         self._owed -= 1
