@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_limits
 
 from twotower.data.columns import Ragged, offsets_of
 from twotower.learning import lists
@@ -26,6 +27,17 @@ def test_lists_are_those_of_a_full_sort(n):
         # Item 0 is the one asked for, so it stays.
         left = [item for item in np.argsort(-scores[case], kind="stable") if item == 0 or item not in out[case]][:10]
         assert row.tolist() == left + [-1] * (10 - len(left))
+
+
+def test_lists_of_many_blocks_in_threads(monkeypatch):
+    generator = np.random.default_rng(0)
+    scores = generator.random((100, 40)).astype(np.float32)
+    out = [generator.permutation(40)[: generator.integers(40)] for _ in range(100)]
+    excluded = Ragged(np.concatenate(out), offsets_of([len(each) for each in out]))
+    whole = top(lambda block: scores[block], asked(100, excluded), np.arange(100), 40)
+    monkeypatch.setattr(lists, "SCORES_AT_ONCE", 120)
+    with threadpool_limits(3, user_api="blas"):
+        assert top(lambda block: scores[block], asked(100, excluded), np.arange(100), 40).tolist() == whole.tolist()
 
 
 def test_the_figures_of_lists():

@@ -1,13 +1,16 @@
-"""Ranks in the whole catalogue: against a loop over sets, whatever the blocks."""
+"""Ranks in the whole catalogue: against a loop over sets, whatever the blocks and the threads."""
+
+import threading
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from twotower.data.columns import Ragged
 from twotower.errors import ConfigError, DataError
-from twotower.learning.evaluation import dot_scorer, rank
+from twotower.learning.evaluation import dot_scorer, in_threads, rank
 from twotower.learning.metrics import METRICS
 
 
@@ -126,8 +129,59 @@ def test_the_scorer_is_asked_in_blocks_and_its_scores_are_left_alone():
         return scores[rows]
 
     rank(scorer, lists([[0]] * 10), lists([[1, 2]] * 10), n_items=7, block=4)
-    assert asked == [(0, 4), (4, 8), (8, 10)]
+    assert sorted(asked) == [(0, 4), (4, 8), (8, 10)]
     assert (scores == before).all()
+
+
+def products():
+    """How many threads a product may take now."""
+    return max(pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas")
+
+
+def test_as_many_parts_at_once_as_a_product_has_threads_and_each_multiplies_by_itself():
+    together, seen = threading.Barrier(2, timeout=30), set()
+
+    def work(part):
+        together.wait()  # goes on only when another part is at it
+        seen.add((part, threading.get_ident(), products()))
+
+    with threadpool_limits(2, user_api="blas"):
+        in_threads(work, range(4))
+        assert products() == 2
+        in_threads(lambda part: seen.add((part, threading.get_ident(), products())), [9])  # one part keeps all of them
+    assert {part for part, _, _ in seen} == {0, 1, 2, 3, 9}
+    assert {(part == 9, threads) for part, _, threads in seen} == {(False, 1), (True, 2)}
+    assert len({thread for part, thread, _ in seen if part != 9}) == 2
+
+
+def test_what_fails_in_a_thread_is_said_and_leaves_products_as_they_were():
+    tried = []
+
+    def work(part):
+        tried.append(part)
+        if part in (1, 2):
+            raise DataError(f"part {part}")
+
+    for threads in (1, 2):
+        with threadpool_limits(threads, user_api="blas"):
+            with pytest.raises(DataError, match="part 1"):
+                in_threads(work, range(1000))
+            assert products() == threads
+    assert len(tried) < 1000
+
+
+@pytest.mark.parametrize("per", ["pair", "query"])
+def test_threads_change_no_rank(per):
+    generator = np.random.default_rng(0)
+    queries, items = (generator.integers(-2, 3, (n, 8)).astype(np.float32) for n in (100, 60))  # exact products, full of ties
+    relevant = lists([generator.choice(60, 3, replace=False).tolist() for _ in range(100)])
+    excluded = lists([generator.choice(60, 9, replace=False).tolist() for _ in range(100)])
+    found = []
+    for threads in (1, 3):
+        with threadpool_limits(threads, user_api="blas"):
+            found.append(rank(dot_scorer(queries, items), relevant, excluded, per=per, n_items=60, block=7))
+    for one, other in zip(*(ranks[:4] for ranks in found), strict=True):
+        assert one.tolist() == other.tolist()
 
 
 def test_what_cannot_be_ranked_raises():

@@ -1,15 +1,19 @@
 """Ranks of the relevant items in the whole catalogue, for whatever gives scores: vectors, words, popularity.
 
-A scorer gives the scores of a block of queries for all items. It is asked block by block, so memory stays bounded.
-`cases` says what is asked and what is right, `rank` ranks, `summarise` turns ranks into figures with their intervals.
+A scorer gives the scores of a block of queries for all items. It is asked block by block, so memory stays bounded, and by several threads at
+once. `cases` says what is asked and what is right, `rank` ranks, `summarise` turns ranks into figures with their intervals.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Literal, NamedTuple
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
+from threadpoolctl import ThreadpoolController
 
 from twotower.data.batches import draft
 from twotower.data.columns import Array, Ragged, lengths_of, ragged_rows, row_count, take_ragged
@@ -21,9 +25,11 @@ from twotower.learning.metrics import METRICS, Ranks, parse
 from twotower.learning.options import EvaluateOptions, Gain
 from twotower.learning.statistics import Interval, interval
 
-Scorer = Callable[[slice], Array]  # a block of queries -> float32 [block, n_items]
+T = TypeVar("T")
 
-SCORES_AT_ONCE = 1 << 22  # 16 MB of float32
+Scorer = Callable[[slice], Array]  # a block of queries -> float32 [block, n_items], which may be overwritten when the same thread asks again
+
+SCORES_AT_ONCE = 1 << 21  # 8 MB of float32, in each thread
 LARGEST_GRADE = 30  # of exponential gains
 FEW = 8  # targets up to which counting beats sorting the row; the crossing lies at 5 to 20, by machine
 
@@ -161,17 +167,40 @@ def measure(ranks: Ranks, names: tuple[str, ...]) -> dict[str, Array]:
 
 
 def dot_scorer(query_vectors: Array, item_vectors: Array) -> Scorer:
-    """Scores by inner product of vectors [q, d] and [n, d].
+    """Scores by inner product of vectors [q, d] and [n, d], those of a thread always in the same memory: new pages cost as much as the product.
 
     BLAS may round the products of equal vectors differently by where they stand in the matrix, so items with the same
     vector are not sure to tie; their scores then differ in the last bits.
     """
-    items = np.asarray(item_vectors, np.float32)
+    items, own = np.asarray(item_vectors, np.float32), threading.local()
 
     def scores(block: slice) -> Array:
-        return np.asarray(np.asarray(query_vectors[block], np.float32) @ items.T)  # [block, n]
+        queries = np.asarray(query_vectors[block], np.float32)
+        if len(queries) > len(getattr(own, "scores", ())):
+            own.scores = np.empty((len(queries), len(items)), np.float32)
+        return np.asarray(np.matmul(queries, items.T, out=own.scores[: len(queries)]))  # [block, n]
 
     return scores
+
+
+@cache
+def _pools() -> ThreadpoolController:
+    return ThreadpoolController().select(user_api="blas")
+
+
+def in_threads(work: Callable[[T], None], parts: Sequence[T]) -> None:
+    """Do the work on every part, in as many threads as a product may take, each of which then multiplies by itself.
+
+    So all that follows a product is shared by the cores as well. Of what fails the first part's is raised.
+    """
+    threads = min(len(parts), max((pool["num_threads"] for pool in _pools().info()), default=1))
+    if threads < 2:
+        for part in parts:
+            work(part)
+        return
+    with _pools().limit(limits=1), ThreadPoolExecutor(threads) as executor:
+        for _ in executor.map(work, parts):
+            pass
 
 
 def rank(
@@ -188,7 +217,7 @@ def rank(
     With `per="query"` a query is a row of the result and its relevant items are ranked in one list. With `per="pair"`
     each entry of `relevant`, in its order, is a row of its own, and the other relevant items of the query are left out
     of its list. An item that is both relevant and excluded is relevant. Scores tie where the floats are equal.
-    `block`: queries scored at once, by default as many as make 16 MB of scores.
+    `block`: queries scored at once, by default as many as make 8 MB of scores.
     """
     _check(relevant, excluded, per, n_items)
     block = max(1, SCORES_AT_ONCE // max(1, n_items)) if block is None else block
@@ -197,7 +226,9 @@ def rank(
     q, p = row_count(relevant), len(relevant.values)
     above, tied = np.empty(p, np.int64), np.empty(p, np.int64)
     candidates = np.full(p if per == "pair" else q, n_items, np.int64)
-    for start, stop in _blocks(q, block):
+
+    def count(start: int) -> None:
+        stop = min(start + block, q)
         scores = _scored(scorer, start, stop, n_items)
         wanted, unwanted = _left_out(relevant, excluded, start, stop, n_items)
         for query in range(start, stop):
@@ -214,6 +245,8 @@ def rank(
                 counts[1] += 1  # the target itself was among them
                 candidates[lists] -= len(alike) - 1
             above[mine], tied[mine] = counts
+
+    in_threads(count, range(0, q, block))
     offsets = np.arange(p + 1) if per == "pair" else np.asarray(relevant.offsets, np.int64)
     return Ranks(above, tied, offsets, candidates)
 
@@ -259,11 +292,6 @@ def _keys(items: Ragged, start: int, stop: int, n_items: int) -> Array:
 
 def _row(items: Ragged, query: int) -> Array:
     return items.values[items.offsets[query] : items.offsets[query + 1]]
-
-
-def _blocks(q: int, block: int) -> Iterator[tuple[int, int]]:
-    for start in range(0, q, block):
-        yield start, min(start + block, q)
 
 
 def _check(relevant: Ragged, excluded: Ragged | None, per: str, n_items: int) -> None:
