@@ -12,8 +12,9 @@ from twotower.data.columns import Ragged
 from twotower.data.splits import TEST
 from twotower.errors import ConfigError
 from twotower.learning.evaluation import Cases, cases_of
+from twotower.runs.certainty import fitting
 from twotower.runs.held import held_of
-from twotower.runs.measuring import Asked, fitting
+from twotower.runs.measuring import Asked
 from twotower.search.calibration import error, fit, probability
 from twotower.search.thresholds import fits
 

@@ -200,6 +200,7 @@ FLOORS = [
         "runs.signals",
         "runs.estimates",
         "runs.measuring",
+        "runs.certainty",
         "runs.comparing",
         "runs.differences",
         "runs.exported",

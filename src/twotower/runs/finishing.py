@@ -29,10 +29,11 @@ from twotower.learning.slices import Facts, slice_all
 from twotower.learning.space import grouped, sampled, told
 from twotower.learning.statistics import PairedTest, holm
 from twotower.learning.views import before, reading
+from twotower.runs.certainty import calibrated, fitting
 from twotower.runs.comparing import compare_values, ranking_table
 from twotower.runs.exported import encode_items, encode_queries
 from twotower.runs.launch import write_launch
-from twotower.runs.measuring import Asked, calibrated, choose_mode, figures_of, fitting, indexes_of, scorer
+from twotower.runs.measuring import Asked, choose_mode, figures_of, indexes_of, scorer
 from twotower.runs.progress import Progress
 from twotower.search.calibration import Calibration
 from twotower.search.index import Exact
