@@ -99,7 +99,7 @@ def planted(monkeypatch, grow, noise=0.001, remedy=None):
 
     monkeypatch.setattr(forecasting, "fitted", fitted)
     monkeypatch.setattr(forecasting, "_values", values)
-    monkeypatch.setattr(forecasting._Bench, "_suspects", lambda self: np.empty(0, np.int64))
+    monkeypatch.setattr(forecasting._Bench, "_suspects", lambda self: dict.fromkeys(("rows", "instead"), np.empty(0, np.int64)))
 
 
 def saturating(pairs, ceiling=0.8, lack=0.3, rate=0.25, largest=630):

@@ -14,8 +14,8 @@ from twotower.data.sources import open_source
 from twotower.data.splits import TEST, TRAIN, VALIDATION
 from twotower.learning.metrics import Ranks
 from twotower.learning.subsets import askers
-from twotower.learning.suspects import halves, places, without, worst
-from twotower.runs.remedies import SUSPECTS
+from twotower.learning.suspects import halves, mended, places, without, worst
+from twotower.runs.remedies import DROPPED, MENDED
 
 CONFIG = WORLD_CONFIG | {"train": {"epochs": 4, "batch_size": 64, "correction": False}, "machine": {"threads": 1}}
 
@@ -58,11 +58,19 @@ def test_halves_learn_from_one_and_judge_the_other(feature, tmp_path):
 def test_the_worst_come_first_and_only_those_of_the_lower_half():
     ranks = Ranks(np.array([0, 4, 9]), np.array([1, 2, 1]), np.array([0, 1, 2, 3]), np.array([10, 10, 10]))
     np.testing.assert_allclose(places(ranks), [0.1, 0.55, 1.0])
-    rows, stood = worst([np.array([7, 8]), np.array([9])], [np.array([0.2, 0.6]), np.array([0.9])])
-    assert rows.tolist() == [9, 8] and stood.tolist() == [0.9, 0.6]
+    assert worst(np.array([0.2, 0.6, 0.9, 0.5])).tolist() == [2, 1]
 
 
-def test_planted_mistakes_are_found_and_leaving_them_out_is_tried(tmp_path):
+def test_mended_pairs_have_other_items_and_nothing_else(tmp_path):
+    prepared = log_of(tmp_path, [{"column": "u", "type": "id"}])
+    before = np.array(prepared.log.item_rows)
+    found = mended(prepared, np.array([3, 0]), np.array([5, 7]))
+    after = np.array(found.log.item_rows)
+    assert after[[3, 0]].tolist() == [5, 7] and (np.flatnonzero(after != before) <= 3).all()
+    assert (np.array(prepared.log.item_rows) == before).all() and (found.parts == prepared.parts).all()
+
+
+def test_planted_mistakes_are_found_and_leaving_them_out_and_mending_them_is_tried(tmp_path):
     pairs, items = planted_world(queries=1200)
     generator = np.random.default_rng(1)
     part = ["test" if n % 10 == 0 else "validation" if n % 10 == 1 else "train" for n in range(pairs.num_rows)]
@@ -76,10 +84,14 @@ def test_planted_mistakes_are_found_and_leaving_them_out_is_tried(tmp_path):
     at = {row["asked"]: n for n, row in enumerate(pairs.to_pylist())}
     hits = [at[pair["asked"]] in wrong for pair in found["pairs"]]
     assert np.mean(hits) > 0.9 and 0.25 * len(wrong) < found["count"] < 0.8 * len(wrong)
-    row = next(row for row in result["remedies"] if row["name"] == SUSPECTS)
-    trained = [done["value"] for done in result["trainings"] if done["work"]["remedy"] == SUSPECTS]
-    assert row["value"] == pytest.approx(np.mean(trained), abs=1e-6) and row["difference"] > 0
+    for name in (DROPPED, MENDED):
+        row = next(row for row in result["remedies"] if row["name"] == name)
+        trained = [done["value"] for done in result["trainings"] if done["work"]["remedy"] == name]
+        assert row["value"] == pytest.approx(np.mean(trained), abs=1e-6) and row["difference"] > 0
+    right = {row["asked"]: row["thing"] for row in pairs.to_pylist()}
+    assert np.mean([pair["instead"].startswith(f"{right[pair['asked']]} - ") for pair in found["pairs"]]) > 0.5
     text = markdown(forecasted(result, "f"))
     assert "Pairs that look wrong" in text and f"{found['count']:,} of {found['judged']:,} training pairs" in text
+    assert "Without them mrr changes by" in text and "rank first instead mrr changes by" in text
     assert "None of" in markdown(forecasted(result | {"suspects": {"count": 0, "judged": 9, "pairs": []}}, "f"))
     assert "look wrong" not in markdown(forecasted(result | {"suspects": None, "remedies": []}, "f"))

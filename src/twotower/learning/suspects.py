@@ -6,7 +6,6 @@ Chuang 2021). What a half cannot know is not judged: an item without a pair in i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -62,9 +61,14 @@ def without(prepared: Prepared, rows: Array) -> Prepared:
     return replace(prepared, parts=parts)
 
 
-def worst(rows: Sequence[Array], placed: Sequence[Array]) -> tuple[Array, Array]:
-    """The pairs that look wrong, the worst first: their rows in the log int64, and where they stood."""
-    all_rows, all_places = np.concatenate(rows), np.concatenate(placed)
-    order = np.argsort(-all_places, kind="stable")
-    order = order[all_places[order] > LOWER]
-    return all_rows[order], all_places[order]
+def mended(prepared: Prepared, rows: Array, items: Array) -> Prepared:
+    """The data with other items in some pairs of the log."""
+    item_rows = np.array(prepared.log.item_rows)
+    item_rows[rows] = items
+    return replace(prepared, log=prepared.log._replace(item_rows=item_rows))
+
+
+def worst(places: Array) -> Array:
+    """The positions int64 of the pairs that look wrong by where they stood, the worst first."""
+    order = np.argsort(-places, kind="stable")
+    return order[places[order] > LOWER]

@@ -33,7 +33,7 @@ from twotower.learning.statistics import paired_test
 from twotower.learning.subsets import AXES, Subset, enough
 from twotower.runs.estimates import probe
 from twotower.runs.progress import Progress, telling
-from twotower.runs.remedies import SUSPECTS, changed_by, heavier, remedies_of
+from twotower.runs.remedies import DROPPED, MENDED, changed_by, heavier, remedies_of
 from twotower.runs.resumption import same_config
 from twotower.runs.run import Stopped, begun_of
 from twotower.runs.settings import settle
@@ -212,12 +212,14 @@ class _Bench:
         chosen = replace(chosen, train=replace(chosen.train, seed=self.chosen.train.seed + work.seed))
         prepared = self.prepared if not work.remedy else prepared_for(self.shop, chosen)
         subset = AXES[work.axis](prepared, work.share, self.shares[0], work.seed if work.share < 1 else 0)
-        if work.remedy == SUSPECTS:
-            rows = self._suspects()
+        if work.remedy in (DROPPED, MENDED):
+            wrong = self._suspects()
+            rows, items = wrong["rows"], wrong["instead"]
             if not len(rows):
                 self.shop.progress.note("no pair looks wrong")
                 return
-            subset = subset._replace(prepared=suspects.without(subset.prepared, rows))
+            whole = subset.prepared
+            subset = subset._replace(prepared=suspects.without(whole, rows) if work.remedy == DROPPED else suspects.mended(whole, rows, items))
         key = _key(subset, work)
         same = next((done for done in self.done if done.key == key), None)
         if same is None:
@@ -236,13 +238,20 @@ class _Bench:
             raise Stopped(f"stopped; the trainings that were finished are kept in {self.folder}. Go on with --resume and the same config.")
         return model, data, found
 
-    def _suspects(self) -> Array:
-        """The rows of the pairs that look wrong, the worst first; found once."""
-        place = self.folder / SUSPECTED
-        if not place.exists():
+    def _suspects(self) -> dict[str, Array]:
+        """The pairs that look wrong, the worst first; found once."""
+        found = self._looked()
+        if found is None:
             self.shop.progress.stage("looking for pairs that look wrong")
-            files.write_tensors(place, suspicion.suspected(self.prepared, self.chosen, self._fitted))
-        return files.read_tensors(place)["rows"]
+            found = suspicion.suspected(self.prepared, self.chosen, self._fitted)
+            files.write_tensors(self.folder / SUSPECTED, found)
+        return found
+
+    def _looked(self) -> dict[str, Array] | None:
+        """What was found, or None where nobody looked for all of it."""
+        place = self.folder / SUSPECTED
+        found = files.read_tensors(place) if place.exists() else {}
+        return found if "instead" in found else None
 
     # --- what it says ---------------------------------------------------------------------------------------------
 
@@ -309,8 +318,8 @@ class _Bench:
 
     def _told_suspects(self) -> dict[str, Any] | None:
         """How many pairs look wrong, and the worst of them; None where nobody looked."""
-        place = self.folder / SUSPECTED
-        return suspicion.told(files.read_tensors(place), self.prepared) if place.exists() else None
+        found = self._looked()
+        return None if found is None else suspicion.told(found, self.prepared)
 
     def _slices(self, whole: Sequence[Done], generator: np.random.Generator) -> list[dict[str, Any]]:
         """What the second half of the data brought, by how often the item matched and what is known of who asks: what grows most is starved."""

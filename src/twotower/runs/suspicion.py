@@ -10,11 +10,12 @@ import numpy as np
 import pyarrow as pa
 
 from twotower.config import Config
-from twotower.data.columns import Array
+from twotower.data.columns import Array, ragged_rows
 from twotower.data.prepared import Prepared
 from twotower.data.splits import VALIDATION
 from twotower.learning import suspects
 from twotower.learning.evaluation import cases_of, dot_scorer, ranks_of
+from twotower.learning.lists import top
 from twotower.learning.subsets import Subset, enough
 
 if TYPE_CHECKING:
@@ -26,11 +27,14 @@ SHOWN = 20  # pairs told
 
 
 def suspected(prepared: Prepared, chosen: Config, fit: Callable[[Prepared, Config], tuple[TwoTower, Data, Tried]]) -> dict[str, Array]:
-    """Their rows in the log and where they stood, the worst first, and how many pairs were judged, [1]. fit: trains a config on data."""
+    """Of each, the worst first: its row in the log, where it stood, and the item row that stood first `instead`; how many were judged, [1].
+
+    fit: trains a config on data.
+    """
     from twotower.learning import training
 
     options = replace(chosen.evaluate, per="pair", gain="equal")
-    rows, places = [np.empty(0, np.int64)], [np.empty(0)]
+    rows, places, instead = [np.empty(0, np.int64)], [np.empty(0)], [np.empty(0, np.int64)]
     for half in suspects.halves(prepared, chosen.train.seed):
         if not enough(Subset(half, 0)):
             continue
@@ -39,9 +43,13 @@ def suspected(prepared: Prepared, chosen: Config, fit: Callable[[Prepared, Confi
         held, queries, items = training.held_out(model, data._replace(validation=asked))
         assert held.pair_rows is not None
         rows.append(np.flatnonzero(half.parts == VALIDATION)[held.pair_rows])
-        places.append(suspects.places(ranks_of(dot_scorer(queries, items), held, half.n_items, options)))
-    found, stood = suspects.worst(rows, places)
-    return {"rows": found, "places": stood, "judged": np.array([sum(map(len, rows))])}
+        scorer = dot_scorer(queries, items)
+        places.append(suspects.places(ranks_of(scorer, held, half.n_items, options)))
+        instead.append(top(scorer, held, np.arange(len(held.query_rows)), half.n_items, k=1)[ragged_rows(held.relevant), 0])
+    stood = np.concatenate(places)
+    order = suspects.worst(stood)
+    found = {"rows": np.concatenate(rows), "places": stood, "instead": np.concatenate(instead)}
+    return {**{name: part[order] for name, part in found.items()}, "judged": np.array([len(stood)])}
 
 
 def told(found: Mapping[str, Array], prepared: Prepared) -> dict[str, Any]:
@@ -49,11 +57,12 @@ def told(found: Mapping[str, Array], prepared: Prepared) -> dict[str, Any]:
     rows, log = found["rows"][:SHOWN], prepared.log
     asked, items = np.asarray(log.query_rows)[rows], np.asarray(log.item_rows)[rows]
     queries = prepared.queries.take(pa.array(asked)).to_pylist() if prepared.queries.num_columns else [{} for _ in rows]
-    lines = zip(queries, prepared.items.take(pa.array(items)).to_pylist(), found["places"][:SHOWN].tolist(), strict=True)
-    pairs = [{"asked": _in_a_line(query), "item": _in_a_line(item), "place": place} for query, item, place in lines]
+    matched, instead = (prepared.items.take(pa.array(each)).to_pylist() for each in (items, found["instead"][:SHOWN]))
+    lines = zip(queries, matched, instead, found["places"][:SHOWN].tolist(), strict=True)
+    pairs = [{"asked": _in_a_line(query), "item": _in_a_line(item), "instead": _in_a_line(first), "place": at} for query, item, first, at in lines]
     return {"count": len(found["rows"]), "judged": int(found["judged"][0]), "pairs": pairs}
 
 
 def _in_a_line(row: Mapping[str, Any]) -> str:
-    """The first two values of a row that say something."""
-    return " - ".join([str(value) for value in row.values() if value not in (None, "", [])][:2])
+    """The first two values of a row that say something, and not the same."""
+    return " - ".join(list(dict.fromkeys(str(value) for value in row.values() if value not in (None, "", [])))[:2])

@@ -7,7 +7,7 @@ from typing import Any
 
 from twotower.app.reports.documents import Document, Facts, Paragraph, Part, Picture, Section, Statement, Table, Tone
 from twotower.learning.growth import HALF, MOST, Grown, Like
-from twotower.runs.remedies import SUSPECTS
+from twotower.runs.remedies import DROPPED, MENDED
 
 NEAR = 4.0  # times the data, past which a curve is stretched far
 COUNTED = {"queries": "queries", "pairs": "training pairs, thinned out for everybody", "items": "items"}
@@ -143,12 +143,13 @@ def _suspects(result: Mapping[str, Any]) -> list[Part]:
         f"{found['count']:,} of {found['judged']:,} training pairs that could be judged: models that were trained without them rank their items "
         "in the lower half of the catalogue."
     )
-    row = next((row for row in result["remedies"] if row["name"] == SUSPECTS), None)
-    if row is not None:
-        told += f" Without them {result['metric']} changes by {row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]."
-    rows = [[pair["asked"], pair["item"], f"{pair['place']:.1%}"] for pair in found["pairs"]]
+    for name, way in ((DROPPED, "Without them"), (MENDED, "With the items that these models rank first instead")):
+        row = next((row for row in result["remedies"] if row["name"] == name), None)
+        if row is not None:
+            told += f" {way} {result['metric']} changes by {row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]."
+    rows = [[pair["asked"], pair["item"], f"{pair['place']:.1%}", pair["instead"]] for pair in found["pairs"]]
     caption = "The worst of them. Wrong, or only unlike the rest: read some before you mend or drop any."
-    return [Section("Pairs that look wrong", [Paragraph(told), Table(["asked", "matched", "ranked behind"], rows, caption, (2,))])]
+    return [Section("Pairs that look wrong", [Paragraph(told), Table(["asked", "matched", "ranked behind", "ranked first"], rows, caption, (2,))])]
 
 
 def _points(result: Mapping[str, Any]) -> list[Part]:
