@@ -17,6 +17,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
+from threadpoolctl import threadpool_info, threadpool_limits
 
 import twotower as tt
 from conftest import WORLD_CONFIG
@@ -253,6 +255,18 @@ def test_a_folder_whose_data_were_refused_can_be_tried_again(world, config, tmp_
 def test_no_cuda_is_said_before_training(world, config, monkeypatch, tmp_path):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     refused(world, config | {"machine": {"device": "cuda"}}, monkeypatch, ConfigError, "CUDA", output=tmp_path / "run")
+
+
+def test_threads_are_those_of_training_and_of_ranking(world, config, tmp_path, no_export):
+    before = torch.get_num_threads()
+    try:
+        with threadpool_limits(1, "blas"):  # puts back what was, after
+            with pytest.raises(no_export):
+                tt.train(*world, config=config, settings=["train.epochs=1", "machine.threads=3"], output=tmp_path / "run")
+            assert {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"} == {3}
+            assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 # --- resuming -----------------------------------------------------------------------------------------------------

@@ -242,6 +242,7 @@ def begun_of(
 ) -> tuple[TwoTower, Data, TrainState]:
     """The model, what the loop reads, and the state before the first step. queries: of a validation, where not so many as suit."""
     import torch
+    from threadpoolctl import threadpool_limits
 
     from twotower.learning import training
     from twotower.model.towers import build
@@ -252,6 +253,7 @@ def begun_of(
         threads = max(1, distributed.cores() // distributed.local_count())
     if threads:
         torch.set_num_threads(threads)
+        threadpool_limits(threads, "blas")  # of NumPy, by which is ranked
     enough_memory(prepared, chosen.model, chosen.train, distributed.local_count() if team.count > 1 else 1)
     team.connect()
     teacher = chosen.train.teacher
