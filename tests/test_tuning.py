@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 
 import twotower as tt
 from conftest import WORLD_CONFIG
+from twotower.app.reports.markdown import markdown
 from twotower.app.reports.tuned import tuned as tuned_document
 from twotower.config import from_values, override, read, to_toml, to_values
 from twotower.errors import BundleError, ConfigError, DataError, MissingExtra, OutputError
@@ -161,13 +163,59 @@ def test_settings_that_nothing_reads_any_more_are_said_and_not_offered_as_flags(
     row = {"trial": 1, "value": 0.5, "yours": 0.4, "difference": 0.1, "low": 0.05, "high": 0.15, "p_value": 0.0, "better": True}
     found = {"best": 0.5, "yours": 0.4, "difference": 0.1, "low": 0.05, "high": 0.15, "p_value": 0.0}
     result = {"metric": "mrr", "budget": "5m", "trials": [], "importances": {}, "finals": [row], "seeds": 2, "winner": 1, "test": {"mrr": found}}
-    result["yours"] = {"model.body": "residual", "model.hidden": (64, 32)}
+    result |= {"yours": {"model.body": "residual", "model.hidden": (64, 32)}, "space": {}}
 
     def page(**changed):
         return str(tuned_document(result | {"changed": {"model." + name: value for name, value in changed.items()}}, "runs/t"))
 
     assert "--set" not in page(body="none", hidden=None) and "Left out" in page(body="none", hidden=None)
     assert "--set 'model.hidden=[8, 8]'" in page(hidden=[8, 8])
+
+
+@pytest.mark.parametrize(
+    ("within", "picked", "around"),
+    [
+        (Span(0.03, 0.3, log=True), 0.032, Span(0.008, 0.128, log=True)),
+        (Span(0.03, 0.3, log=True), 0.1, None),
+        (Span(0.0, 0.5), 0.48, Span(0.24, 0.73)),
+        (Span(0.0, 0.5), 0.0, None),  # there is no less
+        (Span(0.0, 0.9), 0.88, Span(0.44, 0.94)),  # and no dropout of 1
+        (Span(0.5, 2.0), 0.5, Span(0.25, 1.25)),
+        (Span(8, 64, True, True), 64, Span(16, 256, True, True)),
+        (Choices((64, 128, 256)), 256, Choices((128, 256, 512))),
+        (Choices((64, 128, 256)), 128, None),
+        (Choices((256, 1024)), 1024, None),  # of two each is an end
+        (Choices(("none", "linear", "residual")), "none", None),
+        (Choices((0.0, 0.5, 1.0)), 1.0, None),
+        (Choices((True, False)), True, None),
+    ],
+)
+def test_where_to_search_next_for_what_came_out_at_an_end(within, picked, around):
+    found = spaces.further({"train.it": within}, {"train.it": picked, "train.other": 3})
+    if around is None:
+        assert found == {}
+        return
+    flat, expected = (within.values if isinstance(within, Choices) else tuple(within) for within in (found["train.it"], around))
+    assert list(found) == ["train.it"] and flat == pytest.approx(expected)
+
+
+def test_the_search_beyond_an_end_can_be_typed(tmp_path):
+    """As the report says it, to the letter."""
+    found = {"best": 0.5, "yours": 0.4, "difference": 0.1, "low": 0.05, "high": 0.15, "p_value": 0.0}
+    result = {"metric": "mrr", "budget": "5m", "trials": [], "importances": {}, "finals": [], "seeds": 2, "winner": 1, "test": {"mrr": found}}
+    result |= {"yours": {"model.temperature": 0.1, "item.features.title.dropout": 0.0}, "changed": {"model.temperature": 0.0301234}}
+    result["space"] = spaces.stored({"model.temperature": Span(0.03, 0.3, log=True), "item.features.title.dropout": Span(0.0, 0.5)})
+    said = markdown(tuned_document(result, str(tmp_path)))
+    assert "At an end of what was searched: model.temperature = 0.0301" in said
+    words = shlex.split(next(line for line in said.splitlines() if "-further" in line))
+    assert words[:3] == ["twotower", "tune", f"{tmp_path}/best.toml"] and words[5:] == ["-o", f"{tmp_path}-further"]
+    (tmp_path / "best.toml").write_text(to_toml(from_values(CONFIG)))
+    chosen = read(tmp_path / "best.toml", [words[4]])
+    within = spaces.declared(chosen.tune.space, chosen)["model.temperature"]
+    assert within.log and 0.007 < within.low < 0.0301 < within.high == pytest.approx(0.12, abs=0.001)
+    for changed in ({"model.temperature": 0.1}, {}):
+        assert "At an end" not in markdown(tuned_document(result | {"changed": changed}, "t"))
+    assert "At an end" not in markdown(tuned_document(result | {"winner": None}, "t"))
 
 
 # --- going on -----------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ A feature's option is named by its column: `item.features.title.dropout`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields
@@ -23,6 +24,8 @@ TUNED = ("model", "train", "query", "item")  # blocks that decide what is learnt
 FULL_UP_TO = 20_000  # items that a step may well score each time
 STEPS_OF_EPOCH = 8  # at least, with the largest batch that is tried
 WIDTHS = (16, 512)
+END = 0.05  # of a span: whatever lies in it lies at an end
+BEYOND = 4  # times, where steps are factors
 
 
 class Choices(NamedTuple):
@@ -164,6 +167,11 @@ def stored(space: Space) -> dict[str, Any]:
     return {name: within._asdict() for name, within in space.items()}
 
 
+def declaration(within: Choices | Span) -> list[Any] | dict[str, Any]:
+    """What a config says for it, in `[tune.space]`."""
+    return list(within.values) if isinstance(within, Choices) else {"low": within.low, "high": within.high, "log": within.log}
+
+
 def restored(told: Mapping[str, Any]) -> Space:
     """What `stored` gave."""
 
@@ -173,6 +181,36 @@ def restored(told: Mapping[str, Any]) -> Space:
         return Span(**within)
 
     return {name: one(within) for name, within in told.items()}
+
+
+def further(space: Space, picked: Mapping[str, Any]) -> Space:
+    """Where to search next for the settings that were picked at an end of where they were searched: around their values.
+
+    Left out are choices of names and of one or two numbers, and what can lie no further, such as a dropout of 0.
+    """
+    found = {name: _around_end(space[name], value) for name, value in picked.items() if name in space and _is_number(value)}
+    return {name: within for name, within in found.items() if within is not None}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _around_end(within: Choices | Span, value: float) -> Choices | Span | None:
+    if isinstance(within, Choices):
+        whole = len(within.values) > 2 and all(isinstance(each, int) and not isinstance(each, bool) for each in within.values)
+        at_end = whole and value in (min(within.values), max(within.values)) and value > 1
+        return Choices((int(value) // 2, int(value), 2 * int(value))) if at_end else None
+    low, high, log, whole = within
+    at = math.log(value / low) / math.log(high / low) if log else (value - low) / (high - low)
+    if END < at < 1 - END or (at <= END and not low):
+        return None
+    if log:
+        around = Span(value / BEYOND, value * BEYOND, log, whole)
+    else:
+        beyond = value + (high - low) / 2
+        around = Span(max(value / 2, value - (high - low) / 2), (value + 1) / 2 if high < 1 <= beyond else beyond, log, whole)
+    return around._replace(low=max(1, round(around.low)), high=round(around.high)) if whole else around
 
 
 # --- spaces -------------------------------------------------------------------------------------------------------

@@ -6,7 +6,8 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from twotower.app.reports.documents import Code, Document, Facts, Paragraph, Part, Picture, Section, Table, Tone
+import twotower.runs.spaces as spaces
+from twotower.app.reports.documents import Code, Document, Facts, Paragraph, Part, Picture, Section, Statement, Table, Tone
 from twotower.config import toml
 
 SHOWN = 12  # trials
@@ -79,8 +80,27 @@ def _settings(result: Mapping[str, Any], folder: str) -> Section:
         parts.append(Table(["setting", "your config", "tuned"], rows, caption))
         if flags:
             parts += [Paragraph("About the same for one run, but for options of features:", faint=True), Code(f"twotower train CONFIG {flags}")]
+    parts += _further(result, folder)
     parts += [Paragraph("Its config and its run are here; the same again is:"), Code(f"twotower train {folder}/best.toml -o runs/again")]
     return Section("What to go on with", parts)
+
+
+def _further(result: Mapping[str, Any], folder: str) -> list[Part]:
+    """What came out at an end of what was searched."""
+    picked = {**result["yours"], **result["changed"]}
+    space = spaces.further(spaces.restored(result["space"]), picked) if result["winner"] is not None else {}
+    if not space:
+        return []
+    told = " and ".join(f"{name} = {_told(picked[name])}" for name in space)
+    title = f"At an end of what was searched: {told}"
+    words = {name: toml(_short_all(spaces.declaration(within))) for name, within in space.items()}
+    asked = "tune.space={ " + ", ".join(f"{toml(name)} = {within}" for name, within in words.items()) + " }"
+    command = shlex.join(["twotower", "tune", f"{folder}/best.toml", "--set", asked, "-o", f"{folder}-further"])
+    return [Statement("note", title, "There may be better beyond it. To search around what was found:"), Code(command)]
+
+
+def _short_all(values: Any) -> Any:
+    return {name: _short(value) for name, value in values.items()} if isinstance(values, Mapping) else [_short(value) for value in values]
 
 
 def _importances(result: Mapping[str, Any]) -> list[Part]:
