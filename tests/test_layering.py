@@ -223,6 +223,7 @@ FLOORS = [
         "runs.tuning",
         "runs.remedies",
         "runs.suspicion",
+        "runs.starved",
         "runs.forecasting",
         "runs",
     ],

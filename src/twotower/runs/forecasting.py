@@ -28,7 +28,6 @@ from twotower.errors import BundleError, ConfigError, DataError
 from twotower.learning import curves, distributed, suspects
 from twotower.learning.evaluation import dot_scorer, list_keys, measure, ranks_of
 from twotower.learning.options import seconds_of
-from twotower.learning.slices import FEW
 from twotower.learning.statistics import paired_test
 from twotower.learning.subsets import AXES, Subset, enough
 from twotower.runs.estimates import probe
@@ -38,6 +37,7 @@ from twotower.runs.resumption import same_config
 from twotower.runs.run import Stopped, begun_of
 from twotower.runs.settings import settle
 from twotower.runs.signals import interrupts
+from twotower.runs.starved import starved
 from twotower.runs.study import spoken
 from twotower.runs.trials import Shop, Tried, fitted, prepared_for
 
@@ -275,7 +275,7 @@ class _Bench:
             },
             "axes": axes,
             "remedies": [self._remedy(name, whole, generator) for name in self.remedies if any(done.work.remedy == name for done in self.done)],
-            "slices": self._slices(whole, generator),
+            "slices": self._starved(whole, generator),
             "suspects": self._told_suspects(),
             "trainings": [done._asdict() | {"work": done.work._asdict()} for done in self.done],
         }
@@ -321,40 +321,15 @@ class _Bench:
         found = self._looked()
         return None if found is None else suspicion.told(found, self.prepared)
 
-    def _slices(self, whole: Sequence[Done], generator: np.random.Generator) -> list[dict[str, Any]]:
-        """What the second half of the data brought, by how often the item matched and what is known of who asks: what grows most is starved."""
+    def _starved(self, whole: Sequence[Done], generator: np.random.Generator) -> list[dict[str, Any]]:
+        """What the second half of the data brought, and to whom; nothing where no training was on the first, or a ranking has no one item."""
         half = [done for done in self.done if done.work.axis == "queries" and done.work.share == SHARES[-2] and not done.work.remedy]
         if not half or self.chosen.evaluate.per != "pair":
             return []
-        kept = self._kept(whole[0])
         now, before = (np.mean([self._kept(done)["values"] for done in some], axis=0) for some in (whole, half))
         matches = np.bincount(np.asarray(self.prepared.log.item_rows)[self.prepared.parts == TRAIN], minlength=self.prepared.n_items)
-        told = [{"name": "all", "rankings": len(now), "value": float(now.mean()), **_grown(now, before, kept["keys"], generator)}]
-        head = _head(matches)
-        cuts = (
-            ("items never in training", matches == 0),
-            ("tail: items that share half of the matches with many", ~head & (matches > 0)),
-            ("head: the few items with the other half", head),
-        )
-        for name, chosen in cuts:
-            which = chosen[kept["items"]]
-            if len(np.unique(kept["keys"][which])) >= FEW:
-                row = {"name": name, "rankings": int(which.sum()), "value": float(now[which].mean())}
-                told.append(row | _grown(now[which], before[which], kept["keys"][which], generator))
-        return told
-
-
-def _grown(now: Array, before: Array, keys: Array, generator: np.random.Generator) -> dict[str, float]:
-    test = paired_test(now, before, groups=keys, generator=generator)
-    return {"grown": float(test.difference), "low": float(test.low), "high": float(test.high)}
-
-
-def _head(matches: Array) -> Array:
-    """Which items are among the fewest that hold half of the matches."""
-    ordered = np.argsort(-matches, kind="stable")
-    head = np.zeros(len(matches), bool)
-    head[ordered[: int(np.searchsorted(np.cumsum(matches[ordered]), matches.sum() / 2)) + 1]] = True
-    return head
+        kept = self._kept(whole[0])
+        return starved(now, before, kept["keys"], kept["items"], matches, generator)
 
 
 def _values(model: Any, data: Any, chosen: Config) -> tuple[Array, Array, Array]:
