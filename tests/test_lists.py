@@ -19,6 +19,7 @@ def asked(q, excluded=None):
 def test_lists_are_those_of_a_full_sort(n):
     generator = np.random.default_rng(0)
     scores = generator.integers(0, 6, (20, n)).astype(np.float32)  # full of ties
+    before = scores.copy()
     out = [generator.permutation(n)[: generator.integers(n)] for _ in range(20)]
     which = np.array([0, 3, 4, 19])
     excluded = Ragged(np.concatenate(out), offsets_of([len(each) for each in out]))
@@ -27,6 +28,9 @@ def test_lists_are_those_of_a_full_sort(n):
         # Item 0 is the one asked for, so it stays.
         left = [item for item in np.argsort(-scores[case], kind="stable") if item == 0 or item not in out[case]][:10]
         assert row.tolist() == left + [-1] * (10 - len(left))
+    assert (scores == before).all()  # they are the scorer's own
+    scores.flags.writeable = False
+    assert (top(lambda block: scores[block], asked(20, excluded), which, n) == found).all()
 
 
 def test_lists_of_many_blocks_in_threads(monkeypatch):

@@ -5,14 +5,13 @@ To add a figure: an entry of `Lists`, computed in `described` from the items of 
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from twotower.data.columns import Array, Ragged, lengths_of
+from twotower.data.columns import Array, Ragged
 from twotower.learning.evaluation import SCORES_AT_ONCE, Cases, Scorer, in_threads
 from twotower.search.index import best_of_each
 
@@ -50,25 +49,20 @@ def top(scorer: Scorer, asked: Cases, which: Array, n_items: int, k: int = K) ->
     """
     found = np.full((len(which), k), -1, np.int64)
     block = max(1, SCORES_AT_ONCE // max(1, n_items))
-    lengths = np.zeros(0, np.int64) if asked.excluded is None else lengths_of(asked.excluded)
-    own = threading.local()
 
     def select(places: Array) -> None:
         first = int(which[places[0]])
-        scores = np.asarray(scorer(slice(first, first + len(places))), np.float32)
+        scores = np.require(scorer(slice(first, first + len(places))), np.float32, ["C", "W"])
         if asked.excluded is None:
             found[places] = best_of_each(scores, k).rows
             return
-        if not hasattr(own, "banned"):
-            own.banned = np.zeros(block * n_items, bool)  # in the scores of a block
         out, right = (_flat(part, first, len(places), n_items) for part in (asked.excluded, asked.relevant))
-        own.banned[out] = True
-        own.banned[right] = False  # what is asked for stays, also where it is among what is known
-        rows = best_of_each(scores, k + int(lengths[first : first + len(places)].max())).rows
-        shown = (rows >= 0) & ~own.banned[np.maximum(rows, 0) + np.arange(len(rows))[:, None] * n_items]
-        own.banned[out] = False
-        order = np.argsort(~shown, axis=1, kind="stable")[:, :k]
-        found[places] = np.where(np.take_along_axis(shown, order, axis=1), np.take_along_axis(rows, order, axis=1), -1)
+        cells = scores.reshape(-1)
+        before, wanted = cells[out], cells[right]
+        cells[out] = -np.inf
+        cells[right] = wanted  # what is asked for stays, also where it is among what is known
+        found[places] = best_of_each(scores, k).rows
+        cells[out] = before  # they may be the scorer's own
 
     in_threads(select, list(_runs(which, block)))
     return found
