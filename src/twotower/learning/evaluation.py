@@ -198,7 +198,8 @@ def in_threads(work: Callable[[T], None], parts: Sequence[T]) -> None:
         for part in parts:
             work(part)
         return
-    with _pools().limit(limits=1), ThreadPoolExecutor(threads) as executor:
+    # Where BLAS is built on OpenMP its limit is of each thread; elsewhere it is of the process, and put back at the end.
+    with _pools().limit(limits=1), ThreadPoolExecutor(threads, initializer=lambda: _pools().limit(limits=1)) as executor:
         for _ in executor.map(work, parts):
             pass
 
