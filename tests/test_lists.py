@@ -5,7 +5,7 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from twotower.data.columns import Ragged, offsets_of
-from twotower.learning import lists
+from twotower.learning import evaluation, lists
 from twotower.learning.evaluation import Cases
 from twotower.learning.lists import commonest, described, looked_at, top
 
@@ -39,7 +39,7 @@ def test_lists_of_many_blocks_in_threads(monkeypatch):
     out = [generator.permutation(40)[: generator.integers(40)] for _ in range(100)]
     excluded = Ragged(np.concatenate(out), offsets_of([len(each) for each in out]))
     whole = top(lambda block: scores[block], asked(100, excluded), np.arange(100), 40)
-    monkeypatch.setattr(lists, "SCORES_AT_ONCE", 120)
+    monkeypatch.setattr(evaluation, "SCORES_AT_ONCE", 120)
     with threadpool_limits(3, user_api="blas"):
         assert top(lambda block: scores[block], asked(100, excluded), np.arange(100), 40).tolist() == whole.tolist()
 

@@ -18,7 +18,7 @@ import twotower as tt
 from benchmarks.processes import forget, held, peak, told_by
 from benchmarks.rows import Asked, Figure
 from twotower.data.columns import Ragged
-from twotower.learning.evaluation import SCORES_AT_ONCE, Cases, dot_scorer, rank
+from twotower.learning.evaluation import Cases, dot_scorer, rank, rows_at_once
 from twotower.learning.evaluation import measure as measured
 from twotower.learning.lists import top
 from twotower.learning.statistics import interval, paired_test
@@ -77,7 +77,7 @@ def _taken(work: Callable[[], Any]) -> float:
 def ranking(users: int) -> dict[str, float]:
     """Seconds of both, the least of some turns, and bytes."""
     queries, items, seen, wanted = _vectors(users)
-    scorer, block = dot_scorer(queries, items), max(1, SCORES_AT_ONCE // ITEMS)
+    scorer, block = dot_scorer(queries, items), rows_at_once(ITEMS)
 
     def product() -> None:
         for start in range(0, users, block):

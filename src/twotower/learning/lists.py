@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from twotower.data.columns import Array, Ragged
-from twotower.learning.evaluation import SCORES_AT_ONCE, Cases, Scorer, in_threads
+from twotower.learning.evaluation import Cases, Scorer, in_threads, rows_at_once
 from twotower.search.index import best_of_each
 
 K = 10  # items of a list
@@ -48,7 +48,6 @@ def top(scorer: Scorer, asked: Cases, which: Array, n_items: int, k: int = K) ->
     Among equal scores those first in the catalogue.
     """
     found = np.full((len(which), k), -1, np.int64)
-    block = max(1, SCORES_AT_ONCE // max(1, n_items))
 
     def select(places: Array) -> None:
         first = int(which[places[0]])
@@ -64,7 +63,7 @@ def top(scorer: Scorer, asked: Cases, which: Array, n_items: int, k: int = K) ->
         found[places] = best_of_each(scores, k).rows
         cells[out] = before  # they may be the scorer's own
 
-    in_threads(select, list(_runs(which, block)))
+    in_threads(select, list(_runs(which, rows_at_once(n_items))))
     return found
 
 
