@@ -15,7 +15,10 @@ from twotower.data.splits import TEST, TRAIN, VALIDATION
 from twotower.learning.metrics import Ranks
 from twotower.learning.subsets import askers
 from twotower.learning.suspects import halves, mended, places, without, worst
+from twotower.runs import suspicion
+from twotower.runs.progress import Progress
 from twotower.runs.remedies import DROPPED, MENDED
+from twotower.runs.run import begun_of
 
 CONFIG = WORLD_CONFIG | {"train": {"epochs": 4, "batch_size": 64, "correction": False}, "machine": {"threads": 1}}
 
@@ -68,6 +71,30 @@ def test_mended_pairs_have_other_items_and_nothing_else(tmp_path):
     after = np.array(found.log.item_rows)
     assert after[[3, 0]].tolist() == [5, 7] and (np.flatnonzero(after != before) <= 3).all()
     assert (np.array(prepared.log.item_rows) == before).all() and (found.parts == prepared.parts).all()
+
+
+def test_what_is_ranked_first_instead_is_news_and_the_same_is_asked_afterwards(tmp_path, monkeypatch):
+    """Never what the log names for whoever asks, match or not; and mended pairs change no list of candidates by which they are measured."""
+    prepared = log_of(tmp_path, [{"column": "u", "type": "id"}])
+    query, item = ({"features": [{"column": column, "type": "id"}]} for column in ("u", "i"))
+    chosen = from_values({"query": {"key": "u"} | query, "item": {"id": "i"} | item, "evaluate": {"per": "pair"}, "machine": {"threads": 1}})
+
+    def fit(half, config):
+        return *begun_of(half, config, None, Progress())[:2], None  # an untrained model finds half of the pairs suspect
+
+    monkeypatch.setattr(suspicion, "enough", lambda subset: True)
+    found = suspicion.suspected(prepared, chosen, fit)
+    log = prepared.log
+    training = prepared.parts == TRAIN
+    named = set(zip(log.query_keys[training].tolist(), log.item_rows[training].tolist(), strict=True))
+    other = found["instead"] != log.item_rows[found["rows"]]
+    assert other.sum() > 15
+    assert not named & set(zip(log.query_keys[found["rows"]][other].tolist(), found["instead"][other].tolist(), strict=True))
+    changed = mended(prepared, found["rows"], found["instead"])
+    as_they_are, afterwards = (begun_of(each, chosen, None, Progress())[1] for each in (prepared, changed))
+    asked = suspicion.asked_as(prepared, afterwards, chosen.evaluate, None).validation
+    assert asked.excluded.values.tolist() == as_they_are.validation.excluded.values.tolist()
+    assert asked.excluded.values.tolist() != afterwards.validation.excluded.values.tolist()
 
 
 def test_planted_mistakes_are_found_and_leaving_them_out_and_mending_them_is_tried(tmp_path):

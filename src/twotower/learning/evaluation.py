@@ -177,7 +177,7 @@ def dot_scorer(query_vectors: Array, item_vectors: Array) -> Scorer:
 
     def scores(block: slice) -> Array:
         queries = np.asarray(query_vectors[block], np.float32)
-        if len(queries) > len(getattr(own, "scores", ())):
+        if not hasattr(own, "scores") or len(queries) > len(own.scores):
             own.scores = np.empty((len(queries), len(items)), np.float32)
         return np.asarray(np.matmul(queries, items.T, out=own.scores[: len(queries)]))  # [block, n]
 
@@ -200,7 +200,7 @@ def in_threads(work: Callable[[T], None], parts: Sequence[T]) -> None:
 
     So all that follows a product is shared by the cores as well. Of what fails the first part's is raised.
     """
-    threads = min(len(parts), max((pool["num_threads"] for pool in _pools().info()), default=1))
+    threads = min(len(parts), max((pool["num_threads"] or 1 for pool in _pools().info()), default=1))
     if threads < 2:
         for part in parts:
             work(part)

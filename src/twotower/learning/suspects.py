@@ -65,7 +65,12 @@ def mended(prepared: Prepared, rows: Array, items: Array) -> Prepared:
     """The data with other items in some pairs of the log."""
     item_rows = np.array(prepared.log.item_rows)
     item_rows[rows] = items
-    return replace(prepared, log=prepared.log._replace(item_rows=item_rows))
+    log = prepared.log._replace(item_rows=item_rows)
+    if log.teacher is not None:  # what it said was of the other item
+        teacher = np.array(log.teacher)
+        teacher[rows] = np.nan
+        log = log._replace(teacher=teacher)
+    return replace(prepared, log=log)
 
 
 def worst(places: Array) -> Array:

@@ -39,6 +39,7 @@ from twotower.runs.settings import settle
 from twotower.runs.signals import interrupts
 from twotower.runs.starved import starved
 from twotower.runs.study import spoken
+from twotower.runs.suspicion import asked_as
 from twotower.runs.trials import Shop, Tried, fitted, prepared_for
 
 if TYPE_CHECKING:
@@ -174,12 +175,13 @@ class _Bench:
         whole = took.epochs * took.epoch_seconds + took.catalogue_seconds
         self.shares = _shares(self.prepared)
         self.remedies = dict(remedies_of(self.chosen))
-        found, spent = list[Work](), 0.0
+        found, spent, looked = list[Work](), 0.0, False
         by_items = enough(AXES["items"](self.prepared, self.shares[-4], self.shares[0], 0))
         for work in _wanted(self.shares, list(self.remedies), _pairs_a_query(self.prepared)):
             if work.axis == "items" and not by_items:
                 continue
-            takes = OVERHEAD + whole * work.share * heavier(work.remedy)
+            looks = work.remedy in (DROPPED, MENDED) and not looked
+            takes = OVERHEAD + whole * (work.share * heavier(work.remedy) + looks)
             if "pretrained" in self.remedies.get(work.remedy, ()) and not work.seed:
                 takes += (self.prepared.n_items + self.prepared.queries.num_rows) / ENCODED
             if spent + takes > limit and len(found) < len(self.shares):
@@ -191,6 +193,7 @@ class _Bench:
             if spent + takes <= limit:
                 found.append(work)
                 spent += takes
+                looked |= looks
         progress.note(f"{len(found)} trainings, about {spoken(spent)}; the data took {spoken(time.monotonic() - begun)}")
         return found
 
@@ -218,12 +221,14 @@ class _Bench:
             if not len(rows):
                 self.shop.progress.note("no pair looks wrong")
                 return
-            whole = subset.prepared
-            subset = subset._replace(prepared=suspects.without(whole, rows) if work.remedy == DROPPED else suspects.mended(whole, rows, items))
+            changed = suspects.without(prepared, rows) if work.remedy == DROPPED else suspects.mended(prepared, rows, items)
+            subset = subset._replace(prepared=changed)
         key = _key(subset, work)
         same = next((done for done in self.done if done.key == key), None)
         if same is None:
             model, data, found = self._fitted(subset.prepared, chosen)
+            if work.remedy in (DROPPED, MENDED):
+                data = asked_as(prepared, data, chosen.evaluate, self.shop.queries)
             values, keys, items = _values(model, data, chosen)
             files.write_tensors(self.folder / "values" / f"{key}.safetensors", {"values": values, "keys": keys, "items": items})
             same = Done(work, subset.size, float(values.mean()), found.seconds, key)

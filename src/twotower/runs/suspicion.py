@@ -10,13 +10,15 @@ import numpy as np
 import pyarrow as pa
 
 from twotower.config import Config
-from twotower.data.columns import Array, ragged_rows
+from twotower.data.columns import Array, Ragged, group, ragged_rows, take_ragged
 from twotower.data.prepared import Prepared
-from twotower.data.splits import VALIDATION
+from twotower.data.splits import TRAIN, VALIDATION
 from twotower.learning import suspects
-from twotower.learning.evaluation import cases_of, dot_scorer, ranks_of
+from twotower.learning.evaluation import cases_of, dot_scorer, ranks_of, sample
 from twotower.learning.lists import top
+from twotower.learning.options import EvaluateOptions
 from twotower.learning.subsets import Subset, enough
+from twotower.learning.views import before
 
 if TYPE_CHECKING:
     from twotower.learning.training import Data
@@ -34,6 +36,8 @@ def suspected(prepared: Prepared, chosen: Config, fit: Callable[[Prepared, Confi
     from twotower.learning import training
 
     options = replace(chosen.evaluate, per="pair", gain="equal")
+    log = prepared.part(TRAIN)
+    named = group(log.query_keys, log.item_rows, int(prepared.report["keys"]))  # matches and non-matches: neither is news
     rows, places, instead = [np.empty(0, np.int64)], [np.empty(0)], [np.empty(0, np.int64)]
     for half in suspects.halves(prepared, chosen.train.seed):
         if not enough(Subset(half, 0)):
@@ -45,11 +49,22 @@ def suspected(prepared: Prepared, chosen: Config, fit: Callable[[Prepared, Confi
         rows.append(np.flatnonzero(half.parts == VALIDATION)[held.pair_rows])
         scorer = dot_scorer(queries, items)
         places.append(suspects.places(ranks_of(scorer, held, half.n_items, options)))
-        instead.append(top(scorer, held, np.arange(len(held.query_rows)), half.n_items, k=1)[ragged_rows(held.relevant), 0])
+        new = held._replace(
+            excluded=take_ragged(named, held.query_keys), relevant=Ragged(np.empty(0, np.int64), np.zeros(len(held.query_rows) + 1, int))
+        )
+        first = top(scorer, new, np.arange(len(held.query_rows)), half.n_items, k=1)[ragged_rows(held.relevant), 0]
+        instead.append(np.where(first < 0, held.relevant.values, first))
     stood = np.concatenate(places)
     order = suspects.worst(stood)
     found = {"rows": np.concatenate(rows), "places": stood, "instead": np.concatenate(instead)}
     return {**{name: part[order] for name, part in found.items()}, "judged": np.array([len(stood)])}
+
+
+def asked_as(prepared: Prepared, data: Data, options: EvaluateOptions, queries: int | None) -> Data:
+    """What a training on changed pairs reads, asked what the data as they are ask, with the histories that they show."""
+    seen = before(prepared, VALIDATION, data.material.reading)
+    asked = cases_of(prepared, VALIDATION, options, seen)
+    return data._replace(validation=asked if queries is None else sample(asked, queries, options.seed), before_validation=seen)
 
 
 def told(found: Mapping[str, Array], prepared: Prepared) -> dict[str, Any]:
