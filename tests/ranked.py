@@ -90,7 +90,7 @@ def learnt(name, folder, team=ALONE):
     def look(state, gathered, weight, options, rate):
         if not first:
             named = tables(state.model)
-            rows = gathered.rows()
+            rows = gathered.rows
             for table, module in named.items():
                 if module in rows:
                     whole = torch.zeros_like(module.weight)

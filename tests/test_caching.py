@@ -31,7 +31,7 @@ def gradients(folder, monkeypatch, history, train, encoded=caching.Encoded, mode
     given = {}
 
     def look(state, gathered, weight, options, rate):
-        given.update({f"table {n}": rows.gradient.cpu() for n, rows in enumerate(gathered.rows().values())})
+        given.update({f"table {n}": rows.gradient.cpu() for n, rows in enumerate(gathered.rows.values())})
         given.update({name: p.grad.cpu() for name, p in state.model.named_parameters() if p.grad is not None})
 
     with monkeypatch.context() as patch:

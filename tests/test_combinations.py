@@ -96,7 +96,7 @@ def config_of(loss, candidates, tower):
 def refused(loss, candidates):
     """Why these two make no sense together, if they do not."""
     options = CANDIDATES[candidates]
-    if loss == "pointwise" and ("memory" in options or "mined" in options):
+    if loss == "pointwise" and options != {"negatives": "in_batch"}:
         return "learns from labels alone"
     return "correction, which is off" if "probabilities" in options and loss in ("pointwise", "triplet") else ""
 

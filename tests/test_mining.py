@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+import twotower as tt
+from conftest import WORLD_CONFIG
 from test_training import begin, changed, config, prepared, run, weights_differ  # noqa: F401
 from test_worlds import config_of, walks
 from twotower.config import from_values, to_toml
@@ -18,6 +20,7 @@ from twotower.data.columns import Ragged, ragged
 from twotower.data.preparation import prepare
 from twotower.data.sources import open_source
 from twotower.errors import BundleError, ConfigError
+from twotower.files import read_json, write_json
 from twotower.learning import mining, training
 from twotower.learning.evaluation import Cases
 from twotower.learning.material import Mined, drawn, of_views, some
@@ -289,6 +292,21 @@ def test_what_makes_no_sense_together_is_refused(options, told):
     TrainOptions(mined=2, memory=5000, negatives="mixed", probabilities="streaming", mine_ranks=(3, 9), mine_from=0).check()
 
 
+def test_towers_that_know_nothing_are_not_mined_by_in_their_only_epoch(tmp_path):
+    rows = [{"user": f"u{n % 9}", "item": f"x{n % 7}"} for n in range(60)]
+    ids = {"query": {"features": [{"column": "user", "type": "id"}]}, "item": {"id": "item", "features": [{"column": "item", "type": "id"}]}}
+    for epochs, mine_from in ((1, None), (2, None), (1, 0)):
+        chosen = from_values(ids | {"train": {"epochs": epochs, "mined": 2} | ({} if mine_from is None else {"mine_from": mine_from})})
+        made = prepare(open_source(rows, "pairs"), None, chosen.schema, chosen.split, tmp_path)
+        if (epochs, mine_from) == (1, None):
+            with pytest.raises(ConfigError, match="mine from their second epoch on, and there is one"):
+                begin(made, chosen)
+            continue
+        state, data = begin(made, chosen)
+        training.fit(state, data, chosen.train, chosen.evaluate)
+        assert state.mined is not None and state.mined.epoch == epochs - 1
+
+
 def test_duplicates_need_content():
     values = config_of({}, train={"mined": 1, "mine_duplicates": 0.5})
     with pytest.raises(ConfigError, match="mine_duplicates compares what items hold"):
@@ -318,6 +336,19 @@ def test_a_run_judges_by_its_own_scores(prepared, config, world_run):
         mine = state.mined.items.values[state.mined.items.offsets[lists[pair]] : state.mined.items.offsets[lists[pair] + 1]]
         told = found.items @ found.queries(log.query_rows[[pair]], None)[0]
         assert (told[mine] < told[log.item_rows[pair]] - 0.1 + 1e-6).all()
+
+
+def test_a_run_goes_on_by_the_judge_it_began_with(world, world_folder, world_run, tmp_path):
+    values = WORLD_CONFIG | {"train": WORLD_CONFIG["train"] | {"epochs": 2, "mined": 2, "mine_teacher": str(world_folder)}}
+    run = tt.train(*world, config=values, output=tmp_path / "judged")
+    begun = read_json(run.folder / "prepared.json")
+    assert begun["mine_teacher"] == world_run.retriever.bundle.fingerprint
+    (run.folder / "metrics.json").unlink()
+    write_json(run.folder / "prepared.json", begun | {"mine_teacher": "another"})
+    with pytest.raises(BundleError, match=r"the mine_teacher of .* has changed since it was begun"):
+        tt.train(*world, config=run.folder / "config.toml", output=run.folder, resume=True)
+    write_json(run.folder / "prepared.json", begun)
+    assert tt.train(*world, config=run.folder / "config.toml", output=run.folder, resume=True).metrics["model"] == run.metrics["model"]
 
 
 def test_a_teacher_of_something_else_is_refused(world_run, tmp_path):

@@ -88,6 +88,22 @@ def test_a_second_run_reuses_and_any_change_does_not(make, monkeypatch):
     assert len({p.folder for p in [first, *others]}) == 8
 
 
+def test_what_layers_alone_know_makes_no_folder_and_weights_do(tmp_path):
+    """A weighted mean reads weights beside the values, so other numbers are encoded; a sum reads those of a mean."""
+    pairs = pa.table({"q": [f"q{n}" for n in range(30)], "item": [n % 5 for n in range(30)]})
+    items = pa.table({"item": list(range(5)), "tags": ["a:0.5|b:2", "a", "b:1", "c", ""]})
+
+    def folder(pool):
+        features = [{"column": "tags", "type": "categories", "pool": pool}]
+        chosen = from_values({"query": {"features": [{"column": "q", "type": "id"}]}, "item": {"id": "item", "features": features}})
+        made = prepare(open_source(pairs), open_source(items), chosen.schema, chosen.split, tmp_path)
+        (column,) = made.columns["item"].values()
+        return made.folder, column.values.ndim
+
+    (mean, plain), (summed, same), (weighted, paired), again = map(folder, ("mean", "sum", "weighted", "mean"))
+    assert mean == summed == again[0] != weighted and (plain, same, paired) == (1, 1, 2)
+
+
 def test_the_report_names_the_sources_of_this_call(make):
     make()
     again = make(replace(open_source(PAIRS, "pairs"), name="clicks"), replace(open_source(ITEMS, "items"), name="shop"))

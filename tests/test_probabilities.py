@@ -139,6 +139,12 @@ def test_with_a_memory_they_tell_how_long_an_item_stays(kept):
     assert (np.exp(state.log_prob(np.arange(3))) <= 1).all()
 
 
+def test_an_item_that_is_never_met_has_no_probability(recwarn):
+    met = meetings(np.array([-np.inf, np.log(0.25)]), np.array([-np.inf, np.log(0.25)]))
+    assert met.log_prob(np.array([0, 1])) == pytest.approx([-np.inf, np.log(0.25)])
+    assert not recwarn.list
+
+
 def test_they_begin_with_the_formula():
     batch, there = np.log([0.5, 0.1, 0.0]), np.log([0.75, 0.3, 0.0])
     assert np.exp(meetings(batch, there).log_prob(np.arange(2))).tolist() == pytest.approx([0.75, 0.3])

@@ -2,12 +2,15 @@
 
 import itertools
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+import twotower as tt
+from conftest import WORLD_CONFIG
 from twotower.config import from_values
 from twotower.data.columns import ragged
 from twotower.data.preparation import prepare
@@ -23,15 +26,13 @@ from twotower.learning.training import Step, Validation
 from twotower.model.losses import LOSSES
 from twotower.model.negatives import NEGATIVES
 from twotower.model.options import LossOptions
-from twotower.model.towers import build
+from twotower.model.towers import TwoTower, build
 
 OTHERS = itertools.count()
 
 
 @pytest.fixture(scope="module")
 def config():
-    from conftest import WORLD_CONFIG
-
     return from_values(WORLD_CONFIG | {"model": {"dimensions": 16, "body": "residual", "hidden": [16], "dropout": 0.2}})
 
 
@@ -209,7 +210,7 @@ def gradients(prepared, config, monkeypatch, **options):
     given = {}
 
     def look(state, gathered, weight, options, rate):
-        given.update({training_tables(state)[table]: rows for table, rows in gathered.rows().items()}, weight=weight)
+        given.update({training_tables(state)[table]: rows for table, rows in gathered.rows.items()}, weight=weight)
 
     monkeypatch.setattr(training, "move", look)
     config = changed(config, model={"dropout": 0.0}, train={"negatives": "full", "precision": "float32", **options})
@@ -344,6 +345,55 @@ def test_a_loss_that_is_no_number_moves_nothing(prepared, config):
         state.model.log_scale.fill_(0.0)
     assert np.isfinite(training.validate(state.model, data, config.evaluate)[0]["mrr"])  # no table is left half gathered
     assert np.isfinite(next(training.steps(state, data, config.train)).loss)
+
+
+def test_pairs_whose_loss_is_no_number_are_named_by_what_they_hold(world, tmp_path, monkeypatch):
+    from twotower.model.blockwise import Lost
+
+    honest = TwoTower.loss
+
+    def lost(*given, **options):
+        one = honest(*given, **options)
+        each = one.each.clone()
+        each[3] = torch.nan
+        return Lost(one.mean * torch.nan, each)
+
+    monkeypatch.setattr(TwoTower, "loss", lost)
+    pairs, items = world
+    with pytest.raises(DataError, match=r"step 1 is no number at 1 of its \d+ pairs; .* Look at asked '[\w ]+' -> \d+\.$") as error:
+        tt.train(pairs, items, config=WORLD_CONFIG, output=tmp_path / "run")
+    assert not isinstance(error.value, training.NoNumber)
+    told = re.search(r"Look at (.*)\.$", str(error.value))[1]
+    known = {f"asked {row['asked']!r} -> {row['thing']}" for row in pairs.to_pylist()}
+    assert told in known
+
+
+def test_the_best_weights_are_kept_in_the_same_memory(prepared, config):
+    """However often a validation is the best so far: three copies of the tables might not fit."""
+    places = []
+
+    def note(event):
+        if isinstance(event, Validation):
+            places.append((event.best, {name: tensor.data_ptr() for name, tensor in state.best_weights.items()}))
+
+    state, data = begin(prepared, changed(config, train={"epochs": 3}))
+    training.fit(state, data, changed(config, train={"epochs": 3}).train, config.evaluate, report=note)
+    assert [best for best, _ in places][:2] == [True, True]
+    assert places[0][1] == places[1][1] and len(set(places[0][1].values())) == len(places[0][1])
+
+
+def test_a_loss_of_labels_needs_some_of_zero(tmp_path):
+    rows = [{"user": f"u{n % 9}", "item": f"x{n % 7}", "like": 1} for n in range(60)]
+    chosen = from_values(
+        {
+            "pairs": {"label": "like"},
+            "query": {"features": [{"column": "user", "type": "id"}]},
+            "item": {"id": "item", "features": [{"column": "item", "type": "id"}]},
+            "train": {"loss": "pointwise"},
+        }
+    )
+    with pytest.raises(DataError, match="among the training pairs there is none"):
+        training.data_of(prepare(open_source(rows, "pairs"), None, chosen.schema, chosen.split, tmp_path), chosen.train, chosen.evaluate)
 
 
 def rates(prepared, config):

@@ -119,6 +119,8 @@ class Config:
             raise ConfigError(f'{loss} needs [model] similarity = "cosine"')
         if self.train.loss == "pointwise" and self.pairs.label is None:
             raise ConfigError(f"{loss} learns from labels, those of 0 among them: name their column, [pairs] label, or take another loss")
+        if self.train.non_matches != TrainOptions.non_matches and self.pairs.label is None:
+            raise ConfigError("[train] non_matches are told by labels of 0: name their column, [pairs] label, or leave it out")
         if self.train.together and any(isinstance(feature, History) and feature.pool == "transformer" for feature in self.query.features):
             raise ConfigError('[train] together deals pairs to batches by key, and pool = "transformer" brings them together already. Leave it out.')
         if self.train.positives == "graded" and self.pairs.label is None:
@@ -174,6 +176,8 @@ class Config:
             )
         if train.teacher_weight == 1:
             unread = [name for name in ("loss", *READERS_OF_LOSSES) if named or name not in ("correction", "correct_positive")]
+            # A column of scores compares the matches of a batch and the non-matches of the log alone.
+            unread += ["negatives", "memory", "mined"] * named
             idle = [name for name in unread if getattr(train, name) != getattr(TrainOptions, name)]
             if idle:
                 raise ConfigError(f"[train] teacher_weight = 1 leaves nothing to the loss, so {', '.join(idle)} would say nothing. Leave them out.")

@@ -25,7 +25,8 @@ from twotower.data.splits import PARTS
 
 FORMAT = 4
 ROW = "_row"  # what stands in the file of queries that have no raw value, so that it has rows
-OF_LAYERS = ("dropout", "forget", "crop", "pool", "layers", "heads")  # options of features that change nothing that is prepared
+# Options of features that change nothing that is prepared, but that a weighted `pool` reads weights.
+OF_LAYERS = ("dropout", "forget", "crop", "pool", "layers", "heads")
 ID = "_id"  # the catalogue's own name for an item, in its own type
 
 

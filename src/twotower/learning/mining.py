@@ -19,6 +19,7 @@ from twotower.data.columns import Array, Ragged, lengths_of, offsets_of, ragged,
 from twotower.data.encoder import Encoder
 from twotower.data.features import Pretrained
 from twotower.data.histories import Histories
+from twotower.errors import ConfigError
 from twotower.learning.evaluation import SCORES_AT_ONCE, Cases
 from twotower.learning.material import Material, Mined
 from twotower.learning.options import TrainOptions
@@ -64,7 +65,7 @@ def first_epoch(model: TwoTower, encoder: Encoder, options: TrainOptions) -> int
     """The epoch before which is mined first.
 
     Towers that read words by one table, pretrained vectors on both sides, or ids that start from a factorisation, rank sensibly from the
-    start. Of anything else they know nothing yet, and what they would rank high is drawn by lot.
+    start. Of anything else they know nothing yet, and what they would rank high is drawn by lot. Raises ConfigError where no epoch is left.
     """
     if options.mine_from is not None:
         return options.mine_from
@@ -72,7 +73,14 @@ def first_epoch(model: TwoTower, encoder: Encoder, options: TrainOptions) -> int
     pretrained = all(any(isinstance(feature, Pretrained) for feature in features) for features in sides)
     shared = {module for module in model.query.modules() if isinstance(module, Table)} & {m for m in model.item.modules() if isinstance(m, Table)}
     worded = all(any(feature.type == "text" for feature in features) for features in sides)
-    return 0 if pretrained or (worded and shared) or options.warm_start == "factors" else 1
+    if pretrained or (worded and shared) or options.warm_start == "factors":
+        return 0
+    if options.epochs == 1:
+        raise ConfigError(
+            f"[train] mined = {options.mined}: towers that begin with nothing learnt mine from their second epoch on, and there is one. "
+            "Set epochs to 2 or more, or mine_from = 0 to mine by the towers as they begin, or leave mined out."
+        )
+    return 1
 
 
 def content(model: TwoTower, material: Material, encoder: Encoder, options: TrainOptions) -> Array | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from twotower.model.towers import TwoTower, distinct
 
 FLOOR = 0.02  # of the learning rates, where their decay ends
 COUNTED = 1 << 20
+SUMMED_AT_ONCE = 1 << 20  # numbers of a tensor, as float64
 
 
 def tables(model: TwoTower) -> dict[str, Table]:
@@ -66,21 +68,18 @@ class Gathered:
     """The gradients of the tables, summed over some batches. Those of everything else gather where torch keeps them."""
 
     def __init__(self) -> None:
-        self.parts: dict[Table, list[Rows]] = {}
+        self.rows: dict[Table, Rows] = {}  # of each table those that any batch touched, each once, with the sum of their gradients
 
     def add(self, gathered: list[Table]) -> None:
         """Take those of one batch, before its rows are let go."""
         for table in gathered:
-            if table.leaf is not None and table.touched is not None and table.leaf.grad is not None:
-                self.parts.setdefault(table, []).append(Rows(table.touched, table.leaf.detach(), table.leaf.grad))
-
-    def rows(self) -> dict[Table, Rows]:
-        """Of each table the rows that any batch touched, each once, with the sum of their gradients."""
-        return {table: _once(table, parts) for table, parts in self.parts.items()}
-
-
-def _once(table: Table, parts: Sequence[Rows]) -> Rows:
-    return parts[0] if len(parts) == 1 else _summed(table, [(part.touched, part.gradient) for part in parts])
+            if table.leaf is None or table.touched is None or table.leaf.grad is None:
+                continue
+            before = self.rows.get(table)
+            if before is None:
+                self.rows[table] = Rows(table.touched, table.leaf.detach(), table.leaf.grad)
+            else:  # at once: kept apart, the gradients of all batches would stand side by side
+                self.rows[table] = _summed(table, [(before.touched, before.gradient), (table.touched, table.leaf.grad)])
 
 
 def _summed(table: Table, parts: Sequence[tuple[Tensor, Tensor]]) -> Rows:
@@ -103,7 +102,7 @@ def exchange(state: TrainState, gathered: Gathered, lost: Tensor, team: Team) ->
         return lost
     parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
     named = tables(state.model).values()
-    own = gathered.rows()
+    own = gathered.rows
     counts = lost.new_zeros(team.count, len(named), 2)  # in two parts, since a float counts no further than 2^24
     for place, table in enumerate(named):
         counts[team.rank, place] = torch.tensor(divmod(len(own[table].touched) if table in own else 0, COUNTED))
@@ -116,7 +115,7 @@ def exchange(state: TrainState, gathered: Gathered, lost: Tensor, team: Team) ->
         parameter.grad = gradient.reshape(parameter.shape) if there_is else None
     team.stopped = bool(asked.item())
     sizes = (counts.reshape(team.count, len(named), 2).cpu().numpy() @ np.array([COUNTED, 1])).astype(np.int64)
-    gathered.parts = {table: [_summed(table, parts)] for table, parts in _of_all(list(named), own, sizes, team).items()}
+    gathered.rows = {table: _summed(table, parts) for table, parts in _of_all(list(named), own, sizes, team).items()}
     return lost.reshape(())
 
 
@@ -135,12 +134,31 @@ def _of_all(named: list[Table], own: Mapping[Table, Rows], sizes: Array, team: T
     return parts
 
 
+ADVICE = "Lower [train] learning_rate and table_learning_rate, set clip_norm, or raise [model] temperature."
+
+
+class NoNumber(DataError):
+    """A loss that is no number; pairs: some of those at which it is none, by their place in the log that is trained on."""
+
+    def __init__(self, message: str, pairs: Sequence[int]) -> None:
+        super().__init__(message)
+        self.pairs = pairs
+
+
+def refuse(state: TrainState, wrong: Sequence[Array], count: int, team: Team) -> NoReturn:
+    """Raise NoNumber for a loss that is none, naming pairs out of so many."""
+    pairs = np.concatenate([np.empty(0, np.int64), *wrong])
+    found = team.gather_all(torch.as_tensor(pairs)).tolist()
+    told = f"at {len(found):,} of its {count:,} pairs" if found else "as a sum over its pairs"
+    raise NoNumber(f"the loss of step {state.step + 1} is no number {told}; nothing was changed by this step. {ADVICE}", found[:5])
+
+
 def move(state: TrainState, gathered: Gathered, weight: Tensor, options: TrainOptions, rate: float) -> None:
     """Change the weights by their gradients, which are sums over pairs of this weight. Raises DataError before anything moves.
 
     `clip_norm` bounds the length of the whole gradient, tables included (Pascanu et al. 2013).
     """
-    rows = gathered.rows()
+    rows = gathered.rows
     dense = [p.grad for parameters in state.optimizer.param_groups for p in parameters["params"] if p.grad is not None]
     scale = 1 / weight.clamp(min=1e-12)
     norm = torch.nn.utils.get_total_norm([*dense, *(part.gradient for part in rows.values())]) * scale
@@ -160,12 +178,12 @@ def move(state: TrainState, gathered: Gathered, weight: Tensor, options: TrainOp
         TABLES[options.table_optimizer].step(table.weight, scaled, state.moments[names[table]], own)
 
 
-ADVICE = "Lower [train] learning_rate and table_learning_rate, set clip_norm, or raise [model] temperature."
-
-
 def alike(model: TwoTower, team: Team) -> None:
     """Raise TwotowerError where ranks hold other weights than the first, which then train different models."""
-    sums = [float(tensor.double().sum()) for tensor in distinct(model)[0].values()]
+    if team.count == 1:
+        return
+    # Some at a time: as float64 a whole table would take twice its memory.
+    sums = [float(sum(part.double().sum() for part in torch.split(tensor.flatten(), SUMMED_AT_ONCE))) for tensor in distinct(model)[0].values()]
     told = np.array(team.agreed(sums))
     if team.any(not np.array_equal(told, sums, equal_nan=True)):
         raise TwotowerError("the processes that train together hold different weights by now. Run them on machines of one kind.")

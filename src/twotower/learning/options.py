@@ -112,9 +112,15 @@ class TrainOptions(LossOptions, NegativesOptions, MiningOptions):
         most = brought(self, self.batch_size)
         if 0 < self.memory < most:
             raise ConfigError(f"[train] memory = {self.memory} keeps whole batches, and one brings up to {most:,} items: set at least that, or 0.")
-        if self.loss == "pointwise" and (self.memory or self.mined):
-            told = " and ".join(name for name in ("memory", "mined") if getattr(self, name))
-            raise ConfigError(f'[train] loss = "pointwise" learns from labels alone, and {told} would add items without any. Take another loss.')
+        if self.loss == "pointwise":
+            shown = [name for name in ("memory", "mined") if getattr(self, name)]
+            # What a teacher says of other items is read.
+            shown += ["negatives"] * (self.negatives != "in_batch" and self.teacher is None)
+            if shown:
+                told = f"{' and '.join(shown)} would add items without any. Leave that out, or take another loss"
+                raise ConfigError(f'[train] loss = "pointwise" learns from labels alone, and {told}.')
+            if not self.non_matches:
+                raise ConfigError('[train] loss = "pointwise" learns from the non-matches of the log, and non_matches = 0 shows none. Raise it.')
         if self.probabilities == "streaming" and not (self.correction and self.loss in READERS_OF_LOSSES["correction"]):
             raise ConfigError('[train] probabilities are for the correction, which is off here. Leave them at "exact", or set correction = true.')
         if self.mined and self.negatives == "full":

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -35,7 +35,7 @@ from twotower.learning.health import collapse
 from twotower.learning.material import Material, Past
 from twotower.learning.memory import Memory, kept_batches, memory
 from twotower.learning.mining import Judge, Mining, content, due, first_epoch, mine
-from twotower.learning.moving import ADVICE, Gathered, alike, dense_rates, exchange, moments_of, move, rate_of
+from twotower.learning.moving import Gathered, NoNumber, alike, dense_rates, exchange, moments_of, move, rate_of, refuse
 from twotower.learning.options import EvaluateOptions, TrainOptions
 from twotower.learning.reader import Ready, ahead, on, read
 from twotower.learning.views import before, blocks, encoded, reading
@@ -46,7 +46,7 @@ from twotower.model.optimizers import dense_optimizer
 from twotower.model.probabilities import Meetings, Span, meetings
 from twotower.model.towers import TwoTower, Vectors, distinct, restore
 
-__all__ = ["Data", "Step", "TrainState", "Validation", "data_of", "fit", "held_out", "resume", "save", "start", "steps", "validate"]
+__all__ = ["Data", "NoNumber", "Step", "TrainState", "Validation", "data_of", "fit", "held_out", "resume", "save", "start", "steps", "validate"]
 
 SHARE_OF_VALIDATION = 0.1  # of the work of training, as far as the two bounds below allow
 FEWEST_QUERIES = 500  # ranked in a validation: with fewer, luck would pick the epoch
@@ -110,6 +110,12 @@ def data_of(
     log = whole.take(np.flatnonzero(whole.labels > 0))
     if train.positives != "graded":
         log = log._replace(weights=log.weights * log.labels)  # a better match weighs more
+    rejected = _rejected(whole, int(prepared.report["keys"]))
+    if train.loss == "pointwise" and rejected is None:
+        raise DataError(
+            'loss = "pointwise" learns what does not match from labels of 0, and among the training pairs there is none: every vector would go the '
+            "same way. Log such pairs, raise [pairs] match if lower labels are none, or take another loss."
+        )
     seen = before(prepared, VALIDATION, read)
     asked = cases_of(prepared, VALIDATION, options, seen)
     planned, every = plan(len(log.query_rows), prepared.n_items, min(len(asked.query_rows), options.queries), train.epochs)
@@ -121,7 +127,7 @@ def data_of(
         Material(
             Epochs(log, train.batch_size, train.seed, seen, groups, train.together),
             prepared.known(TRAIN),
-            _rejected(whole, int(prepared.report["keys"])),
+            rejected,
             prepared.columns,
             read,
             sampler_state(
@@ -232,7 +238,7 @@ def learn(state: TrainState, group: Sequence[Ready], options: TrainOptions, rate
             total, weight = total + lost, weight + own
     total = exchange(state, gathered, total, team)
     if not torch.isfinite(total):
-        _refuse(state, wrong, sum(len(ready.batch.positives.positions) for ready in group), team)
+        refuse(state, wrong, sum(len(ready.batch.positives.positions) for ready in group), team)
     move(state, gathered, weight, options, rate)
     state.memory = remembered
     if state.meetings is not None:
@@ -297,15 +303,6 @@ def _of_share(column: Input, own: slice, team: Team) -> Input:
 def _shared(encoded: Encoded, bounds: Array, team: Team) -> Encoded | Shared:
     """The vectors of all shares, where there are several."""
     return encoded if team.count == 1 else Shared(encoded, bounds, team)
-
-
-def _refuse(state: TrainState, wrong: Sequence[Array], count: int, team: Team) -> NoReturn:
-    """Raise DataError for a loss that is no number, naming pairs out of so many."""
-    pairs = np.concatenate([np.empty(0, np.int64), *wrong])
-    found = team.gather_all(torch.as_tensor(pairs)).tolist()
-    some = ", ".join(map(str, found[:5]))
-    named = f"at {len(found):,} of its {count:,} pairs, such as the training matches {some}" if found else "as a sum over its pairs"
-    raise DataError(f"the loss of step {state.step + 1} is no number {named}; nothing was changed by this step. {ADVICE}")
 
 
 def validate(model: TwoTower, data: Data, options: EvaluateOptions) -> tuple[dict[str, float], str]:
@@ -390,7 +387,11 @@ def _look(state: TrainState, data: Data, options: EvaluateOptions) -> Validation
     better = metrics[options.select] > state.best
     if better:
         state.best, state.best_epoch, state.since_best = metrics[options.select], state.epoch, 0
-        state.best_weights = {name: tensor.detach().clone() for name, tensor in distinct(state.model)[0].items()}
+        for name, tensor in distinct(state.model)[0].items():
+            if name in state.best_weights:  # into the same memory: the tables need not be there three times
+                state.best_weights[name].copy_(tensor.detach())
+            else:
+                state.best_weights[name] = tensor.detach().clone()
     else:
         state.since_best += 1
     return Validation(state.epoch, metrics, options.select, better, time.perf_counter() - begun, fault)

@@ -6,7 +6,6 @@ C(N - k, n) / C(N, n). The pairs of some batches in a row are such a draw too, s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -136,8 +135,9 @@ class Meetings(NamedTuple):
     present: Array  # float64  of these batches how many it is there
 
     def log_prob(self, item_rows: Array) -> Array:
-        """The log float32 [n] of the probability of each of these items to be there."""
-        return np.log(np.minimum(self.present[item_rows] / self.interval[item_rows], 1.0)).astype(np.float32)
+        """The log float32 [n] of the probability of each of these items to be there; -inf for one that never is."""
+        with np.errstate(divide="ignore"):
+            return np.log(np.minimum(self.present[item_rows] / self.interval[item_rows], 1.0)).astype(np.float32)
 
     def note(self, item_rows: Array, now: int, kept: int) -> None:
         """In place: these items [n] were met in the batch numbered so; kept: batches that a memory holds."""
@@ -154,8 +154,3 @@ def meetings(batch: Array, there: Array) -> Meetings:
     with np.errstate(invalid="ignore"):
         present = np.where(np.isfinite(interval), np.exp(there.astype(np.float64)) * interval, 0.0)
     return Meetings(np.full(len(batch), -1), interval, present)
-
-
-def known_meetings(arrays: Sequence[Array]) -> Meetings:
-    """Meetings as they were saved."""
-    return Meetings(*(np.array(array) for array in arrays))

@@ -146,16 +146,17 @@ def continue_from(state: TrainState, prepared: Prepared, last: Last, chosen: Con
     model = build(encoder, replace(chosen.model, learn_temperature=last.config.model.learn_temperature), bodies=bodies).to(state.model.device)
     optimizer = dense_optimizer(moving.dense_rates(model, last.config.train), last.config.train.weight_decay)
     before = checkpoints.TrainState(model, optimizer, {})
-    weights = read_weights(last.model)
     if last.checkpoint is not None:
         before.moments = moving.moments_of(model, last.config.train)
         try:
             checkpoints.load(before, last.checkpoint)
+            before.best_weights = {}
         except BundleError as error:
             told = str(error).removesuffix(" Start anew with --overwrite.")
             raise BundleError(f"{told} Its bundle alone, {last.model.parent}, can be gone on from, without what the optimiser remembers.") from None
     try:
-        model.load_state_dict(weights)  # these are checked against their sha256
+        # These are checked against their sha256. They are read last, so that they and what the checkpoint holds are not there at once.
+        model.load_state_dict(read_weights(last.model))
     except RuntimeError as error:
         told = str(error).splitlines()[-1].strip()
         raise ConfigError(f"the model of {last.name} is built differently: {told}. Start anew, without the last run.") from None

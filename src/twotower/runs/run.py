@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import textwrap
 import time
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -23,7 +24,7 @@ from twotower.config import Config
 from twotower.data.doctor import Asked, Finding, examine
 from twotower.data.preparation import prepare
 from twotower.data.preparation.intake import Sources
-from twotower.data.prepared import Prepared, open_prepared, read_as
+from twotower.data.prepared import ID, ROW, Log, Prepared, open_prepared, read_as
 from twotower.data.schema import Side
 from twotower.errors import BundleError, ConfigError, DataError, MissingExtra, TwotowerError
 from twotower.learning import distributed
@@ -37,7 +38,7 @@ from twotower.runs.resumption import same_config
 from twotower.runs.settings import check_bodies, settle
 from twotower.runs.shown import figures_html
 from twotower.runs.signals import interrupts
-from twotower.runs.teachers import judge, require_teacher, taught_by
+from twotower.runs.teachers import fingerprints, judge, taught_by
 
 if TYPE_CHECKING:
     from twotower.learning.checkpoints import TrainState
@@ -281,9 +282,11 @@ def _train(
     kept = kept_in(folder, last) if resume else last and Kept(last.fingerprint, last.encoder)
     prepared = prepared_of(sources, chosen, folder.parent / "prepared", progress, kept)
     begun = files.read_json(folder / "prepared.json") if resume else {}
-    teacher = require_teacher(chosen.train.teacher)
-    if resume and begun.get("teacher") != teacher:
-        raise BundleError(f"the teacher of {folder}, {chosen.train.teacher}, has changed since it was begun, so it cannot be continued. Start anew.")
+    teachers = fingerprints(chosen.train)
+    for name in ("teacher", "mine_teacher"):
+        if resume and begun.get(name) != teachers.get(name):
+            told = f"the {name} of {folder}, {getattr(chosen.train, name)}, has changed since it was begun"
+            raise BundleError(f"{told}, so it cannot be continued. Start anew.")
     if resume and begun["folder"] != prepared.folder.name:
         raise BundleError(f"the data of {folder} have changed since it was begun, so it cannot be continued. Start anew with --overwrite.")
     findings = _examined(sources, prepared, chosen, progress)
@@ -296,7 +299,7 @@ def _train(
     if not resume:
         files.empty_folder(folder, OURS)
     files.write_text(folder / "config.toml", configs.to_toml(chosen))
-    files.write_json(folder / "prepared.json", prepared.report | {"folder": prepared.folder.name} | ({"teacher": teacher} if teacher else {}))
+    files.write_json(folder / "prepared.json", prepared.report | {"folder": prepared.folder.name} | teachers)
     files.write_json(folder / FINDINGS, findings)
     if kept and not resume:
         keep(kept, folder)
@@ -340,11 +343,26 @@ def _fit(state: TrainState, data: Data, prepared: Prepared, chosen: Config, fold
             progress.stage(f"a warm start: {chosen.train.warm_start}")
         finished = warming.warm(state, data, prepared, chosen.train, folder=where, stop=asked.is_set)
         progress.stage(training.described(data))
-        finished = finished and training.fit(
-            state, data, chosen.train, chosen.evaluate, known=known, folder=where, stop=asked.is_set, report=progress.training
-        )
+        try:
+            finished = finished and training.fit(
+                state, data, chosen.train, chosen.evaluate, known=known, folder=where, stop=asked.is_set, report=progress.training
+            )
+        except training.NoNumber as error:
+            raise DataError(" ".join([str(error), *_named(error.pairs, data.material.epochs.log, prepared)])) from None
     if not finished:
         raise Stopped(f"stopped after step {state.step:,}, all of it saved in {folder}. Go on with --resume and the same config.")
+
+
+def _named(pairs: Sequence[int], log: Log, prepared: Prepared) -> Iterator[str]:
+    """The pairs of a log, as a sentence, if there are any: what the query holds, in short, and the item's name."""
+    names = prepared.items.column(ID)
+    told = []
+    for pair in pairs:
+        row = prepared.queries.slice(int(log.query_rows[pair]), 1).to_pylist()[0]
+        asks = ", ".join(f"{name} {textwrap.shorten(repr(value), 60)}" for name, value in row.items() if name != ROW) or "a history"
+        told.append(f"{asks} -> {names[int(log.item_rows[pair])].as_py()!r}")
+    if told:
+        yield f"Look at {'; '.join(told)}."
 
 
 def _device(chosen: Config) -> str:

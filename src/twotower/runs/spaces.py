@@ -323,7 +323,7 @@ def _ready(chosen: Config, prepared: Prepared) -> Iterator[tuple[str, Choices | 
     if not worded:
         yield "train.loss", Choices(("softmax", "bilateral") if train.loss in ("softmax", "bilateral") else (train.loss,))
         yield "train.positive_temperature", Span(0.5, 2.0)
-        if train.negatives in ("in_batch", "mixed", "full"):
+        if train.loss != "pointwise" and train.negatives in ("in_batch", "mixed", "full"):
             full = ("full",) if prepared.n_items <= FULL_UP_TO and not train.memory and not train.mined else ()
             yield "train.negatives", Choices(("in_batch", "mixed", *full))
             yield "train.power", Choices((0.0, 0.5, 1.0))

@@ -21,12 +21,19 @@ from twotower.data.columns import Array, Ragged, lengths_of
 from twotower.data.prepared import ID, Prepared
 from twotower.data.schema import SIDES, Side
 from twotower.errors import BundleError, ConfigError
+from twotower.learning.options import TrainOptions
 from twotower.runs.progress import Progress
 
 if TYPE_CHECKING:
     from twotower.learning.mining import Judge
 
 AT_ONCE = 8192  # rows
+
+
+def fingerprints(options: TrainOptions) -> dict[str, str]:
+    """Those of the teachers that the options name, by the option. Raises BundleError or ConfigError for one that cannot teach."""
+    taught, judged = require_teacher(options.teacher), options.mine_teacher and open_bundle(options.mine_teacher).fingerprint
+    return {name: one for name, one in (("teacher", taught), ("mine_teacher", judged)) if one}
 
 
 def require_teacher(place: str | None) -> str | None:

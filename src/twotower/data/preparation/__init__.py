@@ -95,7 +95,9 @@ def _read(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _without(feature: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in feature.items() if name not in OF_LAYERS}
+    """Its options but for those of layers; the values of a weighted mean come with weights, which others are read without."""
+    kept = {name: value for name, value in feature.items() if name not in OF_LAYERS}
+    return kept | {"weighted": True} if feature.get("pool") == "weighted" else kept
 
 
 def _made(
