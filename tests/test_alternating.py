@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import twotower as tt
-from twotower.data.columns import Ragged
+from twotower.data.columns import Ragged, ragged
+from twotower.data.histories import Histories
 from twotower.data.prepared import Log
 from twotower.errors import MissingExtra
 from twotower.learning import alternating, baselines
@@ -39,6 +40,20 @@ def test_keys_get_the_items_of_their_circle_the_same_by_any_threads(prepared, mo
     assert not scores[-1].any()  # who is not known has no opinion
     for threads in (1, 2):
         np.testing.assert_array_equal(baselines.baseline("als", prepared, asked(keys), threads)(slice(0, KEYS)), scores)
+
+
+def test_who_matched_more_since_training_is_worked_out_anew(prepared, monkeypatch):
+    """The last key, of which training knows nothing, has matched odd items since; the first one what it had."""
+    pytest.importorskip("implicit", reason="needs the extra als")
+    monkeypatch.setattr(alternating, "FACTORS", 8)
+    log, keys = prepared.part(0), np.array([0, KEYS - 1])
+    own = np.unique(log.item_rows[log.query_keys == 0])
+    events = ragged([own.tolist(), *([] for _ in range(KEYS - 2)), [1, 3, 5]])
+    histories = Histories(events, None, 2)
+    cases = asked(keys)._replace(history_keys=keys, cuts=np.array([len(own), 3]), histories=histories, relevant=ragged([[1], [7]]))
+    first, last = baselines.baseline("als", prepared, cases)(slice(0, 2))
+    np.testing.assert_allclose(first, baselines.baseline("als", prepared, asked(keys))(slice(0, 1))[0], atol=0.05)  # by the items of the last round
+    assert last.argmax() % 2 == 1
 
 
 def test_its_vectors_solve_the_weighted_least_squares(prepared, monkeypatch):

@@ -115,6 +115,23 @@ def test_nothing_has_moved_from_the_very_pairs_of_launch(run):
     assert float(told.told_apart.value) == pytest.approx(0.5, abs=0.03)
 
 
+@pytest.mark.parametrize("unlisted", ["drop", "keep"])
+def test_items_that_the_catalogue_lacks_are_counted_alike(tmp_path, unlisted):
+    """Most events are none that is learnt from; of the others a fifth names what the catalogue lacks, then as now (repeats are merged now)."""
+    table = week(2, 900, new_items=0.2)
+    table = table.append_column("event", pa.array(["buy" if n % 3 == 0 else "look" for n in range(900)]))
+    config = CONFIG | {
+        "pairs": {"event": "event", "event_weights": {"buy": 1.0}},
+        "item": CONFIG["item"] | {"unlisted": unlisted},
+        "train": {"epochs": 1, "batch_size": 64},
+    }
+    run = tt.train(table, CATALOGUE, config=config, output=tmp_path / "run")
+    launch = files.read_json(run.folder / "bundle" / "model" / "launch.json")["lacking"]
+    (rate,) = [each for each in tt.drift(run.folder, table).rates if "catalogue" in each.name]
+    assert float(rate.now.value) == (pytest.approx(launch, abs=0.05) if unlisted == "drop" else 0.0)
+    assert (0.15 < launch < 0.25) if unlisted == "drop" else launch == 0
+
+
 def test_histories_are_measured_alike(tmp_path):
     rows = [{"user": u, "item": f"i{(u + n) % 20}", "at": 10 * n + u % 7} for u in range(60) for n in range(6)]
     config = {

@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from twotower.data.columns import Ragged
+from twotower.data.columns import Ragged, ragged
+from twotower.data.histories import SPAN, Histories
 from twotower.data.prepared import Log
 from twotower.learning import linear
 from twotower.learning.evaluation import Cases
@@ -48,6 +49,26 @@ def test_ease_is_ridge_regression_of_each_item_on_the_others(prepared, matrix, m
         weights[others, item] = np.linalg.solve(known.T @ known + 3.0 * np.eye(ITEMS - 1), known.T @ matrix[:, item])
     keys = np.array([3, 0, 17])
     np.testing.assert_allclose(linear.ease(prepared, asked(keys))(slice(0, 3)), matrix[keys] @ weights, atol=1e-5)
+
+
+def test_who_asks_is_known_by_all_that_a_history_may_show(prepared, matrix):
+    """The model reads two items of each history, which holds matches that training does not; the baseline is told all of them, once each."""
+    histories = Histories(ragged([[0, 1, 2, 2], [3], [4, 5], []]), np.array([0, 3, 5, 9, SPAN, 2 * SPAN, 2 * SPAN + 7]), 2)
+    keys, cuts = np.array([0, 0, 2, 3]), np.array([2, 4, 1, 0])
+    cases = asked(keys)._replace(history_keys=keys, cuts=cuts, histories=histories)
+    wanted = np.zeros((4, ITEMS))
+    wanted[0, [0, 1]] = wanted[1, [0, 1, 2]] = wanted[2, 4] = 1
+    known = linear.known_of(prepared, cases)
+    np.testing.assert_array_equal(known.rows().toarray(), wanted)
+    np.testing.assert_array_equal(known.rows(slice(1, 3)).toarray(), wanted[1:3])
+    np.testing.assert_array_equal(known.matches.toarray(), matrix[: known.matches.shape[0]])  # what is learnt is of training alone
+    every = linear.ease(prepared, asked(np.arange(KEYS)))(slice(0, KEYS))
+    weights = np.linalg.lstsq(matrix, every, rcond=None)[0]
+    np.testing.assert_allclose(linear.ease(prepared, cases)(slice(0, 4)), wanted @ weights, atol=1e-3)
+    timeless = cases._replace(histories=histories._replace(order=None, repeats=2), cuts=np.array([4, 4, 2, 0]), relevant=ragged([[2], [1], [5], [0]]))
+    wanted[:] = 0
+    wanted[0, [0, 1]] = wanted[1, [0, 2]] = wanted[2, 4] = 1  # but for what is asked
+    np.testing.assert_array_equal(linear.known_of(prepared, timeless).rows().toarray(), wanted)
 
 
 def test_low_rank_ease_with_all_directions_is_ease(prepared, monkeypatch):

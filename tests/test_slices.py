@@ -9,6 +9,7 @@ import pytest
 from conftest import WORLD_CONFIG
 from twotower.config import from_values
 from twotower.data.columns import Ragged, offsets_of, ragged_rows
+from twotower.data.features import Category, Number
 from twotower.learning.evaluation import rank, summarise
 from twotower.learning.metrics import Ranks
 from twotower.learning.options import EvaluateOptions
@@ -84,6 +85,29 @@ def test_every_cut_holds_every_relevant_item_once():
     kinds = [("a", "b", "missing", "a", "c", "a")[item] for item in relevant.values]
     assert [found["item: kind"].names[n] for n in found["item: kind"].of] == kinds
     assert {cut.by for cut in cuts(facts(relevant))} == {"query: words of q", "item: kind"}  # a bundle knows no log
+
+
+def test_numbers_are_cut_as_their_feature_reads_them():
+    """People write in words that a number is missing."""
+    items = pa.table({"price": ["1", "n/a", "3", "", None, "3"]})
+    relevant = Ragged(np.arange(6), np.arange(7))
+    (cut,) = cuts(Facts({"query": (), "item": (Number(column="price"),)}, pa.table({"q": ["x"] * 6}), items, relevant))
+    assert cut.by == "item: price" and [cut.names[n] for n in cut.of] == ["1", "missing", "above 1", "missing", "missing", "above 1"]
+
+
+def test_among_many_slices_something_can_still_be_sure():
+    """Each of 135 slices is worse than the baseline in every ranking, and is said to be."""
+    n, per = 15, 40
+    relevant = Ragged(np.tile(np.arange(10), n * per // 10), np.arange(n * per + 1))
+    queries = pa.table({f"x{c}": [f"v{row % 10}" for row in range(n * per)] for c in range(n)})
+    features = tuple(Category(column=name) for name in queries.column_names)
+    asked = Facts({"query": features, "item": ()}, queries, pa.table({"i": range(10)}), relevant)
+    right = np.eye(10, dtype=np.float32)[relevant.values]
+    options = EvaluateOptions(metrics=("hit@1",), select="hit@1")
+    model, other = (summarise(rank(lambda block, s=s: s[block], relevant, n_items=10), np.arange(n * per), options) for s in (-right, right))
+    told = slice_all(asked, model, np.arange(n * per), options, {"popularity": other})
+    slices = [part for cut in told["cuts"] for part in cut["slices"]]
+    assert len(slices) == 135 and {part["verdict"] for part in slices} == {"worse"}
 
 
 def test_slices_of_pairs_have_the_mean_of_all():

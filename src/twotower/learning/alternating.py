@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
+import numpy as np
+
 from twotower.data.prepared import Prepared
 from twotower.errors import MissingExtra
 from twotower.learning.evaluation import Cases, Scorer, dot_scorer
@@ -36,4 +38,7 @@ def als(prepared: Prepared, asked: Cases, threads: int = 1) -> Scorer | None:
             factors=FACTORS, alpha=ALPHA, regularization=RIDGE, iterations=ITERATIONS, num_threads=threads, random_state=0
         )
         model.fit(known.matches, show_progress=False)
-    return dot_scorer(model.user_factors[known.by], model.item_factors)
+        # Whoever has matched more since is worked out anew, as of now.
+        of_keys = asked.histories is None
+        vectors = model.user_factors[known.by] if of_keys else model.recalculate_user(np.arange(len(known.by)), known.rows())
+    return dot_scorer(vectors, model.item_factors)

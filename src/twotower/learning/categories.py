@@ -13,6 +13,7 @@ from twotower.data.prepared import Log, Prepared
 from twotower.data.schema import feature_name
 from twotower.data.splits import TRAIN
 from twotower.learning.evaluation import Cases, Scorer
+from twotower.learning.linear import known_of
 
 SEEN = 0.05  # the share of the cases whose asker must be known
 AT_ONCE = 1 << 16  # matches whose likelihood is worked out together
@@ -40,22 +41,26 @@ def popularity_by_category(prepared: Prepared, asked: Cases) -> Scorer | None:
     """
     log = prepared.part(TRAIN)
     log = log.take(np.flatnonzero(log.labels > 0))
-    found: list[tuple[float, _Taste, Array]] = []
-    columns = list(_item_columns(prepared))
+    found: list[tuple[float, _Taste, Array, Any]] = []
+    columns, own = list(_item_columns(prepared)), asked.query_keys if asked.history_keys is None else asked.history_keys
     for of_pairs, of_cases in _askers(prepared, log, asked) if columns else ():
         if np.isin(of_cases, of_pairs).mean() < SEEN:
             continue
         for parts in columns:
             taste = _taste(parts, of_pairs, log.item_rows, 1 + max(int(of_pairs.max(initial=0)), int(of_cases.max(initial=0))))
-            found.append((_told(taste, of_pairs, log.item_rows), taste, of_cases))
+            found.append((_told(taste, of_pairs, log.item_rows), taste, of_cases, parts if of_cases is own else None))
     if not found:
         return None
-    _, taste, by = max(found, key=lambda each: each[0])
+    _, taste, by, parts = max(found, key=lambda each: each[0])
+    known = known_of(prepared, asked) if parts is not None and asked.histories is not None else None
     popular = np.bincount(log.item_rows, weights=log.weights, minlength=prepared.n_items)
 
     def scores(block: slice) -> Array:
-        askers = by[block]
-        wanted = (taste.counts[askers].toarray() + taste.shares) / (taste.matched[askers] + 1)[:, None]  # [block, c]
+        counts, matched = taste.counts[by[block]], taste.matched[by[block]]
+        if known is not None:  # as much of the asker as the model's history may show
+            rows = known.rows(block)
+            counts, matched = rows @ parts, np.asarray(rows.sum(axis=1)).ravel()
+        wanted = (counts.toarray() + taste.shares) / (matched + 1)[:, None]  # [block, c]
         return np.asarray((taste.lifts @ wanted.T).T * popular, np.float32)
 
     return scores

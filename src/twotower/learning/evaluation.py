@@ -46,6 +46,7 @@ class Cases(NamedTuple):
     cuts: Array | None = None  # int64 [q]  history = the log of that key before this position
     pair_rows: Array | None = None  # int64 [p]  the pair of the log that each relevant item comes from, the first of several
     gains: Array | None = None  # float64 [p]  what each relevant item counts in ndcg; 1 where there are none
+    histories: Histories | None = None  # what the cuts are of
 
     def take(self, which: Array) -> Cases:
         """The chosen cases."""
@@ -54,7 +55,7 @@ class Cases(NamedTuple):
         beside = (self.pair_rows, self.gains)
         pair_rows, gains = (None if part is None else take_ragged(Ragged(part, self.relevant.offsets), which).values for part in beside)
         relevant = take_ragged(self.relevant, which)
-        return Cases(self.query_rows[which], self.query_keys[which], relevant, excluded, history_keys, cuts, pair_rows, gains)
+        return Cases(self.query_rows[which], self.query_keys[which], relevant, excluded, history_keys, cuts, pair_rows, gains, self.histories)
 
 
 def cases_of(prepared: Prepared, part: int, options: EvaluateOptions, histories: Histories | None = None) -> Cases:
@@ -93,7 +94,7 @@ def cases(log: Log, known: Ragged | None, per: Literal["pair", "query"], histori
         keys, first = np.unique(ragged_rows(relevant) * n + relevant.values, return_index=True)
         relevant, pair_rows = Ragged(keys % n, np.searchsorted(keys, np.arange(row_count(relevant) + 1) * n)), pair_rows[first]
     excluded = None if known is None else take_ragged(known, part.query_keys)
-    return Cases(part.query_rows, part.query_keys, relevant, excluded, part.history_keys, part.cuts, pair_rows)
+    return Cases(part.query_rows, part.query_keys, relevant, excluded, part.history_keys, part.cuts, pair_rows, histories=histories)
 
 
 def left_out(options: EvaluateOptions, part: int) -> tuple[int, ...]:

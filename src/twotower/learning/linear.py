@@ -1,6 +1,6 @@
 """Linear models of who matched what, in closed form: baselines for keys that training knows.
 
-Each gives a key the scores `r @ W`, r [n] being 1 where the key matched an item in training and W [n, n] learnt from all keys; they
+Each gives a key the scores `r @ W`, r [n] being 1 where the key matched an item and W [n, n] learnt from all keys in training; they
 differ in W. To add one: a function as these, and its entry in `baselines`.
 """
 
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from twotower.data.columns import Array
+from twotower.data.columns import Array, take_ragged
 from twotower.data.prepared import Prepared
 from twotower.data.splits import TRAIN
 from twotower.learning.evaluation import SCORES_AT_ONCE, Cases, Scorer
@@ -20,6 +20,8 @@ SEEN = 0.05  # the share of queries whose key must be known
 MOST_NEAR = 100_000  # items past which the neighbours of all take long
 MOST_DENSE = 20_000  # items past which a dense inverse takes minutes and gigabytes
 NEIGHBOURS = 100
+EVERY = 1 << 40  # items of a history
+ALL = slice(None)
 BLOCK = 1024  # rows of a dense matrix that are turned at once
 RIDGE = 200.0  # of EASE; its paper has 200 to 1,000 for logs of several hundred thousand users
 RANK, RIDGE_LOW_RANK = 2048, 100.0  # of the low-rank EASE, by held-out training pairs of Gowalla
@@ -29,10 +31,28 @@ ROUNDS = 6  # of power iterations: the weaker directions of a log are close to e
 
 
 class Known(NamedTuple):
-    """What keys matched in training."""
+    """What keys matched in training, and what is known of who asks."""
 
     matches: Any  # sparse float32 [keys, n] of ones
     by: Array  # int64 [q] the key that asks
+    asked: Cases
+
+    def rows(self, block: slice = ALL) -> Any:
+        """What each case of a block has matched, sparse float32 [b, n] of ones: in training, or all that the model's history may show.
+
+        A model that reads histories is told at the test what was matched since training, and so are those it is compared with.
+        """
+        from scipy import sparse
+
+        asked, n = self.asked, self.matches.shape[1]
+        if asked.histories is None or asked.history_keys is None or asked.cuts is None:
+            return self.matches[self.by[block]]
+        wanted = take_ragged(asked.relevant, np.arange(len(self.by))[block])
+        found = asked.histories._replace(last=EVERY).of(asked.history_keys[block], asked.cuts[block], wanted)
+        rows = sparse.csr_matrix((np.ones(len(found.values), np.float32), found.values, found.offsets), shape=(len(wanted.offsets) - 1, n))
+        rows.sum_duplicates()
+        rows.data[:] = 1
+        return rows
 
 
 def known_of(prepared: Prepared, asked: Cases) -> Known | None:
@@ -48,7 +68,7 @@ def known_of(prepared: Prepared, asked: Cases) -> Known | None:
     n = 1 + max(int(keys.max(initial=0)), int(by.max(initial=0)))
     matches = sparse.csr_matrix((np.ones(len(keys), np.float32), (keys, items)), shape=(n, prepared.n_items))
     matches.data[:] = 1  # a pair that occurs twice is one
-    return Known(matches, by)
+    return Known(matches, by, asked)
 
 
 def item_knn(prepared: Prepared, asked: Cases) -> Scorer | None:
@@ -60,7 +80,7 @@ def item_knn(prepared: Prepared, asked: Cases) -> Scorer | None:
     if known is None:
         return None
     near = _neighbours(known.matches)
-    return lambda block: np.asarray((known.matches[known.by[block]] @ near).todense(), np.float32)
+    return lambda block: np.asarray((known.rows(block) @ near).todense(), np.float32)
 
 
 def ease(prepared: Prepared, asked: Cases) -> Scorer | None:
@@ -89,7 +109,7 @@ def ease(prepared: Prepared, asked: Cases) -> Scorer | None:
     del gram, factor, inverse
     weights /= -diagonal.astype(np.float32)
     np.fill_diagonal(weights, 0.0)
-    return lambda block: np.asarray(known.matches[known.by[block]] @ weights, np.float32)
+    return lambda block: np.asarray(known.rows(block) @ weights, np.float32)
 
 
 def ease_low_rank(prepared: Prepared, asked: Cases) -> Scorer | None:
@@ -114,7 +134,7 @@ def ease_low_rank(prepared: Prepared, asked: Cases) -> Scorer | None:
     del found, scaled
 
     def scores(block: slice) -> Array:
-        rows = known.matches[known.by[block]]
+        rows = known.rows(block)
         return np.asarray(((rows @ turned) @ turned.T - rows.multiply(own).toarray()) / diagonal, np.float32)
 
     return scores
@@ -135,7 +155,7 @@ def gf_cf(prepared: Prepared, asked: Cases) -> Scorer | None:
     back = np.where(items > 0, np.sqrt(items), 0).astype(np.float32)
 
     def scores(block: slice) -> Array:
-        rows = known.matches[known.by[block]]
+        rows = known.rows(block)
         near = np.asarray((rows @ turned).todense(), np.float32) @ norm
         return np.asarray(near + WEIGHT * ((rows.multiply(right).tocsr() @ smooth) @ smooth.T) * back, np.float32)
 

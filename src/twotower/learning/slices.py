@@ -15,7 +15,6 @@ import pyarrow.compute as pc
 
 from twotower.data.columns import Array, Ragged, ragged_rows
 from twotower.data.features import Feature
-from twotower.data.quantities import numbers
 from twotower.data.schema import SIDES, Side
 from twotower.data.values import to_text
 from twotower.learning.evaluation import Evaluated, measure
@@ -119,8 +118,11 @@ def by_value(facts: Facts) -> Iterator[Cut]:
                 continue
             column = facts.table(side).column(feature.column)
             column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-            of_rows = _categories(column, facts.rows(side)) if feature.type == "category" else None
-            yield Cut(f"{side}: {feature.column}", *(of_rows or steps(numbers(column, feature.column, side, 0)[facts.rows(side)], "missing")))
+            name, rows = f"{side}: {feature.column}", facts.rows(side)
+            if feature.type == "category":
+                yield Cut(name, *_categories(column, rows))
+            else:  # as the feature reads them: it knows how people write that a number is missing
+                yield Cut(name, *steps(np.asarray(pc.fill_null(feature.normalise(column), np.nan))[rows], "missing"))
 
 
 CUTS: tuple[Callable[[Facts], Iterator[Cut]], ...] = (by_popularity, by_familiarity, by_time, by_words, by_value)
@@ -191,11 +193,15 @@ def restricted(ranks: Ranks, chosen: Array) -> tuple[Ranks, Array]:
     return Ranks((ranks.above - before)[chosen], (ranks.tied - beside)[chosen], offsets, (ranks.n_candidates - gone)[having], gains), having
 
 
-def sliced(cut: Cut, ours: Ranks, keys: Array, options: EvaluateOptions, other: Ranks | None = None) -> list[Slice]:
+RESAMPLES = 2000  # of a slice's test, at least
+OF_EACH = 2 / SURE  # resamples for each slice tested: with fewer the least that a test can say, taken that often (Holm), would be unsure
+
+
+def sliced(cut: Cut, ours: Ranks, keys: Array, options: EvaluateOptions, other: Ranks | None = None, resamples: int = RESAMPLES) -> list[Slice]:
     """The figures of each slice of a cut that holds anything.
 
-    ours, other: the model's ranks and those of the best baseline. keys [q]: rankings that share one are resampled together.
-    Verdicts are given later, by `judged`.
+    ours, other: the model's ranks and those of the best baseline. keys [q]: rankings that share one are resampled together. resamples:
+    of each test. Verdicts are given later, by `judged`.
     """
     found = []
     for number in np.unique(cut.of):
@@ -207,13 +213,10 @@ def sliced(cut: Cut, ours: Ranks, keys: Array, options: EvaluateOptions, other: 
         baseline = p_value = None
         if other is not None:
             theirs = measure(restricted(other, cut.of == number)[0], (options.select,))[options.select]
-            test = paired_test(values[options.select], theirs, groups=groups, resamples=RESAMPLES, generator=generator)
+            test = paired_test(values[options.select], theirs, groups=groups, resamples=resamples, generator=generator)
             baseline, p_value = float(theirs.mean()), float(test.p_value)
         found.append(Slice(cut.names[number], len(having), len(np.unique(groups)), figures, baseline, p_value, ""))
     return found
-
-
-RESAMPLES = 2000  # of each slice's test
 
 
 def judged(slices: Sequence[Slice], select: str) -> list[Slice]:
@@ -256,6 +259,7 @@ def slice_all(facts: Facts, ours: Evaluated, keys: Array, options: EvaluateOptio
     assert ours.ranks is not None
     other = None if best is None else baselines[best].ranks
     every = cuts(facts)
-    measured = [sliced(cut, ours.ranks, keys, options, other) for cut in every]
+    resamples = max(RESAMPLES, round(OF_EACH * sum(len(np.unique(cut.of)) for cut in every)))
+    measured = [sliced(cut, ours.ranks, keys, options, other, resamples) for cut in every]
     verdicts = iter(judged([part for slices in measured for part in slices], options.select))
     return facts_of([(cut.by, [next(verdicts) for _ in slices]) for cut, slices in zip(every, measured, strict=True)], best)

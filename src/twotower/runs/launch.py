@@ -159,7 +159,6 @@ def write_launch(
         cases.relevant.values,
     )
     kept = cloud(pairs, options.seed)
-    report = prepared.report
     facts = {
         "format": FORMAT,
         "part": part,
@@ -170,13 +169,19 @@ def write_launch(
         "mode": search["mode"],
         "figures": figures_of(found.figures),
         "rates": rates(prepared.encoder, pairs, known_ids(prepared.encoder, chosen.item.id, prepared.items.column(ID)), options.seed),
-        "lacking": report.get("pairs_of_unlisted_item", 0) / max(1, report["pairs_read"]),
+        "lacking": 0.0 if chosen.item.unlisted == "keep" else _lacking(prepared.report),
         "features": {name: _feature(values, pairs) for name, values in pairs.values.items()},
         "items": _items(prepared, pairs),
         "asked": {"weights": kept.weights, "keys": kept.keys},
     }
     files.write_json(folder / LAUNCH, facts)
     files.write_array(folder / ASKED, np.asarray(kept.vectors, np.float32))
+
+
+def _lacking(report: Mapping[str, Any]) -> float:
+    """The share of the pairs that name an item which the catalogue lacks: of those that are pairs otherwise, as it will be of new ones."""
+    nothing = ("pairs_without_query", "pairs_without_item", "pairs_of_unlisted_event", "pairs_of_unlisted_query")
+    return float(report.get("pairs_of_unlisted_item", 0) / max(1, report["pairs_read"] - sum(report.get(name, 0) for name in nothing)))
 
 
 def _feature(values: Values, pairs: Pairs) -> dict[str, Any]:
