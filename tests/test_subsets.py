@@ -1,6 +1,7 @@
 """Nested subsets: the smaller within the larger, the same validation queries for all, nothing of the test part."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from twotower.config import from_values
 from twotower.data.preparation import prepare
 from twotower.data.sources import open_source
 from twotower.data.splits import TEST, TRAIN, VALIDATION
-from twotower.learning.subsets import AXES, enough
+from twotower.learning.subsets import AXES, enough, matched
 
 SHARES = (1 / 8, 1 / 4, 1 / 2, 1.0)
 
@@ -65,6 +66,12 @@ def test_thinned_out_everybody_keeps_a_share(prepared):
         own = prepared.log.query_keys == key
         all_of, kept = (int((own & (parts == TRAIN)).sum()) for parts in (prepared.parts, half.prepared.parts))
         assert kept == max(1, round(all_of / 2))
+
+
+def test_what_was_passed_over_is_no_match(prepared):
+    labels = np.where(np.arange(len(prepared.parts)) % 3 == 0, 1.0, 0.0).astype(np.float32)
+    passed = replace(prepared, log=prepared.log._replace(labels=labels))
+    assert AXES["pairs"](passed, 1.0, SHARES[0], 0).size == matched(passed).sum() == ((prepared.parts == TRAIN) & (labels > 0)).sum()
 
 
 def test_a_smaller_catalogue_holds_its_own_items_alone(prepared):

@@ -335,7 +335,8 @@ def test_a_config_whose_trial_was_broken_off_is_tried_again(world, tmp_path, mon
     journal.write_text(re.sub(r"20\d\d-\d\d-\d\dT", "2020-01-01T", text))
     result = tt.tune(*world, config=settings, output=tmp_path / "study", resume=True).result
     own = [trial["trial"] for trial in result["trials"] if trial["own"] and trial["state"] == "finished"]
-    assert len(own) == 1 and (own == [0]) == (at == 1) and len(result["trials"]) == 6 and result["winner"] not in (None, *own)
+    assert len(own) == 1 and (own == [0]) == (at == 1) and result["winner"] not in (None, *own)
+    assert len(result["trials"]) == 7  # six, and what was broken off
 
 
 def test_a_finalist_that_cannot_be_trained_with_another_seed_is_left_out(world, tmp_path, monkeypatch):
@@ -347,6 +348,29 @@ def test_a_finalist_that_cannot_be_trained_with_another_seed_is_left_out(world, 
     monkeypatch.setattr(tuning, "tried", picky)
     result = tuned(world, tmp_path / "study", trials=4).result
     assert result["finals"] == [] and result["winner"] is None
+
+
+def test_what_was_broken_off_does_not_count_as_tried(world, tmp_path, monkeypatch):
+    """Killed in its first trial, a study of two still tries two: the config's own, and another."""
+    import optuna
+
+    opened = study.Study.search
+
+    def killed(self, kept):
+        for said in (None, study.BROKEN_OFF):
+            trial = kept.ask()
+            if said:
+                trial.set_user_attr("said", said)
+            kept.tell(trial, state=optuna.trial.TrialState.FAIL)
+        monkeypatch.setattr(study.Study, "search", opened)
+        raise Enough
+
+    monkeypatch.setattr(study.Study, "search", killed)
+    with pytest.raises(Enough):
+        tuned(world, tmp_path / "study", trials=2)
+    settings = CONFIG | {"tune": {"budget": "10m", "trials": 2, "space": SPACE}}
+    result = tt.tune(*world, config=settings, output=tmp_path / "study", resume=True).result
+    assert sum(trial["state"] in ("finished", "behind") for trial in result["trials"]) == 2
 
 
 def test_a_study_of_other_data_or_another_space_is_refused(world, tmp_path, monkeypatch):
@@ -363,6 +387,8 @@ def test_a_study_of_other_data_or_another_space_is_refused(world, tmp_path, monk
         tt.tune(*world, config=settings | {"tune": wider}, output=tmp_path / "study", resume=True)
     with pytest.raises(BundleError, match=r"data .* have changed"):
         tt.tune(world[0].slice(5), world[1], config=settings, output=tmp_path / "study", resume=True)
+    with pytest.raises(ConfigError, match=r"\[search\] mode was 'vectors' and is 'auto'"):  # finalists are measured as they would be searched
+        tt.tune(*world, config=settings | {"search": {"mode": "auto"}}, output=tmp_path / "study", resume=True)
     longer = settings | {"tune": settings["tune"] | {"budget": "20m", "trials": 3}}
     assert len(tt.tune(*world, config=longer, output=tmp_path / "study", resume=True).result["trials"]) == 3
 

@@ -51,7 +51,7 @@ def by_pairs(prepared: Prepared, share: float, least: float, seed: int) -> Subse
     wanted = np.maximum(1, np.round(share * counts))
     kept = np.zeros(len(keys), bool)
     kept[training[by_key[place < np.repeat(wanted, counts)]]] = True
-    return Subset(_with(prepared, kept, prepared.parts == VALIDATION), int(kept.sum()))
+    return Subset(_with(prepared, kept, prepared.parts == VALIDATION), int((kept & matched(prepared)).sum()))
 
 
 def by_items(prepared: Prepared, share: float, least: float, seed: int) -> Subset:
@@ -74,6 +74,11 @@ def by_items(prepared: Prepared, share: float, least: float, seed: int) -> Subse
 
 
 AXES: dict[str, Callable[[Prepared, float, float, int], Subset]] = {"queries": by_queries, "pairs": by_pairs, "items": by_items}
+
+
+def matched(prepared: Prepared) -> Array:
+    """Which pairs of the log [n] are training matches: what was passed over is none."""
+    return np.asarray((prepared.parts == TRAIN) & (np.asarray(prepared.log.labels) > 0))
 
 
 def enough(subset: Subset) -> bool:

@@ -29,7 +29,7 @@ from twotower.learning import curves, distributed, suspects
 from twotower.learning.evaluation import dot_scorer, list_keys, measure, ranks_of
 from twotower.learning.options import seconds_of
 from twotower.learning.statistics import paired_test
-from twotower.learning.subsets import AXES, Subset, enough
+from twotower.learning.subsets import AXES, Subset, enough, matched
 from twotower.runs.estimates import probe
 from twotower.runs.progress import Progress, telling
 from twotower.runs.remedies import DROPPED, MENDED, changed_by, heavier, remedies_of
@@ -264,7 +264,6 @@ class _Bench:
         """All that there is to say, in numbers."""
         generator = np.random.default_rng(self.chosen.evaluate.seed)
         whole = [done for done in self.done if done.work.axis == "queries" and done.work.share == 1 and not done.work.remedy]
-        training = self.prepared.parts == TRAIN
         axes = {axis: curve for axis in AXES if (curve := self._axis(axis, target, generator)) is not None}
         return {
             "metric": self.chosen.evaluate.select,
@@ -272,7 +271,7 @@ class _Bench:
             "target": target,
             "now": {
                 "value": float(np.mean([done.value for done in whole])),
-                "pairs": int(training.sum()),
+                "pairs": int(matched(self.prepared).sum()),
                 "queries": whole[0].size,
                 "items": self.prepared.n_items,
                 "rankings": len(self._kept(whole[0])["values"]),
@@ -332,7 +331,7 @@ class _Bench:
         if not half or self.chosen.evaluate.per != "pair":
             return []
         now, before = (np.mean([self._kept(done)["values"] for done in some], axis=0) for some in (whole, half))
-        matches = np.bincount(np.asarray(self.prepared.log.item_rows)[self.prepared.parts == TRAIN], minlength=self.prepared.n_items)
+        matches = np.bincount(np.asarray(self.prepared.log.item_rows)[matched(self.prepared)], minlength=self.prepared.n_items)
         kept = self._kept(whole[0])
         return starved(now, before, kept["keys"], kept["items"], matches, generator)
 

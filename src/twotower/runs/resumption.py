@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,11 @@ from twotower import config as configs
 from twotower.config import Config
 from twotower.errors import BundleError, ConfigError
 
-FREE = {"data", "machine", "search", "tune"}  # blocks that may change when a run is resumed: they decide nothing in training
+FREE = frozenset({"data", "machine", "search", "tune"})  # blocks that may change when a run is resumed: they decide nothing in training
 
 
-def same_config(folder: Path, chosen: Config) -> None:
-    """Raise unless a run to resume was begun with this config."""
+def same_config(folder: Path, chosen: Config, free: Collection[str] = FREE) -> None:
+    """Raise unless a run to resume was begun with this config, but for the blocks that are free."""
     if not (folder / "config.toml").exists():
         raise BundleError(f"{folder} holds no run to resume: it has no config.toml")
     if (folder / "metrics.json").exists():
@@ -23,7 +24,7 @@ def same_config(folder: Path, chosen: Config) -> None:
     different = [
         f"[{name}] {option} was {old!r} and is {new!r}"
         for name in asdict(begun)
-        if name not in (*FREE, "version")
+        if name not in (*free, "version")
         for option, old, new in _changes(getattr(begun, name), getattr(chosen, name))
     ]
     if different:

@@ -271,8 +271,13 @@ def own_of(trials: Sequence[optuna.trial.FrozenTrial]) -> optuna.trial.FrozenTri
 
 
 def _tried(study: optuna.Study) -> int:
-    """How many settings were taken up: not those that wait, nor those that were known."""
-    return sum(trial.state.name != "WAITING" and trial.user_attrs.get("said") != REPEATED for trial in study.get_trials(deepcopy=False))
+    """How many settings were taken up: not those that wait or were known, nor those broken off, by us or with their process."""
+
+    def counts(trial: optuna.trial.FrozenTrial) -> bool:
+        said, state = trial.user_attrs.get("said"), trial.state.name
+        return state != "WAITING" and said not in (REPEATED, BROKEN_OFF) and (state != "FAIL" or said is not None)
+
+    return sum(map(counts, study.get_trials(deepcopy=False)))
 
 
 def _labelled(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from twotower.learning import distributed
 from twotower.learning.statistics import holm, paired_test
 from twotower.runs.comparing import compare
 from twotower.runs.progress import Progress, telling
-from twotower.runs.resumption import same_config
+from twotower.runs.resumption import FREE, same_config
 from twotower.runs.run import Run, Stopped, open_run, train
 from twotower.runs.settings import check_bodies, settle
 from twotower.runs.signals import interrupts
@@ -120,7 +120,7 @@ def tune(
 
 def _same_study(folder: Path, chosen: Config) -> None:
     """Raise unless a study was begun with this config and for these settings; for how long may change."""
-    same_config(folder, chosen)
+    same_config(folder, chosen, FREE - {"search"})  # finalists are measured as they would be searched
     begun = configs.read(folder / "config.toml").tune
     if spaces.declared(begun.space, chosen) != spaces.declared(chosen.tune.space, chosen):
         raise ConfigError(
