@@ -109,6 +109,18 @@ def test_queries_have_a_table_of_their_own(make):
         make(schema=replace(SCHEMA, query=side))
 
 
+def test_files_of_one_log_may_write_items_in_other_types(make):
+    """Without a catalogue an item is shown as the first file has it, whichever names it; what cannot be had in that type is refused."""
+    schema = replace(SCHEMA, item=ItemSide(id="item", features=(Id(column="item"),), payload=("price",)))
+    typed = {"pairs": [{"q": f"ask {n}", "item": f"{n % 8}", "price": "9"} for n in range(60)], "items": None, "schema": schema}
+    late = pa.table({"q": [f"late {n}" for n in range(10)], "item": range(10), "price": [1.5] * 10})
+    prepared = make(**typed, sources={"test": late}, split={"by": "files"})
+    assert prepared.items.column("price").to_pylist() == ["9"] * 8 + ["1.5"] * 2 and prepared.items.column("_id").to_pylist()[8:] == ["8", "9"]
+    typed["pairs"] = [row | {"item": int(row["item"]), "price": 9} for row in typed["pairs"]]
+    with pytest.raises(DataError, match='the column "price" of the items is int64 in one file and double in another'):
+        make(**typed, sources={"test": late}, split={"by": "files"})
+
+
 def test_parts_may_have_files_of_their_own(make):
     test = [{"q": f"late {n}", "item": n % 8} for n in range(10)]
     prepared = make(sources={"test": test}, split={"by": "files"})

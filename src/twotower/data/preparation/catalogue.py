@@ -78,7 +78,20 @@ class Catalogue:
         own = ids if self._id_column is None else batch.column(self._id_column)
         for name in self.looks.kinds:
             self.looks.add(name, column(name))
-        return pa.record_batch(columns | {place: _plain(own if name == ID else column(name)) for name, place in self.shown.items()})
+        return pa.record_batch(
+            columns | {place: self._alike(name, _plain(own if name == ID else column(name))) for name, place in self.shown.items()}
+        )
+
+    def _alike(self, name: str, column: pa.Array) -> pa.Array:
+        """A column in the type that it had first: files of one log may have different ones. Raises DataError where it cannot be had in that."""
+        kind = column.type if self.spill.schema is None else self.spill.schema.field(self.shown[name]).type
+        if column.type == kind:
+            return column
+        try:
+            return to_text(column) if pa.types.is_string(kind) and not pa.types.is_large_string(column.type) else column.cast(kind)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            named = f'the column "{self._id_column if name == ID else name}"'
+            raise DataError(f"{named} of the items is {kind} in one file and {column.type} in another. Write it alike in all of them.") from None
 
     @property
     def shown_types(self) -> pa.Schema:
