@@ -11,7 +11,7 @@ from twotower.data.doctor import Asked, examine
 from twotower.data.doctor.findings import percent
 from twotower.data.doctor.popularity import gini, head_share
 from twotower.data.doctor.shingles import near_pairs, shingle
-from twotower.data.features import Category, Id, Text
+from twotower.data.features import Category, History, Id, Text
 from twotower.data.preparation import prepare
 from twotower.data.schema import ItemSide, PairColumns, QuerySide, Schema
 from twotower.data.sources import open_source
@@ -271,6 +271,9 @@ def test_held_out_pairs_from_before_training(look):
     finding = only(look(pairs, items, PEOPLE, SplitOptions(by="random")))
     assert finding.code == "test_before_train" and finding.share > 0.8 and finding.examples[0]["held out at"] < finding.examples[0]["in training at"]
     assert 'by = "last"' in finding.advice
+    # Who asks by a history alone has no values of their own in the log.
+    finding = only(look(pairs, items, schema_of(PEOPLE, query=(History(),)), SplitOptions(by="random")))
+    assert finding.code == "test_before_train" and finding.share > 0.8 and finding.examples[0]["query"] == "a history"
 
 
 @pytest.mark.parametrize("told", ["receipt of {}", "{}"])

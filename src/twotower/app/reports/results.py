@@ -277,7 +277,7 @@ def data_facts(report: Mapping[str, Any]) -> tuple[str, list[tuple[str, str]]]:
         "pairs_outside_core": "pairs of keys or items with too few matches, dropped",
         "non_matches": "explicit non-matches in the log, counted among the pairs",
         "non_matches_outside_train": "non-matches of validation and test dropped: there is nothing to find in them",
-        "non_matches_of_matches": "non-matches of pairs that are matches too: training never takes them for non-matches",
+        "non_matches_of_matches": "non-matches of pairs that are matches too: none where training has the match",
         "pairs_without_teacher_score": "pairs that the teacher did not score",
         "keys_without_match": "keys without any match",
         "query_table_rows_without_id": "rows of the table of queries without an id, dropped",

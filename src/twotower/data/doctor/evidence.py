@@ -133,7 +133,7 @@ class Evidence:
 
     def query(self, row: int) -> str:
         """A query row as a person would name it."""
-        return self._named("query", row, list(self.columns("query")))
+        return self._named("query", row, list(self.columns("query"))) or "a history"
 
     def item(self, row: int) -> str:
         """An item as a person would name it: its id, or its texts where it has none."""
@@ -202,12 +202,14 @@ class Evidence:
         if raw.times is None:
             return None
         found = np.full(len(log.item_rows), np.nan)
-        order = np.lexsort((raw.rows, raw.times, raw.item_rows, raw.query_keys, raw.query_rows))
-        ours = _starts(*(column[order] for column in (raw.query_rows, raw.query_keys, raw.item_rows)))
-        log_order = np.lexsort(
-            (np.asarray(log.item_rows), np.asarray(log.query_keys), np.asarray(log.query_rows))
-        )  # stable: the log is in time order
-        theirs = _starts(*(np.asarray(column)[log_order] for column in (log.query_rows, log.query_keys, log.item_rows)))
+        # Queries of a table of their own, and those of a history alone, have no values in the log: their keys tell them.
+        told = bool((raw.query_rows >= 0).any())
+        mine = (raw.query_rows if told else np.zeros_like(raw.query_keys), raw.query_keys, raw.item_rows)
+        order = np.lexsort((raw.rows, raw.times, *mine[::-1]))
+        ours = _starts(*(column[order] for column in mine))
+        own = (np.asarray(log.query_rows) if told else np.zeros(len(log.item_rows), np.int64), np.asarray(log.query_keys), np.asarray(log.item_rows))
+        log_order = np.lexsort(own[::-1])  # stable: the log is in time order
+        theirs = _starts(*(column[log_order] for column in own))
         place = _match(ours.keys, theirs.keys)  # [groups of the raw log], -1 where the log has none
         last = self.schema.repeats != "first"
         both = np.flatnonzero(place >= 0)
