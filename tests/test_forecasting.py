@@ -12,6 +12,7 @@ from twotower.app.reports.documents import Paragraph, Section, Statement, Table
 from twotower.app.reports.forecasted import forecasted
 from twotower.config import from_values
 from twotower.errors import BundleError, ConfigError, DataError, OutputError
+from twotower.learning.statistics import holm
 from twotower.runs import forecasting
 from twotower.runs.progress import Progress
 from twotower.runs.remedies import changed_by, remedies_of
@@ -152,6 +153,10 @@ def test_the_verdict_says_no_more_than_was_found(larger, tmp_path, monkeypatch):
     curve = result["axes"]["queries"]
     unsure = [row | {"difference": 0.2, "low": -0.1, "high": 0.5} for row in result["remedies"]]
     assert "nothing else that was tried is surely better" in said(result | {"remedies": unsure})[0]
+    # Nor what is the best of many, each of which luck might make as good one time in twenty.
+    lucky = [row | {"difference": 0.2, "low": 0.01, "high": 0.5, "holm": 0.2} for row in result["remedies"]]
+    assert "nothing else that was tried is surely better" in said(result | {"remedies": lucky})[0]
+    assert [row["holm"] for row in result["remedies"]] == holm(np.array([row["p_value"] for row in result["remedies"]])).tolist()
     assert "nothing" not in said(result | {"remedies": []})[0]
     assert any("is out of reach with" in line for line in said(result)[1])
     wide = result | {"axes": {"queries": curve | {"ceiling": curve["ceiling"] | {"high": 0.99}}}}

@@ -134,6 +134,10 @@ def test_finalists_are_judged_together_ranking_by_ranking():
     assert [row["trial"] for row in rows] == [3, 5, 7] and [row["better"] for row in rows] == [True, False, False]
     assert rows[0]["difference"] == pytest.approx(0.1, abs=0.02) and rows[0]["low"] > 0.08 and rows[2]["high"] < 0
     assert judged([Final(0, own, keys)]) == []
+    # Better by its rankings, but with one seed alone: two trainings of one config differ as well.
+    for each, better in (((0.61, 0.59), False), ((0.61, 0.605), True)):
+        (row,) = judged([Final(0, own, keys, (0.55, 0.6)), Final(1, own + 0.05 + generator.normal(0, 0.05, 300), keys, each)])
+        assert row["p_value"] < 0.05 and row["better"] == better
     # Twenty that are nothing but luck: alone some would look sure, together none.
     noise = [Final(n, own + generator.normal(0, 0.2, 300), keys) for n in range(1, 21)]
     assert not any(row["better"] for row in judged([Final(0, own, keys), *noise]))

@@ -28,7 +28,7 @@ from twotower.errors import BundleError, ConfigError, DataError
 from twotower.learning import curves, distributed, suspects
 from twotower.learning.evaluation import dot_scorer, list_keys, measure, ranks_of
 from twotower.learning.options import seconds_of
-from twotower.learning.statistics import paired_test
+from twotower.learning.statistics import holm, paired_test
 from twotower.learning.subsets import AXES, Subset, enough, matched
 from twotower.runs.estimates import probe
 from twotower.runs.progress import Progress, telling
@@ -278,7 +278,9 @@ class _Bench:
                 "seeds": len(whole),
             },
             "axes": axes,
-            "remedies": [self._remedy(name, whole, generator) for name in self.remedies if any(done.work.remedy == name for done in self.done)],
+            "remedies": _corrected(
+                [self._remedy(name, whole, generator) for name in self.remedies if any(done.work.remedy == name for done in self.done)]
+            ),
             "slices": self._starved(whole, generator),
             "suspects": self._told_suspects(),
             "trainings": [done._asdict() | {"work": done.work._asdict()} for done in self.done],
@@ -334,6 +336,12 @@ class _Bench:
         matches = np.bincount(np.asarray(self.prepared.log.item_rows)[matched(self.prepared)], minlength=self.prepared.n_items)
         kept = self._kept(whole[0])
         return starved(now, before, kept["keys"], kept["items"], matches, generator)
+
+
+def _corrected(remedies: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each remedy with the p-value that holds for all of them together (Holm 1979): the best of many would else be so by luck."""
+    raised = holm(np.array([row["p_value"] for row in remedies])).tolist()
+    return [row | {"holm": float(p_value)} for row, p_value in zip(remedies, raised, strict=True)]
 
 
 def _values(model: Any, data: Any, chosen: Config) -> tuple[Array, Array, Array]:

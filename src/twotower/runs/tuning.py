@@ -139,6 +139,7 @@ class Final(NamedTuple):
     number: int  # of its trial
     values: Array  # of each validation ranking
     keys: Array
+    each: tuple[float, ...] = ()  # by seed
 
 
 def _lead(study: Study, given: Mapping[str, Any], resume: bool) -> Tuned:
@@ -292,13 +293,14 @@ def _mean(number: int, seeds: Sequence[Tried]) -> Final:
     """What a finalist came to on each ranking, over its seeds."""
     keys = seeds[0].keys
     assert keys is not None
-    return Final(number, np.mean([one.values for one in seeds if one.values is not None], axis=0), keys)
+    values = [one.values for one in seeds if one.values is not None]
+    return Final(number, np.mean(values, axis=0), keys, tuple(float(one.mean()) for one in values))
 
 
 def judged(finals: Sequence[Final]) -> list[dict[str, Any]]:
     """How much better each finalist is than the config, paired by validation ranking, all tests corrected together (Holm); the best first.
 
-    Better is who is so beyond what luck gives one time in twenty.
+    Better is who is so beyond what luck gives one time in twenty, and with every seed: the tests draw rankings anew, not trainings.
     """
     if len(finals) < 2:
         return []
@@ -314,7 +316,7 @@ def judged(finals: Sequence[Final]) -> list[dict[str, Any]]:
             "low": float(test.low),
             "high": float(test.high),
             "p_value": float(p_value),
-            "better": bool(test.difference > 0 and p_value < 0.05),
+            "better": bool(test.difference > 0 and p_value < 0.05 and all(a > b for a, b in zip(other.each, own.each, strict=True))),
         }
         for other, test, p_value in zip(others, tests, corrected, strict=True)
     ]

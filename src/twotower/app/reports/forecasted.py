@@ -34,7 +34,7 @@ def _verdict(result: Mapping[str, Any]) -> tuple[Tone, str]:
     gain = twice["value"] - curve["here"]["value"]
     best = max(result["remedies"], key=lambda row: row["difference"], default=None)
     told = f"Twice the queries would bring {metric} from {curve['here']['value']:.3f} to {_interval(twice)}"
-    if best is not None and best["low"] > 0 and best["difference"] > gain:
+    if best is not None and best["low"] > 0 and best["holm"] < 0.05 and best["difference"] > gain:
         return "note", f"{told}; {best['name']} brings more, {best['difference']:+.3f}."
     if twice["low"] > curve["here"]["value"]:
         if best is None:
