@@ -9,10 +9,11 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 from serving import Held, serving
 from twotower.app.cli.serving import LEVELS
-from twotower.app.server import launch
+from twotower.app.server import launch, versions
 from twotower.app.server.logs import Lines
 from twotower.app.server.routes import ROUTES
 from twotower.bundle import load, publish, rollback
@@ -231,6 +232,36 @@ def test_a_new_model_takes_over_and_one_that_fails_does_not(world_folder, tmp_pa
         time.sleep(0.3)
         assert called.post("/search", query="subject3")["model"] == second
         assert 'answers="false"' in called.ask("GET", "/metrics").body.decode()
+
+
+def test_what_cannot_serve_is_not_loaded_again_and_again(world_folder, tmp_path, monkeypatch, caplog):
+    a, b = (shutil.copytree(world_folder / "bundle", tmp_path / name) for name in "ab")
+    variants, clock, loaded, broken = versions.Variants({"a": a, "b": b}), [0.0], [], {"a"}
+    ready = versions.served
+
+    def served(name, retriever):
+        loaded.append(name)
+        return ready(name, retriever) if name not in broken else {}["no such column"]
+
+    monkeypatch.setattr(versions, "served", served)
+    monkeypatch.setattr(versions, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    second, _ = price(a, 2), price(b, 2)
+    with caplog.at_level(logging.WARNING):
+        assert variants.renew() == [("a", False), ("b", True)]  # whatever is wrong with one, the other is renewed
+        for _ in range(50):
+            clock[0] += 1
+            assert variants.renew() == []
+        assert loaded == ["a", "b"]
+        clock[0] += 50
+        assert variants.renew() == [] and loaded == ["a", "b", "a"]  # tried once more, and said once
+    assert caplog.text.count("cannot serve") == 1 and "KeyError at test_server_safety.py" in caplog.text
+    third = price(a, 3)
+    assert variants.renew() == [("a", False)] and len(loaded) == 4  # another version is tried at once
+    rollback(a, second)
+    assert variants.renew() == [("a", False)]
+    broken.clear()
+    rollback(a, third)
+    assert variants.renew() == [("a", True)] and variants.now["a"].version == third
 
 
 def test_a_server_writes_nothing(world_folder, tmp_path):

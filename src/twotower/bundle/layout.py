@@ -245,6 +245,12 @@ def current(folder: Path) -> str:
     return version
 
 
+def in_use(place: Path | str) -> tuple[Path, str, str]:
+    """Where a place leads now, by its pointers alone: the bundle, the fingerprint of its model, and the version of its catalogue."""
+    folder = find_bundle(place).resolve()  # once: a link may be moved meanwhile
+    return folder, fingerprint_in(folder), current(folder)
+
+
 def read_version(folder: Path, version: str, *, everything: bool = False) -> dict[str, Any]:
     """The manifest of a version of a bundle's catalogue."""
     catalogue = manifests.read_manifest(folder / "catalogue" / version, "catalogue version", CATALOGUE_FORMAT, everything=everything)

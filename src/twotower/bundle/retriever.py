@@ -25,7 +25,7 @@ from twotower.bundle.found import Found, check_threshold, first, met_of, shown_o
 from twotower.bundle.graphs import open_graph, run_graph
 from twotower.bundle.growth import WAIT, Change, grow
 from twotower.bundle.indexes import AUTO
-from twotower.bundle.layout import ALONE, Bundle, current, find_bundle, fingerprint_in, open_bundle, without_items
+from twotower.bundle.layout import ALONE, Bundle, in_use, open_bundle, without_items
 from twotower.bundle.memory import Memory, without
 from twotower.bundle.narrowing import Where, excluded, together
 from twotower.bundle.ranking import Mode, by_both, check_mode, mean_direction, nearest, widened
@@ -335,8 +335,8 @@ class Retriever:
         Another version of the catalogue takes over what has not changed; another model, where the place leads to one now, is loaded whole. This
         one goes on answering by its own. Raises BundleError for what does not load exactly.
         """
-        folder = find_bundle(self._place).resolve()  # once: a link may be moved meanwhile
-        if fingerprint_in(folder) != self.bundle.fingerprint or (current(folder) == ALONE) != self.bundle.alone:
+        folder, fingerprint, version = in_use(self._place)
+        if fingerprint != self.bundle.fingerprint or (version == ALONE) != self.bundle.alone:
             return Retriever(open_bundle(folder, alone=True), self._threads, self._kind, self.width, self._place)
         opened = self.bundle if self.bundle.alone else open_bundle(folder, known=self.bundle)
         if opened is self.bundle:

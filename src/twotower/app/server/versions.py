@@ -9,18 +9,23 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
+from typing import NamedTuple
 
 from twotower.app.server.problems import Fault, Problem, traced
 from twotower.app.server.shown import Shown
 from twotower.bundle import Retriever, load
+from twotower.bundle.layout import in_use
 from twotower.bundle.loading import check_golden
 from twotower.errors import ConfigError, TwotowerError
 
 logger = logging.getLogger("twotower.server")
+
+AGAIN = 60.0  # seconds until what could not serve is tried again where nothing else is pointed at: a disk may be back, a file may be mended
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,13 +51,22 @@ def served(variant: str, retriever: Retriever) -> Served:
     return found
 
 
+class _Refused(NamedTuple):
+    """What could not serve. leads: where the pointers led, None where they cannot be read. until: by the monotonic clock, when it is tried again."""
+
+    leads: tuple[Path, str, str] | None
+    why: str
+    until: float
+
+
 class Variants:
     """The models that answer, by their names, each at the version that it has now. Safe to share between threads."""
 
     def __init__(self, places: Mapping[str, Path], *, threads: int | None = None, index: str = "auto") -> None:
         if not places:
             raise ConfigError("nothing is served; name a bundle")
-        self._wrong: dict[str, str] = {}  # why what is published cannot serve, said once
+        self._places = dict(places)
+        self._refused: dict[str, _Refused] = {}  # each is said once, and loaded again only after a while: that takes as much as what serves
         self._now = {name: served(name, load(place, threads=threads, index=index)) for name, place in places.items()}
 
     @property
@@ -79,21 +93,25 @@ class Variants:
         """
         told = []
         for name, before in self._now.items():
+            refused, leads = self._refused.get(name), None
             try:
-                newest = before.retriever.newest()
-                if newest is before.retriever:
+                leads = in_use(self._places[name])
+                if refused is not None and refused.leads == leads and time.monotonic() < refused.until:
                     continue
-                after = served(name, newest)
-            except (TwotowerError, OSError) as error:
-                if self._wrong.get(name) != str(error):
-                    logger.warning("the new version of %s cannot serve, the one before goes on: %s", name, error)
+                newest = before.retriever.newest()
+                after = before if newest is before.retriever else served(name, newest)
+            except Exception as error:  # whatever it is: the one before goes on, and so do the others
+                why = str(error) if isinstance(error, (TwotowerError, OSError)) else traced(error)
+                if refused is None or (refused.leads, refused.why) != (leads, why):
+                    logger.warning("the new version of %s cannot serve, the one before goes on: %s", name, why)
                     told.append((name, False))
-                self._wrong[name] = str(error)
+                self._refused[name] = _Refused(leads, why, time.monotonic() + AGAIN)
                 continue
-            self._now = {**self._now, name: after}
-            self._wrong.pop(name, None)
-            logger.info("%s answers with model %s, catalogue version %s", name, after.model, after.version)
-            told.append((name, True))
+            self._refused.pop(name, None)
+            if after is not before:
+                self._now = {**self._now, name: after}
+                logger.info("%s answers with model %s, catalogue version %s", name, after.model, after.version)
+                told.append((name, True))
         return told
 
 
