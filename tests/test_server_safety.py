@@ -1,17 +1,22 @@
 """Who may ask what, and what is kept of it: nothing. And no answer is of two versions."""
 
+import atexit
 import base64
+import contextlib
 import io
 import itertools
 import logging
+import os
 import shutil
 import tempfile
 import threading
 import time
+from http.client import HTTPException
 from pathlib import Path
 from types import SimpleNamespace
 
 from serving import Held, serving
+from twotower.app import cli
 from twotower.app.cli.serving import LEVELS
 from twotower.app.server import launch, versions
 from twotower.app.server.logs import Lines
@@ -262,6 +267,44 @@ def test_what_cannot_serve_is_not_loaded_again_and_again(world_folder, tmp_path,
     broken.clear()
     rollback(a, third)
     assert variants.renew() == [("a", True)] and variants.now["a"].version == third
+
+
+def test_a_server_ends_though_a_request_and_a_new_version_take_long(world_folder, tmp_path, monkeypatch):
+    place, worker = shutil.copytree(world_folder / "bundle", tmp_path / "bundle"), Held(monkeypatch)
+    loading, loaded = threading.Event(), threading.Event()
+    ready = versions.served
+
+    def slowly(name, retriever):
+        if retriever.bundle.version != "000001":
+            loading.set()
+            loaded.wait(20)
+        return ready(name, retriever)
+
+    def ask(called):
+        with contextlib.suppress(OSError, HTTPException):
+            called.ask("POST", "/search", {"query": "subject3"})
+
+    monkeypatch.setattr(versions, "served", slowly)
+    try:
+        with serving(place, watch=0.05, drain=1.0) as called:
+            threading.Thread(target=ask, args=(called,), daemon=True).start()
+            price(place, 2)
+            assert worker.begun.wait(20) and loading.wait(20)
+            begun = time.monotonic()
+        assert time.monotonic() - begun < 10
+    finally:
+        worker.let_go()
+        loaded.set()
+
+
+def test_a_command_does_not_take_the_interpreter_down_under_a_thread(monkeypatch):
+    worked, ended = threading.Event(), []
+    monkeypatch.setattr(cli, "main", lambda: threading.Thread(target=worked.wait, args=(20,), daemon=True).start())
+    monkeypatch.setattr(atexit, "_run_exitfuncs", lambda: None)
+    monkeypatch.setattr(os, "_exit", ended.append)
+    cli.command()
+    worked.set()
+    assert ended == [0]
 
 
 def test_a_server_writes_nothing(world_folder, tmp_path):

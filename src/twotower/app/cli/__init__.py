@@ -7,6 +7,7 @@ its import here. Help lists the verbs in the order of these imports.
 import atexit
 import os
 import sys
+import threading
 
 from twotower.app import exits
 from twotower.app.cli.application import app
@@ -53,16 +54,19 @@ def main() -> None:
 
 
 def command() -> None:
-    """What the shell runs: `main`, and after an error the end at once.
+    """What the shell runs: `main`, and the end at once after an error, or where a thread is left.
 
-    A reader's thread that is still at work when the interpreter goes down aborts the process, and the exit code would be lost.
+    A thread that is still at work when the interpreter goes down, of a reader or of a server, aborts the process, and the exit code would be lost.
     """
+    code = 0
     try:
         main()
     except SystemExit as end:
-        if not isinstance(end.code, int) or not end.code:
+        if not isinstance(end.code, int | None):
             raise
+        code = end.code or 0
+    if code or any(thread.daemon for thread in threading.enumerate()):
         sys.stdout.flush()
         sys.stderr.flush()
         atexit._run_exitfuncs()  # what is set aside in temporary folders is removed there
-        os._exit(end.code)
+        os._exit(code)

@@ -58,12 +58,12 @@ class Gatherer:
         self._loop = asyncio.get_running_loop()
         self._thread.start()
 
-    def close(self) -> None:
-        """Answer what stands in the queue, and then no more."""
+    def close(self, seconds: float) -> None:
+        """Answer what stands in the queue, and then no more; that is waited for so long."""
         with self._ready:
             self._closed = True
             self._ready.notify()
-        self._thread.join()
+        self._thread.join(seconds)
 
     @property
     def waiting(self) -> int:

@@ -22,6 +22,7 @@ from twotower.app.server.versions import Variants, Watch
 from twotower.errors import ConfigError
 
 COLLECTED = (20_000, 20, 20)  # objects made before the youngest are looked through, and how often that happens before older ones are
+ENDED = 1.0  # seconds that a thread has to end: whoever waited for it has been answered or let go by then
 
 
 class Server(uvicorn.Server):
@@ -96,8 +97,8 @@ class _Built:
         yield
         self._ready = False
         if self._watch is not None:
-            self._watch.stop()
-        self._gatherer.close()
+            self._watch.stop(ENDED)
+        self._gatherer.close(ENDED)
 
     def busy(self) -> bool:
         """Whether one more request would find the queue full."""

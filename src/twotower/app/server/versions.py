@@ -127,10 +127,10 @@ class Watch:
         """Begin to look."""
         self._thread.start()
 
-    def stop(self) -> None:
-        """Look no more."""
+    def stop(self, seconds: float) -> None:
+        """Look no more; what is being loaded is waited for so long."""
         self._stop.set()
-        self._thread.join()
+        self._thread.join(seconds)
 
     def _run(self) -> None:
         while not self._stop.wait(self._seconds):
