@@ -364,6 +364,26 @@ def test_a_way_of_searching_and_variety_are_asked_for(seen):
     assert seen.body(lambda: seen.page.fill("#k", "5000"))["k"] == 100
 
 
+@needs_browser
+def test_variety_ends_where_a_server_would_refuse_more(seen):
+    sent = []
+
+    def answered(route):
+        sent.append(asked := json.loads(route.request.post_data))
+        many = [{"id": asked.get("skip", 0) + n, "score": 0.5, "item": {"title": "x"}} for n in range(asked["k"])]
+        route.fulfill(json={"model": "m", "version": "v", "variant": "default", "results": many})
+
+    seen.page.goto(seen.page.url.split("#")[0].split("?")[0] + "?q.asked=subject3&k=100&variety=0.5")
+    seen.page.route("**/search", answered)
+    seen.page.reload()
+    for page in range(1, 6):
+        seen.page.wait_for_selector(f"#results li:nth-child({100 * page})")
+        if page < 5:
+            seen.page.click("#more")
+    assert seen.page.locator("#more").is_hidden() and max(each.get("skip", 0) + each["k"] for each in sent) == 500
+    assert all(each["diversity"] == 0.5 for each in sent)
+
+
 def test_the_page_may_load_and_run_nothing_else(url):
     from urllib.request import urlopen
 

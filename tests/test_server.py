@@ -223,6 +223,26 @@ def test_other_routes_refuse_as_well(called):
         assert called.ask("POST", path, body).status == status, (path, body)
 
 
+def test_a_diverse_search_has_bounds_of_its_own(called):
+    for path, body, status in [
+        ("/search", {"query": "subject3", "k": 500}, 200),
+        ("/search", {"query": "subject3", "k": 501}, 422),
+        ("/search", {"query": "subject3", "k": 1, "skip": 500}, 422),
+        ("/search", {"queries": ["subject3"] * 100, "k": 30, "skip": 20}, 200),
+        ("/search", {"queries": ["subject3"] * 100, "k": 30, "skip": 21}, 422),
+        ("/similar", {"items": [1000, 1003], "k": 500}, 200),
+        ("/similar", {"item": 1000, "k": 400, "skip": 101}, 422),
+    ]:
+        answer = called.ask("POST", path, {**body, "diversity": 0.5})
+        assert answer.status == status, (path, body)
+        if status == 422:
+            assert "at most 500" in answer.json["errors"][0]["detail"] and "5,000" in answer.json["errors"][0]["detail"]
+        assert called.ask("POST", path, body).status == 200
+    for name in ("SearchBody", "SimilarBody"):
+        described = called.ask("GET", "/openapi.json").json["components"]["schemas"][name]["properties"]["diversity"]["description"]
+        assert "at most 500" in described and "5,000" in described
+
+
 def test_what_a_gate_refuses(called):
     assert called.ask("GET", "/nowhere").status == 404
     assert called.ask("GET", "/search/").status == called.ask("GET", "//search").status == called.ask("GET", "/SEARCH").status == 404

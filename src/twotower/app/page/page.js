@@ -33,6 +33,8 @@ function question() {
 }
 
 const amount = () => Math.min(100, Math.max(1, Math.trunc(Number(at("k").value)) || 10));
+// Whether a server tells what is behind these: of diverse ones it tells 500.
+const goesOn = ({ k, skip = 0, diversity }) => !diversity || skip + 2 * k <= 500;
 
 // What is to be asked: a route and its body; null where there is nothing to ask.
 function request() {
@@ -72,7 +74,7 @@ async function search({ more = false, push = false, then = () => {} } = {}) {
       return;
     }
     at("results").ariaBusy = "false";
-    shown = { ...told, asked, results: more ? [...shown.results, ...told.results] : told.results, full: told.results.length === body.k };
+    shown = { ...told, asked, results: more ? [...shown.results, ...told.results] : told.results, full: told.results.length === body.k && goesOn(body) };
     fault(null);
     show(more, body.mode ?? served.search);
     say(shown.results.length ? counted(shown.results.length, "item") : "Nothing found", performance.now() - begun);

@@ -19,6 +19,9 @@ MOST_TEXT = 8192  # bytes of UTF-8 in one value
 MOST_LEVELS = 32
 MOST_DIGITS = 19  # of a whole number: what int64 holds
 MOST_K, MOST_SKIP, MOST_QUERIES, MOST_IDS, MOST_COLUMNS, MOST_VALUES = 1000, 10_000, 128, 10_000, 256, 16_384
+# Results of a diverse search, of one query and of all: the work grows with the square of the first, to about a second for the most of both.
+MOST_DIVERSE, MOST_DIVERSE_IN_ALL = 500, 5000
+DIVERSE = f"with diversity, k + skip is at most {MOST_DIVERSE}, and that times the number of queries at most {MOST_DIVERSE_IN_ALL:,}"
 OPENING = re.compile(rb'"(?:[^"\\]|\\.)*+"|[\[{]|[\]}]', re.DOTALL)
 SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
@@ -146,7 +149,16 @@ class _Narrowed(_Chosen):
     where: Where | None = None
     allow: Annotated[Ids | None, Field(description="The only items that may be found.")] = None
     deny: Annotated[Ids | None, Field(description="Items that are not found.")] = None
-    diversity: Annotated[float | None, Field(ge=0, le=1, description="How much unlikeness to those above counts beside the score.")] = None
+    diversity: Annotated[float | None, Field(ge=0, le=1, description=f"How much unlikeness to those above counts beside the score; {DIVERSE}.")] = (
+        None
+    )
+
+    @model_validator(mode="after")
+    def _within_bounds(self) -> _Narrowed:
+        results, queries = self.k + self.skip, len(getattr(self, "queries", None) or [None])
+        if self.diversity is not None and (results > MOST_DIVERSE or queries * results > MOST_DIVERSE_IN_ALL):
+            raise ValueError(DIVERSE)
+        return self
 
     def narrowing(self) -> dict[str, Any]:
         """What `Retriever.search` and `similar` take alike."""
