@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import itertools
 import json
 import re
 import threading
@@ -19,7 +20,9 @@ from twotower.app.server.problems import Problem
 from twotower.app.server.versions import served
 from twotower.app.server.wire import EmbedBody, ScoreBody, SearchBody, read_body, read_json
 from twotower.bundle import Retriever, load
+from twotower.bundle.reasons import reasons
 from twotower.errors import ConfigError
+from twotower.search.lexical import Lexical
 
 KEY, OTHER = "one-key-of-many-characters", "another-key-of-as-many"
 
@@ -94,6 +97,21 @@ def test_why_an_item_was_found(called, retriever):
             assert (why["words"] is None) == (mode == "vectors")
             text = str(each["item"])
             assert all(word in text for word in why["shared"])
+
+
+@pytest.mark.parametrize("mode", ["words", "hybrid"])
+def test_reasons_are_found_for_some_queries_at_a_time(retriever, monkeypatch, mode):
+    asked = [f"subject{n % 12} sort{n % 3}" for n in range(10)]
+    found, scores, sizes = retriever.search(asked, k=40, mode=mode), Lexical.scores, []
+    whole = reasons(retriever, asked, found.rows, mode=mode)
+    monkeypatch.setattr(Lexical, "scores", lambda self, texts: sizes.append(len(texts)) or scores(self, texts))
+    monkeypatch.setattr("twotower.bundle.reasons.SCORES_AT_ONCE", 4 * len(retriever) + 1)
+    parts = reasons(retriever, asked, found.rows, mode=mode)
+    assert sizes == [4, 4, 2]
+    for one, other in zip(itertools.chain(*whole), itertools.chain(*parts), strict=True):
+        assert (one is None) == (other is None)
+        if one is not None:
+            assert one.shared == other.shared and (one.vectors, one.words) == pytest.approx((other.vectors, other.words), abs=1e-5)
 
 
 def test_an_item_by_its_id(called, retriever):

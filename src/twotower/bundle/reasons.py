@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from twotower.bundle.asking import query_text
-from twotower.bundle.ranking import Mode, all_similarities
+from twotower.bundle.ranking import SCORES_AT_ONCE, Mode, all_similarities
 from twotower.bundle.retriever import Retriever
 from twotower.data.columns import Array
 from twotower.search.fusion import blend
@@ -32,11 +32,14 @@ def reasons(retriever: Retriever, queries: Any, rows: Array, *, history: Any = N
     near, words = np.zeros(rows.shape, np.float32), None
     near[there] = similarities(vectors, np.nonzero(there)[0], retriever.vectors, rows[there])
     if by != "vectors" and retriever.lexical is not None:
-        scores = retriever.lexical.scores(texts)  # [q, n]
-        if by == "hybrid":  # what words add hangs on the best of all items
-            every = all_similarities(vectors, retriever.vectors)
-            scores = blend(every, scores, float(retriever.bundle.model["search"]["words_weight"])) - every
-        words = np.take_along_axis(scores, np.maximum(rows, 0), axis=1)
+        words, block = np.zeros(rows.shape, np.float32), max(1, SCORES_AT_ONCE // max(1, len(retriever)))
+        for start in range(0, len(rows), block):
+            part = slice(start, start + block)
+            scores = retriever.lexical.scores(texts[part])  # [q, n]
+            if by == "hybrid":  # what words add hangs on the best of all items
+                every = all_similarities(vectors[part], retriever.vectors)
+                scores = blend(every, scores, float(retriever.bundle.model["search"]["words_weight"])) - every
+            words[part] = np.take_along_axis(scores, np.maximum(rows[part], 0), axis=1)
     asked, own = [set(tokenize(text)) for text in texts], own_words(retriever, np.unique(rows[there]).tolist())
 
     def reason(query: int, place: int, row: int) -> Reason | None:
