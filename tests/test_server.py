@@ -9,8 +9,11 @@ import threading
 import time
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
+import twotower as tt
+from conftest import WORLD_CONFIG
 from serving import Held, serving
 from twotower.app.server import answering
 from twotower.app.server.connections import Joined
@@ -161,6 +164,22 @@ def test_what_is_wrong_with_one_of_a_batch_is_told_to_that_one(retriever, monkey
     monkeypatch.setattr(Retriever, "search", lambda self, queries, k, **options: search(self, queries, k, **options) if k != 7 else 1 / 0)
     assert answers({}, {"k": 7}, {"k": 7}, {}) == [200, 500, 500, 200]
     assert "ZeroDivisionError at test_server.py" in caplog.text
+
+
+def test_what_a_query_lacks_is_said_whatever_stands_beside_it(world, tmp_path):
+    pairs, items = world
+    features = [*WORLD_CONFIG["query"]["features"], {"column": "device", "type": "category"}]
+    config = {**WORLD_CONFIG, "query": {"features": features}, "train": {**WORLD_CONFIG["train"], "epochs": 1}}
+    pairs = pairs.append_column("device", pa.array(["tv", "phone"] * (len(pairs) // 2)))
+    version = served("default", load(tt.train(pairs, items, config=config, output=tmp_path / "run").folder))
+
+    def answers(*queries):
+        told = answering.answer([Job(version, SearchBody(query=query), 0.0, None) for query in queries])
+        return [each.status if isinstance(each, Problem) else 200 for each in told]
+
+    whole, lacking = {"asked": "subject3", "device": "tv"}, {"asked": "subject3"}
+    assert answers(whole) == [200] and answers(lacking) == [422]
+    assert answers(whole, lacking, {"device": "tv", "asked": "subject5"}, lacking) == [200, 422, 200, 422]
 
 
 def test_two_variants_by_name_and_by_key(world_folder):

@@ -1,7 +1,7 @@
 """From what is asked to what is answered: batches of requests go through the towers and the index together.
 
-Requests of one version that differ in nothing but the query are one search. Where one of a batch cannot be answered - a query with nothing in
-it, an id that is not there - each is tried alone, so that nobody is refused for another's mistake.
+Requests of one version that differ in nothing but the values of the query are one search. Where one of a batch cannot be answered - a query with
+nothing in it, an id that is not there - each is tried alone, so that nobody is refused for another's mistake.
 """
 
 from __future__ import annotations
@@ -53,8 +53,9 @@ def _kind(job: Job) -> tuple[Any, ...] | None:
         return None
     narrowing = (asked.where, asked.allow, asked.deny)
     narrowed = "" if narrowing == (None, None, None) else repr(narrowing)
+    columns = frozenset(asked.query) if isinstance(asked.query, dict) else None  # in one table, a query that lacks one would have it empty
     options = (asked.k, asked.skip, asked.threshold, asked.diversity, asked.mode, asked.repeats, asked.explain)
-    return (id(job.served), isinstance(asked.query, dict), asked.history is None, narrowed, *options)
+    return (id(job.served), columns, asked.history is None, narrowed, *options)
 
 
 def _group(jobs: Sequence[Job]) -> Sequence[bytes | Problem]:
