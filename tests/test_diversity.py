@@ -73,6 +73,25 @@ def test_pages_go_on_where_the_last_one_ended(seed, k, pages, diversity):
     assert all(len(set(row)) == len(row) for row in seen.tolist())
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 15), st.sampled_from([0.9, 0.3, 0.02]), st.floats(0.05, 1))
+def test_pages_of_what_fits_go_on_too_wherever_it_stands_among_the_hits(seed, k, share, diversity):
+    generator = np.random.default_rng(seed)
+    vectors = generator.normal(size=(300, 4)).astype(np.float32)
+    queries, allowed = generator.normal(size=(2, 4)).astype(np.float32), generator.random(300) < share
+    seen = np.empty((2, 0), np.int64)
+    for skip in range(0, 4 * k, k):
+        hits = Exact(vectors).search(queries, candidates(k, skip))
+        rows = diversified(hits, vectors, k, skip, diversity, allowed[hits.rows] & (hits.rows >= 0)).rows
+        assert rows[:, :skip].tolist() == seen.tolist()
+        for told, near in zip(rows.tolist(), hits.rows.tolist(), strict=True):
+            found = [row for row in told if row >= 0]
+            fitting = [row for row in near if row >= 0 and allowed[row]]
+            assert len(set(found)) == len(found) and {*found} <= {*fitting}
+            assert -1 not in told[skip:] or {*fitting} <= {*found}  # a page is short only where nothing is left for it
+        seen = rows
+
+
 def test_what_does_not_fit_is_never_taken():
     vectors = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
     hits = Exact(vectors).search(vectors[:2], 30)

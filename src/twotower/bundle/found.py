@@ -59,7 +59,7 @@ def shown_of(now: Catalogue, hits: Hits, vectors: Array, k: int, skip: int, thre
         found = found_of(now, diversified(hits, now.vectors, k, skip, diversity, fits), vectors)
     # A page is cut before the threshold: in an order that is not by score, pages would otherwise repeat and lose items.
     found = Found(*(part[:, skip : skip + k] for part in found)) if skip else found
-    return found if threshold is None or diversity is not None else at_least(found, threshold)
+    return found if threshold is None else at_least(found, threshold)
 
 
 def found_of(now: Catalogue, hits: Hits, vectors: Array) -> Found:

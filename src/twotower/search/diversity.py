@@ -30,38 +30,44 @@ def candidates(k: int, skip: int = 0) -> int:
     return max(FEWEST, CANDIDATES * k * -(-(skip + k) // k))
 
 
-def mmr(scores: Array, vectors: Array, k: int, diversity: float, page: int | None = None) -> Array:
+def mmr(scores: Array, vectors: Array, k: int, diversity: float, page: int | None = None, fits: Array | None = None) -> Array:
     """The order int64 [<= k] in which candidates with these scores [m], best first, and vectors [m, d] are shown.
 
     Each time the best is taken by (1 - diversity) x score - diversity x greatest cosine with one taken before, of equal ones the first. Scores are
     divided by the size of the first, so that one diversity suits cosines, dot products and scores of words. page: of so many results; those of a
-    page are chosen among as many candidates as if it were the last, so that a later page goes on where an earlier one ended.
+    page are chosen among as many candidates as if it were the last, so that a later page goes on where an earlier one ended. fits: bool [m], which
+    may be taken; a page whose candidates hold too few of these ends with -1.
     """
     check_diversity(diversity)
     m = len(scores)
     page = k if page is None else page
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     directions = np.divide(vectors, lengths, out=np.zeros(vectors.shape, np.float64), where=lengths > 0)  # [m, d]
-    scale = abs(float(scores[0])) if m and scores[0] else 1.0
-    worth = (1 - diversity) * np.asarray(scores, np.float64) / scale
+    left = np.ones(m, bool) if fits is None else fits.copy()
+    first = float(scores[np.argmax(left)]) if m else 0.0
+    worth = (1 - diversity) * np.asarray(scores, np.float64) / (abs(first) or 1.0)
     nearest = np.full(m, -np.inf)  # the greatest cosine with one taken
     order: list[int] = []
-    left = np.ones(m, bool)
-    while len(order) < min(k, m):
+    while len(order) < k and left.any():
         among = np.flatnonzero(left[: candidates(page, len(order) // page * page)])
-        value = worth[among] - (diversity * nearest[among] if order else 0.0)
+        if not len(among):
+            order += [-1] * (page - len(order) % page)
+            continue
+        value = worth[among] - (diversity * nearest[among] if nearest[among[0]] > -np.inf else 0.0)
         taken = int(among[np.argmax(value)])
         order.append(taken)
         left[taken] = False
         nearest = np.maximum(nearest, directions @ directions[taken])
-    return np.array(order, np.int64)
+    return np.array(order[:k], np.int64)
 
 
 def diversified(hits: Hits, vectors: Array | Vectors, k: int, skip: int, diversity: float, fits: Array | None = None) -> Hits:
     """The first skip + k of the hits [q, m] in an order of less likeness. vectors: of all rows [n, d]. fits: bool [q, m], which may be taken."""
     found = no_hits(len(hits.rows), skip + k)
     for query, (rows, scores) in enumerate(zip(*hits, strict=True)):
-        there = np.flatnonzero((rows >= 0) if fits is None else (rows >= 0) & fits[query])
-        order = there[mmr(scores[there], np.asarray(vectors[rows[there]], np.float32), skip + k, diversity, page=k)]
-        found.rows[query, : len(order)], found.scores[query, : len(order)] = rows[order], scores[order]
+        there = np.flatnonzero(rows >= 0)
+        may = None if fits is None else fits[query, there]
+        order = mmr(scores[there], np.asarray(vectors[rows[there]], np.float32), skip + k, diversity, k, may)
+        place = np.flatnonzero(order >= 0)
+        found.rows[query, place], found.scores[query, place] = rows[there[order[place]]], scores[there[order[place]]]
     return found
