@@ -245,6 +245,14 @@ def test_a_problem_says_where(called):
     assert "cannot be read at" in told["detail"] and "price" in told["errors"][0]["detail"]
 
 
+def test_no_diversity_is_said_by_leaving_it_out(called):
+    for path, body in (("/search", {"query": "subject3"}), ("/similar", {"item": 1000})):
+        told = called.ask("POST", path, {**body, "diversity": 0})
+        assert told.status == 422 and told.json["errors"] == [{"at": "diversity", "detail": "Input should be greater than 0"}]
+    described = called.ask("GET", "/openapi.json").json["components"]["schemas"]["SearchBody"]["properties"]["diversity"]
+    assert {"exclusiveMinimum": 0, "maximum": 1}.items() <= described["anyOf"][0].items()
+
+
 def test_other_routes_refuse_as_well(called):
     for path, body, status in [
         ("/similar", {"item": 99999}, 404),

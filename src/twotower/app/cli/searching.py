@@ -54,7 +54,7 @@ def search(
     allow: Annotated[str | None, typer.Option(metavar="ID,ID,...", help="Only these items.")] = None,
     deny: Annotated[str | None, typer.Option(metavar="ID,ID,...", help="Never these items.")] = None,
     skip: Annotated[int, typer.Option(help="Pass over so many of the best, for a later page.")] = 0,
-    diversity: Annotated[float | None, typer.Option(help="From 0 to 1, how much unlikeness to those above counts beside the score.")] = None,
+    diversity: Annotated[float | None, typer.Option(help="Above 0 and up to 1, how much unlikeness to those above counts beside the score.")] = None,
     like: Annotated[str | None, typer.Option(metavar="ID,ID,...", help="Instead of a question: items most like these, themselves left out.")] = None,
     queries: Annotated[str | None, typer.Option(help="A file of queries, one a row; the answers go to -o.")] = None,
     exclude_column: Annotated[

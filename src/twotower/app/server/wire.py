@@ -149,7 +149,7 @@ class _Narrowed(_Chosen):
     where: Where | None = None
     allow: Annotated[Ids | None, Field(description="The only items that may be found.")] = None
     deny: Annotated[Ids | None, Field(description="Items that are not found.")] = None
-    diversity: Annotated[float | None, Field(ge=0, le=1, description=f"How much unlikeness to those above counts beside the score; {DIVERSE}.")] = (
+    diversity: Annotated[float | None, Field(gt=0, le=1, description=f"How much unlikeness to those above counts beside the score; {DIVERSE}.")] = (
         None
     )
 
