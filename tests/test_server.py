@@ -468,8 +468,12 @@ def test_options_that_cannot_be_meant(tmp_path, monkeypatch):
     file.chmod(0o644)
     with pytest.raises(ConfigError, match="chmod 600"):
         read_keys(file)
-    file.chmod(0o600)
-    assert read_keys(file) == (KEY, OTHER)
+    file.chmod(0o660)
+    with pytest.raises(ConfigError, match="chmod 600"):
+        read_keys(file)
+    for mode in (0o600, 0o640):  # a group may read it, as where a secret is mounted
+        file.chmod(mode)
+        assert read_keys(file) == (KEY, OTHER)
     file.write_text("# none\n")
     with pytest.raises(ConfigError, match="holds none"):
         read_keys(file)
