@@ -17,7 +17,7 @@ from twotower.app.shelf import Shelf, keys_of_rows
 from twotower.bundle import Retriever
 from twotower.bundle.asking import require_history
 from twotower.bundle.memory import Strangers
-from twotower.bundle.narrowing import Where, check_skip
+from twotower.bundle.narrowing import Where, check_k, check_skip
 from twotower.bundle.ranking import MODES
 from twotower.data.columns import Array
 from twotower.data.features import Categories
@@ -202,8 +202,7 @@ def _opened(retriever: Retriever, data: str, side: Side) -> Source:
 
 def _checked(retriever: Retriever, wanted: Wanted) -> Wanted:
     """The same with no more items than there are, and the filter as JSON, however it was written. Raises ConfigError before any work."""
-    if wanted.k < 1:
-        raise ConfigError(f"k is {wanted.k}; at least one item must be asked for")
+    check_k(wanted.k)
     if wanted.mode is not None and wanted.mode not in MODES:
         raise ConfigError(f'there is no search mode "{wanted.mode}"; {choices(MODES, wanted.mode)}')
     check_skip(wanted.skip)

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from twotower.bundle.catalogue import Catalogue
-from twotower.bundle.narrowing import Narrowing, Where, allowed, check_skip
+from twotower.bundle.narrowing import Narrowing, Where, allowed, check_k, check_skip
 from twotower.data.columns import Array
 from twotower.errors import ConfigError
 from twotower.search.diversity import check_diversity, diversified
@@ -44,8 +44,7 @@ def at_least(found: Found, threshold: float) -> Found:
 
 def met_of(now: Catalogue, where: Where | None, allow: Any, deny: Any, k: int, skip: int, diversity: float | None) -> Array | None:
     """Which items may be found, bool [n], None for all; the other options are checked."""
-    if k < 1:
-        raise ConfigError(f"k is {k}; at least one item must be asked for")
+    check_k(k)
     check_skip(skip)
     check_diversity(diversity)
     return allowed(Narrowing(where, allow, deny), now.items, now.find, now.masks)

@@ -127,10 +127,16 @@ def _rows_of(ids: pa.Array, find: Find) -> Array:
 def _flat(ids: Any, name: str) -> list[Any]:
     """Ids as a list of plain ones. Raises ConfigError for another form."""
     values = [ids] if is_value(ids) else listed(ids) if is_list(ids) or isinstance(ids, (set, frozenset)) else None
-    if values is None or any(isinstance(value, (Mapping, list, tuple, set, np.ndarray)) for value in values):
+    if values is None or any(isinstance(value, (Mapping, list, tuple, set, np.ndarray, bytes)) for value in values):
         several = ", or for several queries a list of such lists" if name == "exclude" else ""
         raise ConfigError(f"{name} is a list of item ids{several}, and not {ids!r:.80}")
     return values
+
+
+def check_k(k: Any) -> None:
+    """Raise ConfigError for what is no number of items to find."""
+    if not isinstance(k, (int, np.integer)) or isinstance(k, bool) or k < 1:
+        raise ConfigError(f"k is {k!r}; it is the number of items asked for, a whole number of 1 or more")
 
 
 def check_skip(skip: Any) -> None:

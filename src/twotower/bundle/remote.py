@@ -9,11 +9,11 @@ import numpy as np
 
 from twotower.bundle.asking import is_one
 from twotower.bundle.found import Found, at_least, check_threshold
+from twotower.bundle.narrowing import check_k
 from twotower.bundle.retriever import Retriever
 from twotower.data.columns import Array, Ragged, lengths_of
 from twotower.data.hashes import hash_texts
 from twotower.data.values import to_array, to_text
-from twotower.errors import ConfigError
 from twotower.search.filters import Condition, condition_of
 from twotower.stores import Near, Store, Version
 
@@ -53,8 +53,7 @@ class Remote:
         store serves another model.
         """
         check_threshold(threshold)
-        if k < 1:
-            raise ConfigError(f"k is {k}; at least one item must be asked for")
+        check_k(k)
         condition = None if where is None else condition_of(where)
         own = self.retriever
         one = is_one(queries, history, [feature.column for feature in own.encoder.features["query"] if feature.nested])

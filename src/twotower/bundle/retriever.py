@@ -151,7 +151,7 @@ class Retriever:
         where: a filter on the columns of the items, as a text, "price < 50 and not discontinued", or as JSON, {"price": {"lt": 50}} (docs/search.md).
         allow, deny: ids of items that alone, or never, may be found; exclude: the same for each query, a list for one, a list of lists
         for several. skip: how many of the best to pass over. diversity: above 0 and up to 1, how much unlikeness counts beside the score.
-        Raises ConfigError for k below 1, a threshold that is no number, or a filter that cannot be meant, and DataError for an empty query.
+        Raises ConfigError for a k, a threshold or a filter that cannot be meant, and DataError for an empty query.
         """
         check_threshold(threshold)
         mode = mode or self._search["mode"]

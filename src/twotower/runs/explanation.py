@@ -21,6 +21,7 @@ from twotower.bundle.graphs import open_graph, run_graph
 from twotower.bundle.layout import find_bundle
 from twotower.bundle.loading import load
 from twotower.bundle.memory import Memory
+from twotower.bundle.narrowing import check_k
 from twotower.bundle.ranking import Mode, all_similarities
 from twotower.bundle.reasons import own_words
 from twotower.bundle.retriever import Retriever
@@ -29,7 +30,7 @@ from twotower.data.histories import Histories
 from twotower.data.prepared import ID, Prepared, open_prepared
 from twotower.data.schema import SIDES, Side
 from twotower.data.splits import TRAIN
-from twotower.errors import ConfigError, DataError
+from twotower.errors import DataError
 from twotower.learning.evaluation import Cases, cases
 from twotower.learning.views import before, blocks, reading
 from twotower.search.fusion import blend
@@ -118,8 +119,7 @@ def why(
     table = retriever.query_table(query, history)
     if table.num_rows != 1:
         raise DataError(f"one query is explained at a time, and these are {table.num_rows}")
-    if k < 1:
-        raise ConfigError(f"k is {k}; at least one item must be asked for")
+    check_k(k)
     row = int(retriever.rows_of([item])[0])
     by = mode or retriever.bundle.model["search"]["mode"]
     order = retriever.search(table, k=max(k, len(retriever)), mode=by).rows[0]  # which refuses a mode that cannot be
