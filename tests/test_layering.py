@@ -177,6 +177,7 @@ FLOORS = [
         "bundle.layout",
         "bundle.asking",
         "bundle.memory",
+        "bundle.golden",
         "bundle.indexes",
         "bundle.narrowing",
         "bundle.catalogue",

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,8 @@ from torch import nn
 
 import twotower as tt
 from twotower.app import bulk
-from twotower.bundle.loading import verify
+from twotower.bundle.golden import golden_of
+from twotower.bundle.loading import check_golden, verify
 from twotower.config import from_values, to_toml
 from twotower.data.histories import Histories
 from twotower.data.preparation import prepare
@@ -25,6 +27,7 @@ from twotower.data.prepared import open_prepared
 from twotower.data.sources import open_source
 from twotower.data.splits import TEST, TRAIN
 from twotower.errors import BundleError, ConfigError, DataError
+from twotower.exports.formats import export
 from twotower.files import read_json
 from twotower.learning import training
 from twotower.learning.evaluation import cases
@@ -208,6 +211,43 @@ def test_golden_queries_of_histories_are_kept_and_tried(reader, tmp_path):
         patch.setattr("twotower.files.read_json", lambda path: golden if path.name == "golden.json" else read_json(path))
         with pytest.raises(BundleError, match="otherwise"):
             verify(copied)
+
+
+@pytest.mark.parametrize("items", ["tower", "ids"])
+def test_golden_histories_are_read_as_when_they_were_made_whatever_became_of_the_items(rows, tmp_path, items):
+    short = {"epochs": 2, "batch_size": 64, "patience": 0}
+    config = config_of({"pool": "recency", "last": 2, "items": items}, train=short, search={"vectors": "int8"})
+    config["item"]["features"].append({"column": "title", "type": "text"})
+    catalogue = [{"item": f"i{n}", "title": f"word{n}"} for n in range(ITEMS)]
+    run = tt.train(rows, catalogue, config=config, output=tmp_path / "run", progress=Progress())
+    model = run.folder / "bundle" / "model"
+    assert (model / "golden-items.npy").exists() == (items == "tower")
+    told = json.loads((model / "golden.json").read_text())[0]["query"]["history"]
+    others = [{"item": f"j{n}", "title": f"word{n}"} for n in range(ITEMS)]
+    others += [row | {"title": "otherwise"} for row in catalogue if row["item"] != told[0]]
+    run.retriever.refresh(others, yes=True)
+    assert told[0] not in run.retriever.items["_id"].to_pylist()
+    export(run.retriever, "query-encoder", tmp_path / "encoder")
+    tt.compact(run.folder, keep=1)
+    for place in (run.folder, tmp_path / "encoder"):
+        verify(place)
+    tt.publish(run.folder, tmp_path / "served")
+    # It can still fail.
+    golden = json.loads((model / "golden.json").read_text())
+    golden[0]["query"]["history"] = golden[0]["query"]["history"][::-1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("twotower.files.read_json", lambda path: golden if path.name == "golden.json" else read_json(path))
+        with pytest.raises(BundleError, match="otherwise"):
+            check_golden(tt.load(run.folder))
+
+
+def test_a_model_without_the_items_of_its_golden_histories_is_tried_by_the_catalogue_as_it_was(reader, tmp_path):
+    folder = Path(shutil.copytree(reader.folder / "bundle", tmp_path / "bundle"))
+    (folder / "model" / "golden-items.npy").unlink()
+    first = replace(reader.retriever.bundle, folder=folder)
+    golden, memory = golden_of(first)
+    assert memory is None and len(golden) == 8
+    assert golden_of(replace(first, catalogue=first.catalogue | {"parent": "000001"})) == ([], None)
 
 
 def test_a_run_of_histories_is_measured_and_compared(reader, tmp_path):

@@ -10,6 +10,7 @@ import numpy as np
 
 from twotower import files
 from twotower.bundle.catalogue import stored_rows, vectors_of
+from twotower.bundle.golden import golden_of
 from twotower.bundle.growth import WAIT
 from twotower.bundle.indexes import AUTO, forget_index, sample_queries, write_index
 from twotower.bundle.layout import find_bundle, open_bundle, verify_files
@@ -74,11 +75,11 @@ def verify(place: Path | str) -> None:
 
 def check_golden(retriever: Retriever) -> None:
     """Raise BundleError unless the model reads its golden queries as when it was made."""
-    golden = files.read_json(retriever.bundle.folder / "model" / "golden.json")
+    golden, memory = golden_of(retriever.bundle)
     if not golden:
         return
     # Vectors rather than answers: a catalogue may have grown since.
-    vectors = retriever.embed_queries([each["query"] for each in golden])
+    vectors = retriever.embedded(retriever.query_table([each["query"] for each in golden]), memory or retriever.history)
     for each, vector in zip(golden, vectors, strict=True):
         if not np.allclose(vector, each["vector"], atol=GOLDEN_TOLERANCE):
             raise BundleError(f"{retriever.bundle.folder} is whole, but here its model reads {each['query']} otherwise than where it was made")

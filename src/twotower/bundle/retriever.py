@@ -161,7 +161,7 @@ class Retriever:
         table = self.query_table(queries, history)
         known = None if now.history is None or repeats else now.history.known(table)
         left_out = together(known, excluded(exclude, table.num_rows, now.find))
-        vectors = self._embedded(now, table)
+        vectors = self.embedded(table, now.history)
         wanted = k + skip if diversity is None else candidates(k, skip)
         hits = self._hits(now, vectors, table, wanted + (0 if left_out is None else int(lengths_of(left_out).max(initial=0))), mode, met)
         hits = hits if left_out is None else without(hits, left_out, wanted)
@@ -193,7 +193,7 @@ class Retriever:
         items: ids of the catalogue, or rows with the item's feature columns for items that it does not hold.
         """
         now = self.catalogue
-        query_vectors = self._embedded(now, self.query_table(queries))
+        query_vectors = self.embedded(self.query_table(queries), now.history)
         if is_rows(items):
             item_vectors = self.embed_items(items)
         else:
@@ -212,7 +212,7 @@ class Retriever:
         scores = np.full(len(rows), np.nan, np.float32)
         if len(found):
             table = self.query_table(queries).take(pa.array(found))
-            scores[found] = similarities(self._embedded(now, table), np.arange(len(found)), now.vectors, rows[found])
+            scores[found] = similarities(self.embedded(table, now.history), np.arange(len(found)), now.vectors, rows[found])
         return scores
 
     def probability(self, scores: Array, prior: float = 0.5) -> Array:
@@ -256,24 +256,22 @@ class Retriever:
 
     def embed_queries(self, queries: Any = None, history: Any = None) -> Array:
         """Query vectors float32 [n, d]."""
-        return self._embedded(self._catalogue, self.query_table(queries, history))
+        return self.embedded(self.query_table(queries, history), self.history)
 
-    def _embedded(self, now: Catalogue, table: pa.Table) -> Array:
-        if now.history is None:
+    def embedded(self, table: pa.Table, history: Memory | None) -> Array:
+        """Query vectors float32 [n, d] of a table of queries, whose histories are read by this memory."""
+        if history is None:
             return self._run("query", self.encoder.encode("query", table))
-        vectors = np.empty((table.num_rows, self.width or now.bundle.dimensions), np.float32)
+        vectors = np.empty((table.num_rows, self.width or self.bundle.dimensions), np.float32)
         for start in range(0, table.num_rows, HISTORIES_AT_ONCE):
-            vectors[start : start + HISTORIES_AT_ONCE] = self._run("query", self._columns(now, table.slice(start, HISTORIES_AT_ONCE)))
+            vectors[start : start + HISTORIES_AT_ONCE] = self._run("query", self.query_columns(table.slice(start, HISTORIES_AT_ONCE), history))
         return vectors
 
-    def query_columns(self, table: pa.Table) -> Columns:
-        """Queries [n] as the query tower takes them, their histories read by the catalogue."""
-        return self._columns(self._catalogue, table)
-
-    def _columns(self, now: Catalogue, table: pa.Table) -> Columns:
+    def query_columns(self, table: pa.Table, history: Memory | None) -> Columns:
+        """Queries [n] as the query tower takes them, their histories read by this memory."""
         columns = dict(self.encoder.encode("query", table))
-        if now.history is not None:
-            columns[now.history.name] = now.history.column(now.history.named(table))
+        if history is not None:
+            columns[history.name] = history.column(history.named(table))
         return columns
 
     def embed_items(self, items: Rows) -> Array:

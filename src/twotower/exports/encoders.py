@@ -13,6 +13,7 @@ import numpy as np
 
 from twotower import files, manifests
 from twotower.bundle import Retriever
+from twotower.bundle.golden import GOLDEN, GOLDEN_ITEMS, golden_of
 from twotower.bundle.graphs import graph_name
 from twotower.bundle.layout import ALONE, CURRENT, ENCODER_FORMAT, HISTORY, write_encoder
 from twotower.data.encoder import Encoder
@@ -32,8 +33,10 @@ def write_query_encoder(retriever: Retriever, folder: Path) -> None:
     write_encoder(model, _query_side(bundle.encoder))
     for name in COPIED:
         files.copy_file(bundle.folder / "model" / name, model / name)
-    golden = files.read_json(bundle.folder / "model" / "golden.json")
-    files.write_json(model / "golden.json", [{"query": each["query"], "vector": each["vector"]} for each in golden])
+    golden, _ = golden_of(bundle)
+    files.write_json(model / GOLDEN, [{"query": each["query"], "vector": each["vector"]} for each in golden])
+    if (bundle.folder / "model" / GOLDEN_ITEMS).exists():
+        files.copy_file(bundle.folder / "model" / GOLDEN_ITEMS, model / GOLDEN_ITEMS)
     if retriever.history is not None:
         files.write_table(model / HISTORY / "items.arrow", retriever.items.select([ID]))
         if retriever.history.feature.items == "tower":

@@ -85,7 +85,7 @@ def _side(retriever: Retriever, side: Side, folder: Path) -> dict[str, Any]:
     """What to know of one graph; writes its golden inputs and vectors."""
     encoder, width = retriever.encoder, retriever.bundle.dimensions
     rows = _golden(retriever, side)
-    columns: Columns = retriever.query_columns(rows) if side == "query" else encoder.encode("item", rows, strict=False)
+    columns: Columns = retriever.query_columns(rows, retriever.history) if side == "query" else encoder.encode("item", rows, strict=False)
     inputs = []
     for number, feature in enumerate(encoder.features[side]):
         form = feature.form(encoder.states[side][feature_name(feature)], width)

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from twotower import config as configs
 from twotower import files
 from twotower.bundle import layout
 from twotower.bundle.asking import query_text
+from twotower.bundle.golden import GOLDEN, GOLDEN_ITEMS, named
 from twotower.config import Config
 from twotower.data.columns import Array
 from twotower.data.prepared import ID, Prepared
@@ -45,7 +47,7 @@ if TYPE_CHECKING:
     from twotower.model.towers import TwoTower
 
 STORAGE_QUERIES, STORAGE_K = 1000, 10  # by which it is told what storing vectors in less loses
-GOLDEN = 8  # queries kept with their answers, to try a bundle by
+GOLDEN_QUERIES = 8  # queries kept with their answers, to try a bundle by
 
 
 class _Measured(NamedTuple):
@@ -245,7 +247,12 @@ def _write_bundle(folder: Path, prepared: Prepared, measured: _Measured, metrics
     # The fingerprint is of what was learnt and measured: how long that took, and where the data lay, are the run's to tell.
     told = {name: part for name, part in metrics.items() if name != "data"}
     files.write_json(model / "metrics.json", told | {"training": {name: v for name, v in metrics["training"].items() if name != "training_seconds"}})
-    files.write_json(model / "golden.json", _golden(prepared, measured))
+    golden = _golden(prepared, measured)
+    files.write_json(model / GOLDEN, golden)
+    read = reading(prepared.encoder, prepared.columns["item"])
+    if read is not None and read.feature.items == "tower":
+        rows = pc.index_in(pa.array(named(golden, read.feature), pa.string()), to_text(prepared.items.column(ID)))
+        files.write_array(model / GOLDEN_ITEMS, measured.item_vectors[rows.to_numpy()])
     files.write_text(model / "card.md", _card(metrics, chosen))
     fingerprint = layout.seal_model(
         model,
@@ -264,7 +271,7 @@ def _write_bundle(folder: Path, prepared: Prepared, measured: _Measured, metrics
 def _golden(prepared: Prepared, measured: _Measured) -> list[dict[str, Any]]:
     """A few queries with their best items by vectors: whoever loads the bundle can try whether it answers the same."""
     asked = measured.asked
-    few = np.arange(min(GOLDEN * GOLDEN, len(asked.cases.query_rows)))
+    few = np.arange(min(GOLDEN_QUERIES * GOLDEN_QUERIES, len(asked.cases.query_rows)))
     histories = _history_ids(prepared, asked.cases.take(few), PARTS.index(measured.part))
     kept: list[dict[str, Any]] = []
     for n in few.tolist():
@@ -272,7 +279,7 @@ def _golden(prepared: Prepared, measured: _Measured) -> list[dict[str, Any]]:
         best = np.argsort(-scores, kind="stable")[:5]
         query = prepared.queries.slice(int(asked.cases.query_rows[n]), 1).to_pylist()[0] if prepared.queries.num_columns else {}
         query |= {name: ids[n] for name, ids in histories.items()}
-        if all(value in (None, "", []) for value in query.values()) or len(kept) == GOLDEN:
+        if all(value in (None, "", []) for value in query.values()) or len(kept) == GOLDEN_QUERIES:
             continue  # whoever is known by a history alone, and has none, can ask nothing
         kept.append({"query": query, "vector": asked.vectors[n].astype(float), "rows": best, "scores": scores[best].astype(float)})
     return kept
