@@ -11,6 +11,7 @@ import pytest
 
 from twotower.bundle import load
 from twotower.bundle.indexes import sample_queries
+from twotower.bundle.layout import write_segment, write_version
 from twotower.bundle.lineage import difference
 from twotower.bundle.remote import Remote
 from twotower.errors import BundleError, ConfigError, DataError
@@ -162,6 +163,24 @@ def test_a_store_follows_a_catalogue_by_what_differs(world_folder, tmp_path, typ
     for arguments in (["export", folder, "--to", "lance://x"], [*rolled, "nothing://x"], [*rolled, url, "--to", "1"]):
         code, out, err = typed(*arguments)
         assert (code, out) == (2, "") and "Traceback" not in err
+
+
+def test_a_first_fraction_among_whole_numbers_sends_the_whole_catalogue(world_folder, tmp_path):
+    folder = shutil.copytree(world_folder / "bundle", tmp_path / "bundle")
+    bundle = load(folder).bundle
+    first = bundle.segments[0]
+    whole = first.items.column("price").cast(pa.int64(), safe=False)
+    items = first.items.set_column(first.items.schema.get_field_index("price"), "price", whole)
+    write_version(folder, bundle.fingerprint, [write_segment(folder, replace(first, items=items), bundle.fingerprint)], len(items), parent="000001")
+    url, grown = f"lancedb://{tmp_path / 'lance'}", load(folder)
+    assert bring(grown, url).whole
+    grown.update_items([{"name": 1000, "price": 99}])
+    assert bring(grown, url)[1:] == (False, 1, 0)
+    grown.update_items([{"name": 1000, "price": 99.5}])
+    assert bring(grown, url)[1:] == (True, len(grown), 0)
+    assert load(folder, store=url).search(ASKED[0], k=40, where="price > 99").ids[0] == 1000
+    grown.update_items([{"name": 1001, "price": 7.25}])
+    assert bring(grown, url)[1:] == (False, 1, 0)
 
 
 def test_what_differs_between_versions(world_folder, tmp_path):
