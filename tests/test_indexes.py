@@ -61,6 +61,20 @@ def test_an_unfinished_one_leaves_nothing(index, tmp_path, monkeypatch):
     assert list((tmp_path / "indexes").iterdir()) == []
 
 
+def test_one_that_is_killed_leaves_a_folder_that_can_be_written_to(index, tmp_path, monkeypatch):
+    place = write_index(tmp_path, index, "abc", TOLD)
+    for made in (place.with_name("abc-old"), place.with_name(".abc.1a.part")):
+        made.mkdir()
+        (made / "index.npy").write_bytes(b"half")
+    write_index(tmp_path, index.at(3), "abc", TOLD._replace(breadth=3))
+    assert [path.name for path in place.parent.iterdir()] == ["abc"]
+    # Until the new one is whole, the one before stays.
+    monkeypatch.setattr(Approximate, "save", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_index(tmp_path, index, "abc", TOLD)
+    assert saved_index(tmp_path, clustered(N), "abc")[0].breadth == 3
+
+
 @pytest.mark.parametrize("covered", [0, 700, 1200, 1500])
 @pytest.mark.parametrize("share", [1, 0.5, 0.003, 0])
 def test_a_grown_catalogue_is_searched_as_a_whole(covered, share):

@@ -375,6 +375,18 @@ def test_killed_at_any_moment_the_old_version_serves_and_a_rerun_finishes(copied
     assert change.version == "000002" or change.nothing
 
 
+def test_what_a_killed_writer_left_is_cleared(copied, items):
+    for place in ("segments/unnamed", "segments/.unnamed.1a.part", "catalogue/.000002.1a.part"):
+        (copied / place).mkdir()
+        (copied / place / "vectors.npy").write_bytes(b"half")
+    (copied / ".CURRENT.1a.part").write_text("0")
+    load(copied).add_items([NEW])
+    same_as_made_at_once(load(copied), [*items, NEW])
+    assert len(list((copied / "segments").iterdir())) == 2
+    assert sorted(path.name for path in (copied / "catalogue").iterdir()) == ["000001", "000002"]
+    assert not list(copied.glob(".*"))
+
+
 def test_what_was_embedded_before_a_kill_is_not_embedded_again(copied, items, monkeypatch):
     monkeypatch.setattr(growth, "BLOCK", 8)
     grown = [row | {"title": row["title"] + " znovu"} for row in items]

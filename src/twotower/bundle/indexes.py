@@ -62,11 +62,14 @@ class Thinned:
 def write_index(folder: Path, index: Approximate, segment: str, chosen: Chosen) -> Path:
     """Write a built index into a bundle, in place of any other of that segment; returns its folder. Raises ConfigError for what names no segment."""
     place = _place(folder, segment)
-    with files.new_folder(place.with_name(f"{segment}-new")) as building:
+    old = place.with_name(f"{segment}-old")
+    files.empty_folder(place.parent, (old.name,))  # of one that was killed
+    with files.new_folder(place) as building:
         index.save(building, segment)
         manifests.write_manifest(building, "index", INDEX_FORMAT, segment=segment, rows=len(index), chosen=chosen._asdict())
-    files.remove_folder(place)
-    files.rename_folder(place.with_name(f"{segment}-new"), place)
+        if place.is_dir():
+            files.rename_folder(place, old)
+    files.remove_folder(old)
     return place
 
 

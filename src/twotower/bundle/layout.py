@@ -111,6 +111,8 @@ def write_version(
     change: Mapping[str, int] | None = None,
 ) -> str:
     """Write a version that names its segments, and point CURRENT at it; returns its name. rows: how many items it holds."""
+    for place in (folder, folder / "catalogue"):
+        files.empty_folder(place, ())  # of one that was killed
     version = f"{max(map(int, versions_in(folder)), default=0) + 1:06d}"
     with files.new_folder(folder / "catalogue" / version) as building:
         if removed is not None and len(removed):
@@ -135,6 +137,7 @@ def versions_in(folder: Path) -> list[str]:
 def write_segment(folder: Path, segment: Segment, fingerprint: str) -> str:
     """Write a segment of a bundle under the digest of its content; returns that name."""
     unnamed, named = folder / "segments" / "unnamed", folder / "segments"
+    files.empty_folder(named, (unnamed.name,))  # of one that was killed
     with files.new_folder(unnamed) as building:
         vectors = taken(segment.vectors)
         files.write_array(building / "vectors.npy", vectors.values)

@@ -137,8 +137,8 @@ def _no_file(path: Path) -> None:
 
 
 def empty_folder(path: Path, ours: Collection[str]) -> None:
-    """Remove these files and folders, and what an interrupted writer left."""
-    for place in path.iterdir():
+    """Remove these files and folders, and what an interrupted writer left; a missing folder is fine."""
+    for place in path.iterdir() if path.is_dir() else ():
         if place.name in ours or place.name.endswith(".part"):
             shutil.rmtree(place) if place.is_dir() and not place.is_symlink() else place.unlink()
 
