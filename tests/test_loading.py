@@ -10,9 +10,10 @@ import pytest
 from tests.conftest import WORLD_CONFIG
 from tests.test_index import clustered
 from twotower import load, train
-from twotower.bundle import build_index, compact, verify
+from twotower.bundle import build_index, compact, publish, verify
+from twotower.bundle.growth import MOST_SEGMENTS
 from twotower.bundle.indexes import sample_queries, write_index
-from twotower.bundle.layout import Segment, open_bundle, write_segment, write_version
+from twotower.bundle.layout import Segment, find_bundle, open_bundle, write_segment, write_version
 from twotower.errors import BundleError, ConfigError
 from twotower.files import read_array
 from twotower.search.index import Approximate, Chosen, Exact, automatic
@@ -91,6 +92,24 @@ def test_a_catalogue_that_grew_keeps_its_index(large):
         )
     compact(large)
     assert load(large).catalogue.chosen is None  # of another segment
+
+
+def test_an_index_that_is_of_no_more_use_is_said_and_goes_with_its_segment(large, tmp_path, caplog):
+    bundle = open_bundle(large)
+    kept = bundle.catalogue["segments"][0]
+    write_index(large, Approximate(bundle.segments[0].vectors, "ivf"), kept, TOLD)
+    write_index(large, Approximate(bundle.segments[0].vectors, "ivf"), "e" * 16, TOLD)  # of a segment that no version names
+    publish(large, tmp_path / "served")
+    assert [path.name for path in (find_bundle(tmp_path / "served") / "indexes").iterdir()] == [kept]
+    retriever = load(large)
+    for number in range(MOST_SEGMENTS):
+        assert retriever.catalogue.chosen == TOLD and not caplog.messages
+        retriever.update_items([{"name": 1000, "price": 100.0 + number}])
+    assert len(retriever.bundle.segments) == 1 and retriever.catalogue.chosen is None
+    assert len(caplog.messages) == 1 and f"twotower index {large}" in caplog.text
+    assert (large / "indexes" / kept).is_dir()  # for whoever goes back to a version that has the segment
+    compact(large, keep=1)
+    assert not list((large / "indexes").iterdir()) and len(caplog.messages) == 1
 
 
 def test_an_index_of_other_vectors_is_refused(large):

@@ -17,6 +17,7 @@ import pyarrow as pa
 from twotower import files
 from twotower.bundle.catalogue import Catalogue, items_of, stored_rows, vectors_at, vectors_of
 from twotower.bundle.changes import Plan, Report, read_hashes
+from twotower.bundle.indexes import say_lost
 from twotower.bundle.layout import Bundle, Segment, write_segment, write_version
 from twotower.data.columns import Array
 from twotower.data.values import to_text
@@ -85,6 +86,7 @@ def grow(now: Catalogue, plan: Plan, embed: Embed, report: Report = lambda _: No
         names = [*names, write_segment(bundle.folder, delta, bundle.fingerprint)]
     version = write_version(bundle.folder, bundle.fingerprint, names, rows, removed=dead, parent=bundle.version, change=counts)
     files.remove_folder(bundle.folder / STAGING)
+    say_lost(bundle.folder, bundle.catalogue["segments"][0], names[0])
     return Change(version, bundle.version, rows, **counts, same=same)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ from twotower.data.columns import Array
 from twotower.errors import BundleError, ConfigError
 from twotower.search.index import Approximate, Chosen, Exact, Hits, Index, best_of_both, check_allow
 from twotower.search.vectors import Vectors
+
+logger = logging.getLogger("twotower")
 
 AUTO = "auto"  # whatever the bundle keeps, else exact search
 INDEXES = "indexes"
@@ -91,6 +94,12 @@ def saved_index(folder: Path, vectors: Array | Vectors, segment: str, *, everyth
 def forget_index(folder: Path, segment: str) -> None:
     """Remove the index that a bundle keeps of a segment, if it does."""
     files.remove_folder(_place(folder, segment))
+
+
+def say_lost(folder: Path, before: str, after: str) -> None:
+    """Warn where the first segment of a catalogue had an index, and the one that takes its place has none."""
+    if _place(folder, before).is_dir() and not _place(folder, after).is_dir():
+        logger.warning("the index was of a segment that is written anew, so search is exact until it is built again: twotower index %s", folder)
 
 
 def sample_queries(bundle: Bundle, most: int = 1000) -> Array:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -260,6 +260,11 @@ def read_version(folder: Path, version: str, *, everything: bool = False) -> dic
     if not all(isinstance(name, str) and name.isalnum() for name in catalogue["segments"]):
         raise BundleError(f"{folder / 'catalogue' / version} names a segment that cannot be one")
     return catalogue
+
+
+def segments_named(folder: Path, versions: Iterable[str]) -> set[str]:
+    """The segments that some versions of a bundle's catalogue name."""
+    return {name for version in versions for name in read_version(folder, version)["segments"]}
 
 
 def without_items(folder: Path) -> str:

@@ -12,7 +12,19 @@ import pyarrow as pa
 from twotower import files
 from twotower.bundle.catalogue import Catalogue, items_of, stored_rows
 from twotower.bundle.growth import WAIT, whole
-from twotower.bundle.layout import Bundle, current, find_bundle, open_bundle, point_at, read_version, versions_in, write_segment, write_version
+from twotower.bundle.indexes import INDEXES, say_lost
+from twotower.bundle.layout import (
+    Bundle,
+    current,
+    find_bundle,
+    open_bundle,
+    point_at,
+    read_version,
+    segments_named,
+    versions_in,
+    write_segment,
+    write_version,
+)
 from twotower.data.columns import Array
 from twotower.data.prepared import ID
 from twotower.errors import ConfigError, choices
@@ -101,7 +113,9 @@ def compact(place: Path | str, keep: int | None = None) -> str:
     if keep is not None and keep < 1:
         raise ConfigError(f"keep is {keep}; at least one version, the one in use, must be kept")
     with files.held(folder, WAIT):
-        bundle = in_one(open_bundle(folder))
+        before = open_bundle(folder)
+        bundle = in_one(before)
+        say_lost(folder, before.catalogue["segments"][0], bundle.catalogue["segments"][0])
         if keep is not None:
             _forget(folder, keep)
     return bundle.version
@@ -117,12 +131,12 @@ def in_one(bundle: Bundle) -> Bundle:
 
 
 def _forget(folder: Path, keep: int) -> None:
-    """Remove all but the newest versions and the one in use, and the segments that are then nobody's."""
+    """Remove all but the newest versions and the one in use, and the segments that are then nobody's, with their indexes."""
     there = versions_in(folder)
     kept = {*there[-keep:], current(folder)}
-    named = {name for version in kept for name in read_version(folder, version)["segments"]}
+    named = segments_named(folder, kept)
     for version in set(there) - kept:
         files.remove_folder(folder / "catalogue" / version)
-    for segment in (folder / "segments").iterdir():
-        if segment.name not in named:
-            files.remove_folder(segment)
+    for place in [*(folder / "segments").iterdir(), *(folder / INDEXES).glob("*")]:
+        if place.name not in named:
+            files.remove_folder(place)

@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 from twotower import files
 from twotower.bundle.growth import STAGING, WAIT
-from twotower.bundle.layout import BUNDLES, LIVE, open_bundle, published
+from twotower.bundle.indexes import INDEXES
+from twotower.bundle.layout import BUNDLES, LIVE, open_bundle, published, segments_named, versions_in
 from twotower.bundle.loading import verify
 from twotower.errors import BundleError, ConfigError, OutputError
 
@@ -102,8 +103,12 @@ def _copy(source: Path, goal: Path) -> None:
     """Copy a bundle, whole or not at all, and check what has arrived."""
     with files.new_folder(goal) as building:
         try:
-            for path in sorted(source.rglob("*")):
+            paths = sorted(source.rglob("*"))
+            named = segments_named(source, versions_in(source))
+            for path in paths:
                 name = path.relative_to(source)
+                if len(name.parts) > 1 and name.parts[0] in ("segments", INDEXES) and name.parts[1] not in named:
+                    continue
                 if name.parts[0] == STAGING or name.name == files.LOCK or any(part.endswith(".part") for part in name.parts):
                     continue
                 if path.is_dir():
