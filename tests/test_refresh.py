@@ -8,17 +8,20 @@ import signal
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import orjson
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
 from twotower import load
+from twotower.app.server.shown import Shown
 from twotower.bundle import compact, growth, open_bundle, rollback, verify, versions
-from twotower.bundle.layout import current
+from twotower.bundle.layout import Segment, current, write_segment, write_version
 from twotower.errors import BundleError, ConfigError, DataError, OutputError
 from twotower.files import held
 
@@ -335,6 +338,7 @@ import os, signal, sys
 import pyarrow.parquet as pq
 import twotower.files as files
 from twotower import load
+from twotower.app.server.shown import Shown
 from twotower.bundle import growth
 growth.BLOCK = 8
 at, seen = int(sys.argv[3]), [0]
@@ -488,14 +492,24 @@ def test_mistakes_at_the_command_line_end_in_one_line(copied, items, tmp_path, t
     assert current(copied) == "000001"
 
 
+def test_a_date_past_the_year_9999_is_shown(copied):
+    bundle = open_bundle(copied)
+    first = bundle.segments[0]
+    dated = first.items.append_column("until", pa.array([3_000_000, *range(1, len(first.items))], pa.date32()))
+    write_version(copied, bundle.fingerprint, [write_segment(copied, replace(first, items=dated), bundle.fingerprint)], len(dated), parent="000001")
+    retriever = load(copied)
+    found = retriever.search("subject3 sort1", k=len(retriever))
+    assert [row["until"] for row in retriever.show(found.rows) if row["_id"] == 1000] == ["10183-09-21"]
+    until = {name: orjson.loads(orjson.dumps(text))["until"] for name, text in Shown(retriever.catalogue).of(range(36)).values()}
+    assert until[1000] == "10183-09-21" and until[1001] == "1970-01-02"
+
+
 def test_fractions_may_join_whole_numbers(copied, items):
     whole = load(copied)
     assert whole.items.schema.field("price").type == pa.float64()
     counted = [row | {"price": int(row["price"])} for row in items]
     retriever = load(copied)
     # Write a catalogue whose prices are whole numbers, as a CSV of such gives.
-    from twotower.bundle.layout import Segment, write_segment, write_version
-
     first = retriever.bundle.segments[0]
     place = first.items.schema.get_field_index("price")
     segment = Segment(first.vectors, first.items.set_column(place, "price", pa.array([row["price"] for row in counted])), first.words)

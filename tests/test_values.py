@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from twotower.data.sources import open_source
-from twotower.data.values import rows_to_table, to_array, to_text, value_text
+from twotower.data.values import plain_rows, rows_to_table, to_array, to_text, value_text
 
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=12)
 
@@ -194,6 +194,29 @@ def test_truth_and_numbers_do_not_mix():
 def test_lone_surrogates_become_question_marks():
     assert texts(to_array(["a\ud800b"])) == ["a?b"]
     assert value_text("\udfff") == "?"
+
+
+def test_dates_that_python_cannot_hold_are_texts_and_the_rest_stay_as_they_are():
+    far, near = 300_000_000_000, 86_400  # seconds from 1970
+    seconds = pa.timestamp("s")
+    table = pa.table(
+        {
+            "at": pa.array([far, near, None], seconds),
+            "day": pa.array([3_000_000, 1, None], pa.date32()),
+            "days": pa.array([[far, near], [], None], pa.list_(seconds)),
+            "made": pa.array([{"at": far, "by": "ann"}, None, {"at": near, "by": None}], pa.struct([("at", seconds), ("by", pa.string())])),
+            "named": pa.array([far, near, None], seconds).dictionary_encode(),
+            "n": [1, 2, None],
+        }
+    )
+    first, second, third = plain_rows(table)
+    then = dt.datetime(1970, 1, 2)
+    text = first["at"]
+    assert isinstance(text, str) and text.startswith("11476-")
+    assert first == {"at": text, "day": "10183-09-21", "days": [text, then], "made": {"at": text, "by": "ann"}, "named": text, "n": 1}
+    assert second == {"at": then, "day": dt.date(1970, 1, 2), "days": [], "made": None, "named": then, "n": 2}
+    assert third == {"at": None, "day": None, "days": None, "made": {"at": then, "by": None}, "named": None, "n": None}
+    assert plain_rows(table.slice(2)) == table.slice(2).to_pylist() and plain_rows(table.slice(0, 0)) == []
 
 
 def test_rows_that_lack_a_column_are_null_there():

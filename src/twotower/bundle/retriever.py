@@ -33,6 +33,7 @@ from twotower.data.columns import Array, Columns, lengths_of
 from twotower.data.encoder import Rows, to_table
 from twotower.data.schema import Side
 from twotower.data.sources import open_source
+from twotower.data.values import plain_rows
 from twotower.errors import BundleError, ConfigError, DataError, choices
 from twotower.search.calibration import probability
 from twotower.search.diversity import candidates
@@ -396,4 +397,4 @@ class Retriever:
 
     def show(self, rows: Array) -> list[dict[str, Any]]:
         """The columns of catalogue rows [n], as dicts; a row of -1 is None of them."""
-        return list(self.items.take(pa.array(np.asarray(rows)[np.asarray(rows) >= 0])).to_pylist())
+        return plain_rows(self.items.take(pa.array(np.asarray(rows)[np.asarray(rows) >= 0])))

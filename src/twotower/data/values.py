@@ -226,6 +226,28 @@ def _any_text(value: Any) -> str | None:
     return printable(value) if isinstance(value, str) else value_text(value)
 
 
+def plain_rows(table: pa.Table) -> list[dict[str, Any]]:
+    """The rows of a table as plain values; a date that Python cannot hold, its year being outside 1 to 9999, as a text."""
+    try:
+        return list(table.to_pylist())
+    except (ValueError, OverflowError):
+        columns = [[_plain(value) for value in column] for column in table.columns]
+        return [dict(zip(table.column_names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def _plain(value: pa.Scalar) -> Any:
+    try:
+        return value.as_py()
+    except (ValueError, OverflowError):
+        if isinstance(value, pa.DictionaryScalar):
+            return _plain(value.value)
+        if isinstance(value, pa.StructScalar):
+            return {name: _plain(each) for name, each in value.items()}
+        if isinstance(value, pa.ListScalar):
+            return [_plain(each) for each in value.values]
+        return value.cast(pa.string()).as_py()
+
+
 def rows_to_table(rows: Iterable[Any]) -> pa.Table:
     """Dicts as an Arrow table; a column that one of them lacks is null there."""
     rows = list(rows)

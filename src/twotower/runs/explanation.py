@@ -156,7 +156,7 @@ def why(
 
 def _named(retriever: Retriever, row: int) -> str:
     """An item in a line: its id and the first column that says something else."""
-    shown = retriever.items.slice(row, 1).to_pylist()[0]
+    shown = retriever.show(np.array([row]))[0]
     about = [str(value) for name, value in shown.items() if name != ID and value not in (None, "", []) and str(value) != str(shown[ID])]
     return " - ".join([str(shown[ID]), *about[:1]])
 

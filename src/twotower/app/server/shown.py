@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from twotower.bundle.catalogue import Catalogue
 from twotower.data.prepared import ID
+from twotower.data.values import plain_rows
 
 KEPT = 1 << 16  # items
 LONGEST = 4096  # bytes of one that is kept
@@ -33,7 +34,7 @@ class Shown:
         if not missing:
             return found
         new: dict[int, tuple[Any, orjson.Fragment]] = {}
-        for row, item in zip(missing, self._items.take(pa.array(missing, pa.int64())).to_pylist(), strict=True):
+        for row, item in zip(missing, plain_rows(self._items.take(pa.array(missing, pa.int64()))), strict=True):
             name, text = item.pop(ID), to_json(item)
             found[row] = (name, orjson.Fragment(text))
             if len(text) <= LONGEST:
