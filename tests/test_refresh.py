@@ -492,6 +492,18 @@ def test_mistakes_at_the_command_line_end_in_one_line(copied, items, tmp_path, t
     assert current(copied) == "000001"
 
 
+def test_texts_stay_as_they_are_spelled_whatever_type_of_text_they_come_as(copied, items):
+    kinds = ["2.0", "True", "", " k ", "7"]
+    frame = pa.Table.from_pylist([row | {"kind": kind, "price": 0.5} for row, kind in zip(items, kinds, strict=False)])
+    for name in ("title", "kind"):
+        frame = frame.set_column(frame.schema.get_field_index(name), name, frame[name].cast(pa.large_string()))
+    retriever = load(copied)
+    retriever.refresh(frame, partial=True)
+    assert retriever.items.schema.field("kind").type == pa.string()
+    assert [row["kind"] for row in retriever.show(retriever.rows_of(frame["name"].to_pylist()))] == kinds
+    assert retriever.refresh(frame, partial=True).nothing
+
+
 def test_a_date_past_the_year_9999_is_shown(copied):
     bundle = open_bundle(copied)
     first = bundle.segments[0]

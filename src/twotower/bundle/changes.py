@@ -27,6 +27,7 @@ MOST_GONE = 0.1  # of the items, unless it is meant
 EXAMPLES = 3
 IDS_AT_ONCE = 1 << 16
 SHOWN, READ = 1, 2  # how a row differs
+STRINGS = {pa.string(), pa.large_string()}  # a text of either is that of the other, letter for letter
 FRACTION = r"^-?[0-9]+\.[0-9]+$"
 
 Report = Callable[[int], None]  # is told how many more rows are done
@@ -162,6 +163,8 @@ def _typed(column: pa.Array, field: pa.Field, name: str, source_column: str, fir
     kind = field.type
     if column.type == kind:
         return column
+    if {column.type, kind} <= STRINGS:
+        return column.cast(kind)
     if not has_text(column.type) or not has_text(kind):
         try:
             return column.cast(kind)
