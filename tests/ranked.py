@@ -14,13 +14,15 @@ import torch
 from conftest import WORLD_CONFIG, planted_world
 from test_worlds import config_of, walks
 from twotower.config import from_values
+from twotower.data.columns import Ragged
 from twotower.data.preparation import prepare
 from twotower.data.sources import open_source
 from twotower.errors import ConfigError, DataError, TwotowerError
 from twotower.learning import training
 from twotower.learning.caching import Shared
 from twotower.learning.distributed import ALONE, shares, together
-from twotower.learning.moving import alike, tables
+from twotower.learning.material import Mined
+from twotower.learning.moving import alike, mined_alike, tables
 from twotower.model.towers import build
 
 MOVES = 4
@@ -160,6 +162,11 @@ def collectives(team):
         model.weight[0, 0] += team.rank * 1e-6
     with pytest.raises(TwotowerError, match="different weights"):
         alike(model, team)
+    items = np.arange(9)
+    mined_alike(Mined(0, np.zeros(3, np.int64), Ragged(items, np.array([0, 9]))), team)
+    items[:2] = items[:2][:: 1 - 2 * team.rank]  # the same ones, in another order
+    with pytest.raises(TwotowerError, match="mined different negatives"):
+        mined_alike(Mined(0, np.zeros(3, np.int64), Ragged(items, np.array([0, 9]))), team)
 
 
 # --- what ends one ends all -----------------------------------------------------------------------------------------

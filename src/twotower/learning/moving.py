@@ -15,6 +15,7 @@ from twotower.data.schema import SIDES, Side
 from twotower.errors import DataError, TwotowerError
 from twotower.learning.checkpoints import TrainState
 from twotower.learning.distributed import Team
+from twotower.learning.material import Mined
 from twotower.learning.options import TrainOptions
 from twotower.model.layers import Table, is_pretrained
 from twotower.model.optimizers import TABLES, Moments, Rows
@@ -184,6 +185,17 @@ def alike(model: TwoTower, team: Team) -> None:
         return
     # Some at a time: as float64 a whole table would take twice its memory.
     sums = [float(sum(part.double().sum() for part in torch.split(tensor.flatten(), SUMMED_AT_ONCE))) for tensor in distinct(model)[0].values()]
-    told = np.array(team.agreed(sums))
-    if team.any(not np.array_equal(told, sums, equal_nan=True)):
-        raise TwotowerError("the processes that train together hold different weights by now. Run them on machines of one kind.")
+    _same(sums, "hold different weights by now", team)
+
+
+def mined_alike(mined: Mined, team: Team) -> None:
+    """Raise TwotowerError where ranks have mined other negatives than the first, which then share no batch."""
+    if team.count > 1:
+        items = mined.items.values.astype(np.float64)
+        _same([float(items.sum()), float((items * (1 + np.arange(len(items)) % 8191)).sum())], "have mined different negatives", team)
+
+
+def _same(numbers: Sequence[float], otherwise: str, team: Team) -> None:
+    told = np.array(team.agreed(numbers))
+    if team.any(not np.array_equal(told, numbers, equal_nan=True)):
+        raise TwotowerError(f"the processes that train together {otherwise}. Run them on machines of one kind.")

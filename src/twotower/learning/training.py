@@ -35,7 +35,7 @@ from twotower.learning.health import collapse
 from twotower.learning.material import Material, Past
 from twotower.learning.memory import Memory, kept_batches, memory
 from twotower.learning.mining import Judge, Mining, content, due, first_epoch, mine
-from twotower.learning.moving import Gathered, NoNumber, alike, dense_rates, exchange, moments_of, move, rate_of, refuse
+from twotower.learning.moving import Gathered, NoNumber, alike, dense_rates, exchange, mined_alike, moments_of, move, rate_of, refuse
 from twotower.learning.options import EvaluateOptions, TrainOptions
 from twotower.learning.reader import Ready, ahead, on, read
 from twotower.learning.views import before, blocks, encoded, reading
@@ -200,6 +200,7 @@ def renew(state: TrainState, data: Data, options: TrainOptions) -> Mining:
     """Mine the hard negatives of the epochs to come, by the towers as they are. Its time counts as training."""
     material = data.material
     state.mined, told = mine(state.model, material, data.encoder, options, state.epoch, state.content, data.judge)
+    mined_alike(state.mined, data.team)
     state.seconds += told.seconds
     return told
 
