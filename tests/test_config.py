@@ -57,6 +57,19 @@ def test_all_faults_are_named_at_once_with_the_choices():
         assert part in message
 
 
+def test_an_option_is_unknown_however_its_name_is_spelled():
+    query = {"features": [*LEAST["query"]["features"], {"column": "u", "type": "id", "mini-mum": 3}]}
+    with pytest.raises(ConfigError) as raised:
+        made(query=query, train={"batch-size": 64}, **{"batch-size": 64, "my block": {}})
+    for part in (
+        'query.features[1].mini-mum: there is no such option; did you mean "minimum"',
+        'train.batch-size: there is no such option; did you mean "batch_size"',
+        "  batch-size: there is no such option; the choices are: data,",
+        "  my block: there is no such option",
+    ):
+        assert part in str(raised.value)
+
+
 @pytest.mark.parametrize(
     ("block", "values"),
     [
@@ -185,6 +198,7 @@ def test_settings_that_set_nothing(setting):
         (["model.dimensions=8", "split.test=1.5"], ["--set split.test: ", "test = 1.5"], ["x.toml", "dimensions"]),
         (["train.epoch=3", "train.seeed=3"], ["--set train.epoch --set train.seeed has 2 faults"], ["x.toml"]),
         (["train.epochs"], ['--set "train.epochs" sets nothing'], ["x.toml"]),
+        ([".epochs=3"], ['--set ".epochs=3" sets nothing'], ["x.toml"]),
         (["data.pairs.sqll=hunter2"], ["--set data.pairs.sqll"], ["x.toml", "hunter2"]),
     ],
 )

@@ -101,7 +101,7 @@ def override(values: Mapping[str, Any], settings: Iterable[str]) -> dict[str, An
     for setting in settings:
         name, equals, text = setting.partition("=")
         *blocks, last = [part.strip() for part in name.split(".")]
-        if not equals or not last:
+        if not equals or not all((*blocks, last)):
             raise ConfigError(f'--set "{setting}" sets nothing; write it like train.epochs=3')
         try:
             value = tomllib.loads(f"value = {text}")["value"]
@@ -191,11 +191,13 @@ NO_PART = ("str", "int", "float", "bool", "tuple", "SqlOptions")
 
 def _fault(entry: Any, of: type, where: str = "") -> str:
     """One of pydantic's complaints in our words."""
-    # A step that names a member of a union, such as `str` or `tuple[str, ...]`, is no part of the user's file.
-    place = [step for step in entry["loc"] if isinstance(step, int) or (step.isidentifier() and step not in NO_PART)]
+    strange = entry["type"] in ("unexpected_keyword_argument", "extra_forbidden")
+    *steps, last = entry["loc"] or ("",)
+    # A step that names a member of a union, such as `str` or `tuple[str, ...]`, is no part of the user's file; an option that nobody knows is.
+    place = [step for step in steps if _is_part(step)] + [last] * (strange or _is_part(last))
     name = where + "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in place)
     name = name.lstrip(".")
-    if entry["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+    if strange:
         known = _options(of, [step for step in place[:-1] if isinstance(step, str)])
         return f"{name}: there is no such option; {choices(known, str(place[-1]), most=40)}"
     if entry["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
@@ -206,6 +208,10 @@ def _fault(entry: Any, of: type, where: str = "") -> str:
     if place[:1] == ["data"]:
         return f"{name}: {message}"  # where the data are may hold a password
     return f"{name}: {json.dumps(entry['input'], default=str)} - {message}"
+
+
+def _is_part(step: int | str) -> bool:
+    return isinstance(step, int) or (step.isidentifier() and step not in NO_PART)
 
 
 def _options(of: type, blocks: list[str]) -> list[str]:
