@@ -182,6 +182,22 @@ def test_a_time_that_a_few_rows_spoil_is_named_with_those_rows():
     assert guess.left["query"]["at"] == "holds no moment in rows 6, 78; without those rows it would order the log"
 
 
+@pytest.mark.parametrize("span", ["watch_time", "time_spent", "time_of_day", "minutes_watched"])
+def test_how_long_something_took_orders_no_log(span):
+    spans = {span: GENERATOR.integers(0, 24, 2000)}
+    guess = infer(open_source(interactions() | spans), None)
+    assert guess.schema.pairs.time is None and guess.split.by == "random" and "how long" in guess.left["query"][span]
+    moments = {"timestamp": GENERATOR.integers(1_600_000_000, 1_700_000_000, 2000)}
+    guess = infer(open_source(spans | interactions() | moments), None)
+    assert guess.schema.pairs.time == "timestamp" and guess.schema.query.key == "user_id" and guess.schema.item.id == "movie_id"
+
+
+def test_numbers_in_order_are_a_time_by_their_name_and_dates_before_them():
+    steps, days = {"session_time": np.arange(2000)}, {"date": pa.array(np.arange(2000, dtype=np.int32)).cast(pa.date32()).to_pylist()}
+    assert infer(open_source(interactions() | steps), None).schema.pairs.time == "session_time"
+    assert infer(open_source(interactions() | steps | days), None).schema.pairs.time == "date"
+
+
 def test_numbers_that_a_few_rows_spoil_are_left_out_and_one_is_shown():
     prices = [f"{n} EUR" if n in (3, 40) else "n/a" if n == 7 else str(n) for n in range(300)]
     films = {"id": range(300), "title": [f"{sentence(3)} {n}" for n in range(300)], "price": prices}

@@ -9,7 +9,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from twotower.data.inference.looks import Look
-from twotower.data.inference.names import EVENT_WORDS, GRADE_WORDS, ID_WORDS, ITEM_WORDS, PERSON_WORDS, PRICE_WORDS, QUERY_WORDS, WEIGHT_WORDS, named
+from twotower.data.inference.names import (
+    EVENT_WORDS,
+    GRADE_WORDS,
+    ID_WORDS,
+    ITEM_WORDS,
+    PERSON_WORDS,
+    PRICE_WORDS,
+    QUERY_WORDS,
+    SPAN_WORDS,
+    WEIGHT_WORDS,
+    named,
+)
+from twotower.data.inference.readings import is_since_1970
 from twotower.data.sources import Source
 from twotower.data.values import to_text
 from twotower.errors import DataError
@@ -93,8 +105,14 @@ def item_column(log: dict[str, Look], pairs: Source, times: set[str]) -> str:
 
 
 def is_measure(look: Look) -> bool:
-    """Whether a column says how much a pair counts, or how right it is."""
-    return named(look.name, (*GRADE_WORDS, *WEIGHT_WORDS, *PRICE_WORDS)) and look.numbers is not None
+    """Whether a column says how much a pair counts, how right it is, or how long it took."""
+    return (named(look.name, (*GRADE_WORDS, *WEIGHT_WORDS, *PRICE_WORDS)) and look.numbers is not None) or is_span(look)
+
+
+def is_span(look: Look) -> bool:
+    """Whether numbers say how long something took, or at which time of day, going by their name and size: they order nothing."""
+    called = named(look.name, ("time", "watched")) and named(look.name, SPAN_WORDS)
+    return called and look.numbers is not None and not is_since_1970(look.numbers)
 
 
 def is_event(look: Look) -> bool:

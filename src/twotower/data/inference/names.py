@@ -30,6 +30,28 @@ ITEM_WORDS = (
 )
 ID_WORDS = ("id", "uid", "uuid", "guid", "key", "code", "sku", "asin", "isbn", "ean", "upc", "zip", "postcode", "no", "nr", "phone", "barcode")
 TIME_WORDS = ("time", "timestamp", "ts", "date", "datetime", "at", "epoch", "unixtime", "when", "watched", "created", "updated")
+# With one of these, a time that is a number is how long something took, or a time of day: `watch_time`, `time_on_page`, `minutes_watched`.
+SPAN_WORDS = (
+    "spent",
+    "dwell",
+    "watch",
+    "play",
+    "reading",
+    "listening",
+    "response",
+    "load",
+    "elapsed",
+    "taken",
+    "total",
+    "on",
+    "of",
+    "to",
+    "until",
+    "seconds",
+    "minutes",
+    "hours",
+    "percent",
+)
 EVENT_WORDS = ("event", "action", "type", "kind")
 GRADE_WORDS = ("label", "rating", "ratings", "stars", "score", "relevance", "relevant", "grade")
 WEIGHT_WORDS = ("weight", "count", "counts", "quantity", "qty", "plays", "playcount", "listens", "clicks", "views", "frequency")

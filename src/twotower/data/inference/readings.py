@@ -116,6 +116,11 @@ def _counts_up(numbers: Array) -> bool:
     return len(numbers) >= 20 and float(numbers.max() - numbers.min()) < 1.5 * len(numbers)
 
 
+def is_since_1970(numbers: Array) -> bool:
+    """Whether numbers are of the size of moments: seconds or milliseconds since 1970."""
+    return _within(numbers, SECONDS) or _within(numbers, MILLISECONDS)
+
+
 def _within(numbers: Array, bounds: tuple[float, float]) -> bool:
     return bool((numbers >= bounds[0]).all() and (numbers <= bounds[1]).all())
 

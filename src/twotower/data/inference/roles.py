@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from twotower.data.inference.links import is_event
+from twotower.data.inference.links import is_event, is_span
 from twotower.data.inference.looks import DATE, LOOK, Look
 from twotower.data.inference.names import GRADE_WORDS, SPLIT_WORDS, TIME_WORDS, WEIGHT_WORDS, named
-from twotower.data.inference.readings import MILLISECONDS, SECONDS
+from twotower.data.inference.readings import is_since_1970
 from twotower.data.quantities import at_least_zero, times
 from twotower.data.splits import WRITTEN
 from twotower.errors import DataError
@@ -59,11 +59,11 @@ def moments(log: dict[str, Look]) -> list[str]:
 
 
 def _time(free: dict[str, Look], reasons: dict[str, str], spoilt: dict[str, str]) -> str | None:
-    found = moments(free)
+    spans = [name for name, look in free.items() if is_span(look)]
+    spoilt |= dict.fromkeys(spans, "is how long something took, or a time of day, going by its name and its numbers, and orders no log")
+    found = [name for name in moments(free) if name not in spans]
     found += [name for name, look in free.items() if name not in found and look.matching(DATE, 0.9)]  # nearly: what is wrong is said
-    found.sort(
-        key=lambda name: (not named(name, TIME_WORDS), free[name].numbers is None and named(name, ("birth", "birthday", "released", "published")))
-    )
+    found.sort(key=lambda name: _unlike_a_time(free[name]))
     for name in found:
         look = free[name]
         try:
@@ -78,11 +78,17 @@ def _time(free: dict[str, Look], reasons: dict[str, str], spoilt: dict[str, str]
     return None
 
 
+def _unlike_a_time(look: Look) -> tuple[bool, bool, bool]:
+    """What speaks against a column as the time of the log, beside others: its name, what it is the date of, and numbers that are no dates."""
+    of_a_thing = look.numbers is None and named(look.name, ("birth", "birthday", "released", "published"))
+    return not named(look.name, TIME_WORDS), of_a_thing, look.numbers is not None and not is_since_1970(look.numbers)
+
+
 def _is_moment(look: Look) -> bool:
     """Whether numbers are moments: by their name; of vaguer names, by their size too."""
     assert look.numbers is not None
-    plausible = any(low <= look.numbers.min() and look.numbers.max() <= high for low, high in (SECONDS, MILLISECONDS))
-    return named(look.name, tuple(word for word in TIME_WORDS if word != "at")) or (named(look.name, ("at", "day", "t")) and plausible)
+    vague = named(look.name, ("at", "day", "t")) and is_since_1970(look.numbers)
+    return vague or named(look.name, tuple(word for word in TIME_WORDS if word != "at"))
 
 
 def _is_part(look: Look) -> bool:
