@@ -182,6 +182,12 @@ def test_a_time_that_a_few_rows_spoil_is_named_with_those_rows():
     assert guess.left["query"]["at"] == "holds no moment in rows 6, 78; without those rows it would order the log"
 
 
+def test_short_questions_are_read_and_not_their_ids():
+    asked = GENERATOR.integers(0, 200, 2000)
+    log = {"query_id": [f"q{n}" for n in asked], "query": [WORDS[n] for n in asked], "product_id": GENERATOR.integers(0, 300, 2000)}
+    assert infer(open_source(log), None).schema.query.features == (Text(column="query"),)
+
+
 @pytest.mark.parametrize("span", ["watch_time", "time_spent", "time_of_day", "minutes_watched"])
 def test_how_long_something_took_orders_no_log(span):
     spans = {span: GENERATOR.integers(0, 24, 2000)}

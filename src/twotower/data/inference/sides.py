@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from twotower.data.features import FeatureOptions, History, Id, Text
 from twotower.data.inference.links import is_measure, told_by
 from twotower.data.inference.looks import LOOK, Look
-from twotower.data.inference.names import AFTER_WORDS, CONTEXT_WORDS, PERSON_WORDS, QUERY_WORDS, named
+from twotower.data.inference.names import AFTER_WORDS, CONTEXT_WORDS, ID_WORDS, PERSON_WORDS, QUERY_WORDS, named
 from twotower.data.inference.readings import read
 from twotower.data.schema import feature_name
 from twotower.data.sources import Source
@@ -121,7 +121,8 @@ def _worded(own: list[str], log: dict[str, Look], people: list[str]) -> str | No
     """The column of words that were asked with, if there is one."""
     called = [name for name in own if named(name, QUERY_WORDS) and name not in people and log[name].numbers is None and not log[name].is_date]
     if called:
-        best = sorted(called, key=lambda name: (not log[name].is_text, _rank(name, QUERY_WORDS)))
+        # Of two that hold a word or so each, such as query_id and query, an id is not what was typed.
+        best = sorted(called, key=lambda name: (not log[name].is_text, named(name, ID_WORDS), _rank(name, QUERY_WORDS)))
         # A column that is called text beside somebody who chose is what they wrote of it.
         return next((name for name in best if log[name].is_text or not people), None)
     return next((name for name in own if log[name].is_text), None)
