@@ -182,6 +182,18 @@ def test_a_time_that_a_few_rows_spoil_is_named_with_those_rows():
     assert guess.left["query"]["at"] == "holds no moment in rows 6, 78; without those rows it would order the log"
 
 
+@pytest.mark.parametrize("written", [[True, False], ["True", "False"]])
+def test_truth_values_are_labels(written):
+    relevant = GENERATOR.integers(0, 2, 2000)
+    guess = infer(open_source(interactions() | {"relevant": [written[n] for n in relevant]}), None)
+    assert guess.schema.pairs.label == "relevant" and "0 for an explicit non-match" in guess.reasons["pairs.label"]
+
+
+def test_a_label_in_words_is_said_to_be_none():
+    guess = infer(open_source(interactions() | {"label": GENERATOR.choice(["yes", "no"], 2000).tolist()}), None)
+    assert guess.schema.pairs.label is None and "every pair is taken for a match" in guess.left["query"]["label"]
+
+
 def test_short_questions_are_read_and_not_their_ids():
     asked = GENERATOR.integers(0, 200, 2000)
     log = {"query_id": [f"q{n}" for n in asked], "query": [WORDS[n] for n in asked], "product_id": GENERATOR.integers(0, 300, 2000)}

@@ -83,6 +83,12 @@ def test_a_match_and_a_non_match_of_one_item_are_not_merged(make, repeats):
     assert len(known.values) == len(np.unique(matched.query_keys * prepared.n_items + matched.item_rows))
 
 
+@pytest.mark.parametrize("written", [[False, True], ["false", "true"], ["FALSE", "True"]])
+def test_truth_values_are_labels_of_1_and_0(make, written):
+    numbered = [row | {"label": float(row["label"] > 0)} for row in PAIRS]
+    assert logged(make([row | {"label": written[row["label"] > 0]} for row in PAIRS], label="label")) == logged(make(numbered, label="label"))
+
+
 def test_labels_out_of_range_name_the_first_five_rows(make):
     pairs = [row | {"label": -1.0 if n > 9 else 1.0} for n, row in enumerate(PAIRS)]
     with pytest.raises(DataError, match=r'pairs rows 11, 12, 13, 14, 15 and 45 more: the label "label" is -1\.0; it must be a number of 0 or more'):

@@ -60,9 +60,19 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
+def without_truths(column: pa.Array) -> pa.Array:
+    """The column with truth values that stand as text as 1 and 0, which they are to a label."""
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        return column
+    texts = to_text(column)
+    for truth, number in (("true", "1"), ("false", "0")):
+        texts = pc.if_else(pc.equal(texts, truth), number, texts)
+    return texts
+
+
 def at_least_zero(column: pa.Array, name: str, role: str, source: str, start: int) -> Array:
     """Weights or labels: finite numbers of 0 or more, float64. Raises DataError naming the first rows that hold something else."""
-    values = numbers(column, name, source, start)
+    values = numbers(without_truths(column), name, source, start)
     bad = np.flatnonzero(~(np.isfinite(values) & (values >= 0)))
     if len(bad):
         raise DataError(f'{source} {told(bad, start)}: the {role} "{name}" is {shown(bad, column)}; it must be a number of 0 or more')

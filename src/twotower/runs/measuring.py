@@ -19,7 +19,7 @@ from twotower.data.batches import draft
 from twotower.data.columns import Array, Ragged, group, ragged_rows
 from twotower.data.keys import digests_of, keys_of, values_of
 from twotower.data.prepared import ID, Log, Prepared
-from twotower.data.quantities import numbers
+from twotower.data.quantities import numbers, without_truths
 from twotower.data.sources import Source, open_source
 from twotower.data.values import to_text
 from twotower.errors import ConfigError, DataError, choices
@@ -212,7 +212,7 @@ def _labels(table: pa.Table, pairs: Mapping[str, Any], name: str) -> Array:
     """The label of each pair [n], 0 for what is no match; 1 where they have none."""
     if pairs.get("label") is None:
         return np.ones(table.num_rows)
-    labels = numbers(table.column(pairs["label"]).combine_chunks(), pairs["label"], name, 0)
+    labels = numbers(without_truths(table.column(pairs["label"]).combine_chunks()), pairs["label"], name, 0)
     return np.where(labels >= pairs["match"], labels, 0.0) if pairs.get("match") else np.asarray(labels)
 
 

@@ -19,7 +19,7 @@ from twotower.data.features import FeatureOptions
 from twotower.data.hashes import hash_texts, mix
 from twotower.data.keys import digests_of, keys_of, texts_of, values_of
 from twotower.data.prepared import ID, Prepared
-from twotower.data.quantities import times
+from twotower.data.quantities import times, without_truths
 from twotower.data.schema import Schema, Side
 from twotower.data.sources import Source
 from twotower.data.splits import TRAIN, SplitOptions
@@ -186,7 +186,7 @@ class Evidence:
             place = pc.index_in(to_text(batch.column(schema.pairs.event)), to_text(pa.array(list(schema.pairs.event_weights), pa.string())))
             weights = weights * as_numbers(pa.array(schema.pairs.event_weights.values(), pa.float64()).take(place))
         if schema.pairs.label is not None:
-            labels = as_numbers(batch.column(schema.pairs.label))
+            labels = as_numbers(without_truths(batch.column(schema.pairs.label)))
             labels = np.where(labels >= (schema.pairs.match or np.nextafter(0, 1)), labels, 0)
         moments = np.zeros(n)
         if schema.pairs.time is not None:

@@ -80,7 +80,7 @@ def infer(pairs: Source, items: Source | None, encoder: str | None = None, *, qu
     for side, one in (("query", asks), ("item", item[1])):
         reasons |= {f"{side}.{name}": why for name, why in one.why.items()}
     _check_several(schema, log, pairs)
-    labels = None if found.label is None else log[found.label].numbers
+    labels = None if found.label is None else log[found.label].grades
     guess = _suited(schema, asks, found, rows if labels is None else int((labels > 0).sum()), rows, reasons, left)
     worded = all(any(f.worded for f in side) for side in (schema.query.features, schema.item.features))
     return _few_pairs(guess, encoder) if worded and rows < FEW_PAIRS else guess

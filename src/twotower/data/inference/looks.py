@@ -88,6 +88,13 @@ class Look:
             return None
         return found if np.isfinite(found).all() else None
 
+    @property
+    def grades(self) -> Array | None:
+        """The same, and truth values as 1 and 0."""
+        if self.distinct <= 2 and not self.nested and pc.all(pc.is_in(self.texts, pa.array(["true", "false"]))).as_py():
+            return np.asarray(pc.equal(self.texts, "true").cast(pa.float64()))
+        return self.numbers
+
     @cached_property
     def spaced(self) -> int | None:
         """How many numbers stand in each value, where all are as many numbers between spaces or commas; None otherwise."""

@@ -101,18 +101,22 @@ def _is_part(look: Look) -> bool:
 
 def _is_grade(look: Look, reasons: dict[str, str], spoilt: dict[str, str]) -> bool:
     """Whether a column says how right each item is; its reason is noted."""
-    if look.numbers is None or look.distinct < 2 or look.distinct > GRADES:
+    grades = look.grades
+    if look.distinct < 2 or look.distinct > GRADES:
+        return False
+    if grades is None:
+        spoilt[look.name] = "holds no numbers, so it is no label, and every pair is taken for a match"
         return False
     if not _counts(look, "label", spoilt):
         return False
-    low, high = float(look.numbers.min()), float(look.numbers.max())
+    low, high = float(grades.min()), float(grades.max())
     if look.distinct == 2 and (low, high) == (0, 1):
         reasons["pairs.label"] = "1 for a match, 0 for an explicit non-match, which is trained against"
     else:
-        least = look.numbers[look.numbers > 0].min()
+        least = grades[grades > 0].min()
         zero = "; 0 is an explicit non-match" if low == 0 else ""
         reasons["pairs.label"] = f"from {low:g} to {high:g}: all above 0 are matches, {least:g} too, and a higher one weighs more{zero}"
-        reasons["pairs.match"] = f"{_upper(look.numbers):g}"
+        reasons["pairs.match"] = f"{_upper(grades):g}"
     return True
 
 
