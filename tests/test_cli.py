@@ -592,6 +592,28 @@ def test_loading_is_told_at_a_terminal_and_leaves_nothing_there(monkeypatch, cap
     assert screen.getvalue() == "loading ...\r\x1b[K"
 
 
+def test_square_brackets_reach_a_terminal(monkeypatch):
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "200")
+    with progress.watching() as told:
+        told.stage("reading [old]/[/clicks] of [data]")
+        told.training(Validation(1, {"mrr": 0.5}, "mrr", True, 0.1, fault="Lower [train] learning_rate"))
+        told.note("failed: [/model] says too little")
+    for said in ("reading [old]/[/clicks] of [data]", "Lower [train] learning_rate", "failed: [/model] says too little"):
+        assert said in screen.getvalue()
+
+
+def test_a_run_folder_and_a_column_may_have_square_brackets(tt, desk):
+    table = pa.parquet.read_table("things.parquet")
+    pa.parquet.write_table(table.append_column("weight [kg]", pa.array([1.5] * len(table))), "things.parquet")
+    payload = 'item.payload=["title", "weight [kg]"]'
+    trained = tt("train", "twotower.toml", "-o", "[old]/[/run]", "--set", payload)
+    assert trained.code == 0 and "The run is in [old]/[/run], its bundle in" in trained.out, trained.err
+    assert "weight [kg]" in tt("search", "[old]/[/run]", "word1").out.splitlines()[0]
+
+
 def test_ctrl_c_before_training_says_so(tt, desk, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt

@@ -140,4 +140,4 @@ def ask(shown: Shown) -> None:
         try:
             reports.show(reports.answer(_answer(shown.run.retriever, question, shown.columns)))
         except DataError as error:
-            reports.show(str(error))
+            reports.show(reports.plain(str(error)))

@@ -35,11 +35,12 @@ def watching() -> Iterator[Progress]:
     if not is_first():
         yield Progress()
         return
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, markup=False)  # [train] is a block of the config, and no style
     if not console.is_terminal:
         yield _with_end(_say, _lines(), _say)
         return
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=16), TextColumn("{task.fields[said]}"), TimeRemainingColumn())
+    described, said = (TextColumn(text, markup=False) for text in ("{task.description}", "{task.fields[said]}"))
+    columns = (SpinnerColumn(), described, BarColumn(bar_width=16), said, TimeRemainingColumn())
     with Bars(*columns, console=console, transient=True) as bars:
         progress = _with_end(*_bars(bars), bars.console.print)
         progress.stage("loading")  # libraries come in as they are needed, before there is anything to tell

@@ -192,7 +192,7 @@ def train(
         print_json(run.metrics)
         return
     show_parts(reports.data(run.metrics["data"]), reports.figures(run.metrics))
-    show_parts(f"\nThe run is in {run.folder}, its bundle in {run.folder / 'bundle'}.")
+    show_parts("", reports.plain(f"The run is in {run.folder}, its bundle in {run.folder / 'bundle'}."))
 
 
 @app.command(

@@ -352,7 +352,7 @@ def _duration(seconds: float) -> str:
 
 def found(answers: Sequence[Mapping[str, Any]], columns: Sequence[str], mode: str, diverse: bool = False) -> RenderableType:
     """Items found for one query: rank, score, id and the columns to show; below each other where the page is narrow."""
-    table = columns_of("", "score", "id", *columns, texts=3 + len(columns))
+    table = columns_of("", "score", "id", *map(escape, columns), texts=3 + len(columns))
     table.columns[0].justify = table.columns[1].justify = "right"
     narrow = Table.grid(padding=(0, 2, 0, 0))
     for _ in range(2):
