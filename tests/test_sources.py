@@ -132,6 +132,17 @@ def test_head_reads_no_more_than_asked(tmp_path):
 # --- several files
 
 
+def test_a_file_beside_its_packed_copy_is_refused_and_a_list_of_them_is_not(tmp_path):
+    for name, packed in (("a.csv", False), ("a.csv.gz", True), ("b.csv.gz", True)):
+        (tmp_path / name).write_bytes(gzip.compress(b"q,n\nx,1\n") if packed else b"q,n\nx,1\n")
+    for place in (tmp_path, tmp_path / "a.*"):
+        with pytest.raises(DataError, match=r"names both .*a\.csv and a\.csv\.gz.*count twice"):
+            open_source(place)
+    assert open_source([tmp_path / "a.csv", tmp_path / "a.csv.gz"]).head().num_rows == 2
+    (tmp_path / "a.csv").unlink()
+    assert open_source(tmp_path).head().num_rows == 2
+
+
 def test_a_mix_of_formats_in_one_folder_is_refused_and_a_list_of_them_is_not(tmp_path):
     (tmp_path / "a.csv").write_text("q,n\nx,1\n")
     (tmp_path / "a.jsonl").write_text('{"q": "x", "n": 1}\n')

@@ -42,6 +42,11 @@ def format_of(path: Path) -> str:
     return endings[-1] if endings else ""
 
 
+def unpacked(path: Path) -> Path:
+    """The path without the ending of a compression."""
+    return path.with_suffix("") if path.suffix.lower() in _COMPRESSED else path
+
+
 def endings() -> str:
     return f"{', '.join(READERS)}, and {', '.join(_COMPRESSED)} behind any but .parquet and .arrow"
 

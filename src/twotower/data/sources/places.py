@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote
 
-from twotower.data.sources.formats import READERS, endings, endings_of, format_of
+from twotower.data.sources.formats import READERS, endings, endings_of, format_of, unpacked
 from twotower.errors import DataError, choices
 
 _KEY = re.compile(r"([^=]+)=(.*)")
@@ -69,7 +69,7 @@ def _keys(folders: tuple[str, ...]) -> dict[str, str | None]:
 
 
 def _alike(places: list[Place], pattern: str) -> list[Place]:
-    """The places, unless they mix formats: the same rows often lie beside each other in two of them, and would count twice."""
+    """The places, unless they mix formats, or a file with its packed copy: the same rows often lie beside each other so, and would count twice."""
     formats = sorted({format_of(place.path) for place in places})
     if len(formats) > 1 and set(formats) <= READERS.keys():
         firsts = [next(place.path.name for place in places if format_of(place.path) == kind) for kind in formats]
@@ -77,6 +77,14 @@ def _alike(places: list[Place], pattern: str) -> list[Place]:
             f"{pattern} names files of several formats: {', '.join(firsts)}. If they hold the same rows, these would count twice. "
             f'Name one kind, like "*{formats[0]}", or list the files one by one.'
         )
+    seen: dict[Path, Path] = {}
+    for place in places:
+        other = seen.setdefault(unpacked(place.path), place.path)
+        if other != place.path:
+            raise DataError(
+                f"{pattern} names both {other} and {place.path.name}. If they hold the same rows, these would count twice. Remove one, or list the "
+                "files one by one."
+            )
     return places
 
 
