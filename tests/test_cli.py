@@ -438,6 +438,16 @@ def test_a_full_disk_is_said_plainly(world_folder):
     assert command.returncode == 2 and "No space left" in said and "Traceback" not in said
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell of POSIX")
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_no_fault(world_folder, closed):
+    environment = os.environ | {"PYTHONPATH": str(Path(twotower.__file__).parents[1])}
+    verb = shlex.join([sys.executable, "-m", "twotower.app.cli", "search", str(world_folder), "word1"])
+    done = subprocess.run(f"{verb} {closed}", shell=True, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "Traceback" not in done.stderr
+    assert ("score" in done.stdout) == (" >&-" not in f" {closed}")
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes of POSIX")
 def test_a_reader_who_has_enough_is_no_error(world_folder):
     command = typed_apart("search", world_folder, "subject3", "-k", 36, "--json", stdout=subprocess.PIPE, stderr=subprocess.PIPE)

@@ -22,10 +22,7 @@ PLACES = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 
 def run(app: typer.Typer, arguments: list[str]) -> None:
     """Run the command of an app that these arguments name, and leave with its exit code."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            # A terminal shows ? for what it cannot draw; files and pipes are UTF-8 whatever the locale.
-            stream.reconfigure(errors="replace") if stream.isatty() else stream.reconfigure(encoding="utf-8", errors="replace")
+    _ready_streams()
     try:
         _run(app, arguments)
         sys.stdout.flush()
@@ -51,6 +48,17 @@ def run(app: typer.Typer, arguments: list[str]) -> None:
 
         traceback.print_exc()
         fail(f"this is a fault of twotower, not yours: {type(error).__name__}. Please report it with the lines above.", FAULT)
+
+
+def _ready_streams() -> None:
+    """Streams that take any text, and are there."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # closed by whoever started us, as `>&-` does
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8"))
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            # A terminal shows ? for what it cannot draw; files and pipes are UTF-8 whatever the locale.
+            stream.reconfigure(errors="replace") if stream.isatty() else stream.reconfigure(encoding="utf-8", errors="replace")
 
 
 def _run(app: typer.Typer, arguments: list[str]) -> None:
