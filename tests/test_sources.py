@@ -132,6 +132,12 @@ def test_head_reads_no_more_than_asked(tmp_path):
 # --- several files
 
 
+def test_a_query_that_is_taken_for_a_path_is_refused():
+    with pytest.raises(DataError, match=r"SELECT.*cannot be looked up.*sql = ") as raised:
+        open_source("SELECT user_id, sku FROM clicks WHERE sku IN (" + ", ".join(map(str, range(200))) + ")")
+    assert len(str(raised.value)) < 400
+
+
 def test_a_file_beside_its_packed_copy_is_refused_and_a_list_of_them_is_not(tmp_path):
     for name, packed in (("a.csv", False), ("a.csv.gz", True), ("b.csv.gz", True)):
         (tmp_path / name).write_bytes(gzip.compress(b"q,n\nx,1\n") if packed else b"q,n\nx,1\n")

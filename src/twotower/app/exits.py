@@ -41,6 +41,8 @@ def run(app: typer.Typer, arguments: list[str]) -> None:
         if isinstance(error, OSError) and error.errno in PLACES:
             _forget_stdout()
             fail(f"cannot write {error.filename or 'the output'}: {error.strerror}", MISTAKE)
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            fail(f"a path is too long for this system: {str(error.filename)[:200]} ...", MISTAKE)
         if hasattr(error, "format_message"):  # what click says of a wrong command line
             verb = getattr(getattr(error, "ctx", None), "command_path", "twotower")
             fail(f"{error.format_message().strip().rstrip('.')}. Try: {verb} --help", MISTAKE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import re
 from collections.abc import Mapping
@@ -9,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote
 
-from twotower.data.sources.formats import READERS, endings, endings_of, format_of, unpacked
+from twotower.data.sources.formats import READERS, endings, endings_of, format_of, short, unpacked
 from twotower.errors import DataError, choices
 
 _KEY = re.compile(r"([^=]+)=(.*)")
@@ -27,9 +28,14 @@ class Place:
 def places_of(pattern: str) -> list[Place]:
     """The files of a path, a glob or a folder, in the order of their names. Raises DataError where there is none."""
     path = Path(pattern).expanduser()
-    if path.is_file():
+    try:
+        is_file, is_dir = path.is_file(), path.is_dir()
+    except OSError as error:  # a name that is too long, or a folder that is closed to us
+        advice = ' A query is given as { sql = "SELECT ..." }.' if error.errno == errno.ENAMETOOLONG else ""
+        raise DataError(f"{short(pattern, 200)} cannot be looked up: {error.strerror}.{advice}") from None
+    if is_file:
         return [Place(path)]
-    if path.is_dir():
+    if is_dir:
         return _alike(_in_folder(path), pattern)
     found = sorted(Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file())
     if not found:
