@@ -362,6 +362,8 @@ def test_a_query_comes_back_from_toml_and_takes_settings():
 def test_the_files_of_a_query_are_looked_for_beside_the_config(tmp_path):
     (tmp_path / "x.toml").write_text(to_toml(made(data={"pairs": {"sql": SQL}})))
     assert read(tmp_path / "x.toml").data.pairs == SqlOptions(sql=SQL, folder=str(tmp_path))
+    named = read(tmp_path / "x.toml", ["data.pairs.folder=logs/../may"]).data.pairs
+    assert named == SqlOptions(sql=SQL, folder=str(tmp_path / "may"))  # as all that is relative, from the config on
 
 
 SECRET = "postgresql://me:hunter2@shop/db"

@@ -66,7 +66,7 @@ def absolute(data: DataOptions, folder: Path) -> DataOptions:
 
     def each(place: Place | None) -> Place | None:
         if isinstance(place, SqlOptions):
-            return replace(place, folder=place.folder or str(folder.absolute()))
+            return replace(place, folder=one(place.folder or ""))
         return one(place) if isinstance(place, str) else place and tuple(map(one, place))
 
     return DataOptions(**{place.name: each(getattr(data, place.name)) for place in fields(data)})
