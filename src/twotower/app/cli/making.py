@@ -239,7 +239,7 @@ def tune(
     except KeyboardInterrupt:
         exits.fail(f"stopped. Go on with:\n  {again} --resume", exits.STOPPED)
     if not (output / "tuning.json").exists():
-        show_parts(f"helped with trials; whoever began the study in {output} finishes it")
+        print(f"helped with trials; whoever began the study in {output} finishes it", file=sys.stderr)
     elif json:
         print_json(found.result)
     else:
