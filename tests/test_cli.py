@@ -285,6 +285,13 @@ def test_a_text_with_an_equals_sign_is_one(tt, world_folder):
         assert tt("search", world_folder, *words).code == 0
 
 
+def test_a_date_beside_a_pair_may_lie_past_the_year_9999(tt, world_folder, desk):
+    some = {"asked": ["subject3"], "thing": [1010], "until": pa.array([2932897], pa.int32()).cast(pa.date32())}
+    pa.parquet.write_table(pa.table(some), "some.parquet")
+    outcome = tt("score", world_folder, "--pairs", "some.parquet")
+    assert outcome.code == 0 and json.loads(outcome.out)["until"] == "10000-01-01", outcome.err
+
+
 def test_scores_are_the_retrievers(tt, world_run, world_folder, desk):
     Path("some.jsonl").write_text(
         '{"asked": "subject3 sort1", "thing": 1010}\n{"asked": "subject3", "thing": 7}\n{"asked": null, "thing": 1010}\n', encoding="utf-8"

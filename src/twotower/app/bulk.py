@@ -24,6 +24,7 @@ from twotower.data.features import Categories
 from twotower.data.prepared import ID
 from twotower.data.schema import Side
 from twotower.data.sources import Source, open_source
+from twotower.data.values import plain_rows
 from twotower.errors import ConfigError, choices
 from twotower.search.diversity import check_diversity
 from twotower.search.filters import condition_of, to_json
@@ -121,7 +122,7 @@ def score_file(retriever: Retriever, pairs: str, output: Path | None, report: Ca
         return queries_asked.wrote(_write(output, source, scored, report))
     rows = 0
     for table in changed(source, scored, ROWS):
-        for row in table.to_pylist():
+        for row in plain_rows(table):
             sys.stdout.write(files.json_text(row, indent=None) + "\n")
         rows += table.num_rows
         report(table.num_rows)
