@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from twotower.errors import ConfigError
+
 if TYPE_CHECKING:
     from twotower.app.reports import Document
 
@@ -61,6 +63,12 @@ def print_json(value: Any) -> None:
     from twotower.files import json_text
 
     print(json_text(value))
+
+
+def check_name(name: str | None, option: str, store: str | None) -> None:
+    """Raise ConfigError for the name of what a store holds, where no store is named."""
+    if name is not None and store is None:
+        raise ConfigError(f"--name is what a store calls the items: name the store with {option}, or leave it out")
 
 
 def show_parts(*parts: Any) -> None:

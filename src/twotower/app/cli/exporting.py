@@ -32,7 +32,7 @@ def export(
     output: Annotated[Path | None, typer.Option("-o", "--output", help="The file or the folder to write.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the export that is there.")] = False,
     index: Annotated[str | None, typer.Option(help="For faiss: exact, which is the default, or hnsw.")] = None,
-    name: Annotated[str, typer.Option(help="For a store: what the items are called there.")] = "items",
+    name: Annotated[str | None, typer.Option(help="For a store: what the items are called there; by default items.")] = None,
     recall: Annotated[
         float | None, typer.Option(help="For a store: the share of the true ten nearest that it must find before it goes live; by default .95.")
     ] = None,
@@ -54,9 +54,11 @@ def export(
             raise ConfigError("a store takes no -o: its URL says where" if store else f"--to {to} needs -o, the file or the folder to write")
         if store and (overwrite or index is not None or encoder is not None):
             raise ConfigError("--overwrite, --index and --encoder are for files and folders, not for a store")
+        if not store and (name is not None or recall is not None):
+            raise ConfigError("--name and --recall are for a store, not for files and folders")
         retriever = load(model)
     if output is None:
-        bring_store(retriever, to, name, recall)
+        bring_store(retriever, to, name or "items", recall)
         return
     with counting("exporting") as report:
         written = write(retriever, to, output, ExportOptions(overwrite=overwrite, index=index, encoder=encoder), report)  # type: ignore[arg-type]

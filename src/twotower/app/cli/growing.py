@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from twotower.app.cli.application import BundlePath, Json, app, examples, loading, print_json, show_parts
+from twotower.app.cli.application import BundlePath, Json, app, check_name, examples, loading, print_json, show_parts
 from twotower.errors import ConfigError
 
 
@@ -26,7 +26,7 @@ def refresh(
     partial: Annotated[bool, typer.Option("--partial", help="The file holds some items alone: those that it does not name stay.")] = False,
     remove: Annotated[str | None, typer.Option(metavar="ID,ID,...", help="Remove these items instead.")] = None,
     to: Annotated[str | None, typer.Option(metavar="URL", help="A store to bring up to date as well, as by export --to.")] = None,
-    name: Annotated[str, typer.Option(help="For --to: what the items are called in the store.")] = "items",
+    name: Annotated[str | None, typer.Option(help="For --to: what the items are called in the store; by default items.")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Go on where more than a tenth of the items would go.")] = False,
     json: Json = False,
 ) -> None:
@@ -39,6 +39,7 @@ def refresh(
         raise ConfigError("give the catalogue, --items FILE, or the items to remove, --remove ID,ID,...")
     if remove is not None and (partial or yes):
         raise ConfigError("--remove says what goes: leave out --partial and --yes")
+    check_name(name, "--to", to)
     with loading():
         from twotower.bundle import load
         from twotower.runs.progress import counting
@@ -58,7 +59,7 @@ def refresh(
     if to is not None:
         from twotower.app.cli.exporting import bring_store
 
-        bring_store(retriever, to, name)
+        bring_store(retriever, to, name or "items")
 
 
 @app.command(epilog=examples("twotower versions runs/first", "twotower versions runs/first --json"))
@@ -85,7 +86,7 @@ def rollback(
     model: BundlePath,
     to: Annotated[str | None, typer.Option(help="The version to go back to; by default the one before this.")] = None,
     store: Annotated[str | None, typer.Option(metavar="URL", help="Go back in a store instead, to the table that was live before.")] = None,
-    name: Annotated[str, typer.Option(help="For --store: what the items are called there.")] = "items",
+    name: Annotated[str | None, typer.Option(help="For --store: what the items are called there; by default items.")] = None,
     whole: Annotated[
         bool, typer.Option("--model", help="In a folder that models are published to: go back to the model before, catalogue and all.")
     ] = False,
@@ -94,6 +95,7 @@ def rollback(
 
     Nothing is lost, so it can be undone.
     """
+    check_name(name, "--store", store)
     if whole:
         if to is not None or store is not None:
             raise ConfigError("--model goes back to the model before: leave out --to and --store")
@@ -107,7 +109,7 @@ def rollback(
             raise ConfigError("a store goes back to the table before: leave out --to")
         from twotower.stores import open_store
 
-        with open_store(store, name) as opened:
+        with open_store(store, name or "items") as opened:
             print(f"{opened.rollback()} is live", file=sys.stderr)
         return
     from twotower.bundle import rollback as go_back

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from twotower.app import exits
-from twotower.app.cli.application import BundlePath, Json, app, examples, loading, print_json, show_parts, tell
+from twotower.app.cli.application import BundlePath, Json, app, check_name, examples, loading, print_json, show_parts, tell
 from twotower.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -66,11 +66,14 @@ def search(
     store: Annotated[
         str | None, typer.Option(metavar="URL", help="Search the items as a store has them, where `export --to URL` brought them.")
     ] = None,
-    name: Annotated[str, typer.Option(help="For --store: what the items are called there.")] = "items",
+    name: Annotated[str | None, typer.Option(help="For --store: what the items are called there; by default items.")] = None,
     json: Json = False,
 ) -> None:
     """Find the best items for a question, or for a file of them."""
     _check_forms(query, history, queries, output, like, exclude_column, mode)
+    if queries is not None and json:
+        raise ConfigError("--json prints the answers to one question; those of --queries go to -o alone")
+    check_name(name, "--store", store)
     if store is not None:
         unused = {
             "--mode": mode,
@@ -90,7 +93,7 @@ def search(
 
         check_threshold(threshold)
         asked = Wanted(k, mode, threshold, None if where is None else filter_of(where), None, None, skip, diversity, exclude_column)
-        remote = None if store is None else load(model, store=store, name=name)
+        remote = None if store is None else load(model, store=store, name=name or "items")
         retriever = load(model) if remote is None else remote.retriever
     if remote is not None:
         _search_store(remote, query, history, asked, json)
