@@ -46,6 +46,11 @@ def test_a_published_folder_passes_for_the_bundle_in_use(served, world_folder, s
     assert not again.copied and len(load(served)) == len(load(second)) - 1  # with the catalogue that it has there
 
 
+def test_the_figures_of_a_published_folder_are_those_of_the_model_in_use(served, world_folder, typed):
+    told, ours = typed("evaluate", served), typed("evaluate", world_folder)
+    assert told == ours and told[0] == 0
+
+
 def test_only_the_last_models_stay(served, world_folder, second):
     publish(second, served, keep=1)
     assert [each.name for each in (served / "bundles").iterdir()] == [load(second).bundle.fingerprint[:16]]

@@ -62,8 +62,8 @@ def evaluate(
     if pairs is None:
         if against is not None:
             raise ConfigError("--against needs --pairs; to compare two runs on their own test pairs use: twotower compare A B")
-        is_bundle = find_bundle(model) == model
-        metrics = read_json(model / "model" / "metrics.json") if is_bundle else open_run(model).metrics
+        bundle = find_bundle(model)
+        metrics = open_run(model).metrics if bundle == model / "bundle" else read_json(bundle / "model" / "metrics.json")
         if slices and "slices" not in metrics:
             raise ConfigError(f"{model} was trained by a version that knew no slices; measure it on pairs: twotower evaluate {model} --pairs FILE")
         print_json(metrics) if json else show_parts(reports.figures(metrics), *([reports.slices(metrics)] if slices else []))
