@@ -30,6 +30,18 @@ def test_a_report_says_what_the_run_came_to(world_run, typed, tmp_path):
     assert "## Where it does well and where not" in (tmp_path / "run.md").read_text(encoding="utf-8")
 
 
+def test_commands_can_be_copied_where_a_path_has_spaces(world_folder, typed, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(world_folder, "my run")
+    assert typed("report", "my run", "-o", "run.md")[0] == 0
+    assert "twotower train 'my run/config.toml' -o runs/again" in (tmp_path / "run.md").read_text(encoding="utf-8")
+    pq.write_table(pq.read_table("my run/rankings.parquet").select(["query", "item"]), "pairs.parquet")
+    code, out, err = typed("init", "pairs.parquet", "-o", "my shop.toml")
+    assert code == 0 and "twotower check 'my shop.toml', and" in err and "twotower train 'my shop.toml'" in out
+    assert typed("refresh", "my run", "--remove", "1000")[0] == 0
+    assert "Undo it: twotower rollback 'my run' --to 2" in typed("rollback", "my run")[2]
+
+
 def test_the_worst_and_the_best_are_those_of_the_rankings(world_run):
     told = account_of(world_run.folder)
     rankings = pq.read_table(world_run.folder / "rankings.parquet")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -111,7 +112,7 @@ def _laid(retriever: Retriever) -> Laid | None:
 def _forecast(run: Run, folder: Path) -> dict[str, Any]:
     found = dict(read_json(folder / "forecast.json"))
     if read_json(folder / "data.json")["prepared"] != read_json(run.folder / "prepared.json")["folder"]:
-        again = f"twotower forecast {run.folder / 'config.toml'}"
+        again = shlex.join(["twotower", "forecast", str(run.folder / "config.toml")])
         raise DataError(f"the forecast {folder} is of other data, or of others read from them, than the run {run.folder}. Make one: {again}")
     return found
 

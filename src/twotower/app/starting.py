@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -158,5 +159,5 @@ def _dials(guess: Guess) -> list[list[str]]:
 
 
 def _next(output: Path) -> list[str]:
-    name = output.name
+    name = shlex.quote(output.name)
     return [_comment(f"Next: twotower check {name}, which examines the data; then twotower train {name} -o runs/first")]

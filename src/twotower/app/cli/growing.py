@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -96,13 +97,14 @@ def rollback(
     Nothing is lost, so it can be undone.
     """
     check_name(name, "--store", store)
+    undone = shlex.quote(str(model))
     if whole:
         if to is not None or store is not None:
             raise ConfigError("--model goes back to the model before: leave out --to and --store")
         from twotower.bundle import withdraw
 
         done = withdraw(model)
-        print(f"model {done.name} is in use again, {done.before} is kept. Undo it: twotower rollback {model} --model", file=sys.stderr)
+        print(f"model {done.name} is in use again, {done.before} is kept. Undo it: twotower rollback {undone} --model", file=sys.stderr)
         return
     if store is not None:
         if to is not None:
@@ -117,7 +119,7 @@ def rollback(
 
     before = current(find_bundle(model))
     version = go_back(model, to)
-    print(f"version {version} is in use, {before} is kept. Undo it: twotower rollback {model} --to {int(before)}", file=sys.stderr)
+    print(f"version {version} is in use, {before} is kept. Undo it: twotower rollback {undone} --to {int(before)}", file=sys.stderr)
 
 
 @app.command(epilog=examples("twotower compact runs/first", "twotower compact runs/first --keep 3"))

@@ -82,7 +82,8 @@ def init(
     text = starting_config(pairs, items, output, queries)
     write_text(output, text)
     print(text, end="", flush=True)
-    print(f"\nwrote {output}; read it, then: twotower check {output}, and twotower train {output} -o runs/first", file=sys.stderr)
+    config = shlex.quote(str(output))
+    print(f"\nwrote {output}; read it, then: twotower check {config}, and twotower train {config} -o runs/first", file=sys.stderr)
 
 
 @app.command(

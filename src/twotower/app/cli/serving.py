@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,7 +38,7 @@ def publish(
 
         done = bring(model, into, keep=keep)
     what = "is in use" if done.copied else "was there already, with the catalogue that it has there, and is in use"
-    back = f". Go back to {done.before}: twotower rollback {into} --model" if done.before else ""
+    back = f". Go back to {done.before}: twotower rollback {shlex.quote(str(into))} --model" if done.before else ""
     print(f"model {done.name} {what} in {into}{back}", file=sys.stderr)
 
 

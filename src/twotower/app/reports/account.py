@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,7 @@ def account(told: Account) -> Document:
     said, counts = data_facts(told.metrics["data"])
     parts.append(Section("The data", [Paragraph(said), *([Table(["", "what"], counts, numbers=(0,))] if counts else [])]))
     parts += _findings(told)
-    again = f"twotower train {told.folder}/config.toml -o runs/again"
+    again = shlex.join(["twotower", "train", f"{told.folder}/config.toml", "-o", "runs/again"])
     parts.append(Section("How to repeat it", [Code(again), Code(told.config, "toml")]))
     whole = verdict(told.metrics)
     return Document("What the run came to", whole.said, whole.tone, parts, told.folder)

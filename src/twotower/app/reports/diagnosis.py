@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,7 +27,7 @@ def diagnosis(found: Diagnosis, config: str) -> Document:
     parts.append(Section("The data", [Facts(facts)]))
     if found.settings:
         parts.append(Section("Settings that suit these data", _settings(found.settings)))
-    return Document("What the data are like", verdict, tone, parts, f"twotower check {config}")
+    return Document("What the data are like", verdict, tone, parts, shlex.join(["twotower", "check", config]))
 
 
 def counted(severities: Sequence[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 
 from twotower.app.reports.documents import Document, Facts, Paragraph, Part, Section, Table
@@ -27,7 +28,7 @@ def verdict(told: Drift) -> str:
     if told.verdict == "train":
         return f"Training again pays: {because}."
     if told.verdict == "refresh":
-        add = f"twotower refresh {told.bundle} --items catalogue.parquet"
+        add = f"twotower refresh {shlex.quote(told.bundle)} --items catalogue.parquet"
         return f"Add the new items first, which needs no training ({add}), and look again: {because}."
     if told.verdict == "few":
         return f"Too few to say: {told.keys:,} keys ask here, and below 30, then or now, no fall can be told from luck."

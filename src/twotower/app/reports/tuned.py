@@ -81,7 +81,8 @@ def _settings(result: Mapping[str, Any], folder: str) -> Section:
         if flags:
             parts += [Paragraph("About the same for one run, but for options of features:", faint=True), Code(f"twotower train CONFIG {flags}")]
     parts += _further(result, folder)
-    parts += [Paragraph("Its config and its run are here; the same again is:"), Code(f"twotower train {folder}/best.toml -o runs/again")]
+    again = shlex.join(["twotower", "train", f"{folder}/best.toml", "-o", "runs/again"])
+    parts += [Paragraph("Its config and its run are here; the same again is:"), Code(again)]
     return Section("What to go on with", parts)
 
 
