@@ -618,6 +618,15 @@ def test_loading_is_told_at_a_terminal_and_leaves_nothing_there(monkeypatch, cap
     assert screen.getvalue() == "loading ...\r\x1b[K"
 
 
+def test_the_demo_replaces_no_run_that_could_be_resumed(tt, desk, monkeypatch):
+    monkeypatch.setattr("twotower.app.demonstration.train", lambda *_, **__: pytest.fail("it would be replaced"))
+    Path("mine").mkdir()
+    Path("mine/config.toml").write_text(CONFIG, encoding="utf-8")
+    Path("mine/checkpoint.safetensors").write_bytes(b"an hour of training")
+    outcome = tt("demo", "--sample", "goodbooks", "-o", "mine")
+    assert outcome.code == 2 and "mine holds a run that is no demo" in outcome.err
+
+
 def test_square_brackets_reach_a_terminal(monkeypatch):
     screen = Terminal()
     monkeypatch.setattr(sys, "stderr", screen)

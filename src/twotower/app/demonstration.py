@@ -49,8 +49,7 @@ class Shown(NamedTuple):
 def demonstrate(name: str, output: Path, settings: list[str], progress: Progress) -> Shown:
     """Train on a sample and ask the strangers' questions. An earlier demo in `output` is replaced."""
     sample = load_sample(name)
-    finished = (output / "metrics.json").exists()
-    if finished and not (output / MARK).exists():
+    if _is_foreign(output):
         raise OutputError(f"{output} holds a run that is no demo. Choose another folder with -o.")
     encoder = shipped() if sample.strangers else None
     settings = [*([f"evaluate.pretrained='{encoder}'"] if encoder else []), *settings]
@@ -78,6 +77,14 @@ def demonstrate(name: str, output: Path, settings: list[str], progress: Progress
     columns = list(sample.shown)
     answers = [_answer(run.retriever, sample.strangers[n].query, columns, sample.strangers[n].accepted) for n in picked]
     return Shown(sample, run, strangers, answers, columns, K)
+
+
+def _is_foreign(folder: Path) -> bool:
+    """Whether a folder holds a run that no demo made: a finished one without the mark, or one to be resumed, whose data are somewhere."""
+    if (folder / MARK).exists():
+        return False
+    begun = folder / "config.toml"
+    return (folder / "metrics.json").exists() or (begun.exists() and config.read(begun).data.pairs is not None)
 
 
 def _count(retriever: Retriever, sample: Sample, encoder: str | None) -> dict[str, np.ndarray]:
