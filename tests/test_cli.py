@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -625,6 +626,20 @@ def test_the_demo_replaces_no_run_that_could_be_resumed(tt, desk, monkeypatch):
     Path("mine/checkpoint.safetensors").write_bytes(b"an hour of training")
     outcome = tt("demo", "--sample", "goodbooks", "-o", "mine")
     assert outcome.code == 2 and "mine holds a run that is no demo" in outcome.err
+
+
+def test_a_demo_that_is_stopped_while_it_asks_can_begin_again(tt, desk, monkeypatch):
+    def trained(*_, output, **__):
+        output.mkdir(exist_ok=True)
+        (output / "metrics.json").write_text("{}")
+        return SimpleNamespace(retriever=None)
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("twotower.app.demonstration.train", trained)
+    monkeypatch.setattr("twotower.app.demonstration._count", interrupted)
+    assert [tt("demo", "-o", "demo").code for _ in range(2)] == [130, 130]
 
 
 def test_square_brackets_reach_a_terminal(monkeypatch):

@@ -57,8 +57,8 @@ def demonstrate(name: str, output: Path, settings: list[str], progress: Progress
     run = train(
         open_source(sample.pairs, "pairs"), open_source(sample.items, "items"), config=chosen, output=output, overwrite=True, progress=progress
     )
+    files.write_json(output / MARK, {})  # before anybody is asked: whoever stops it then may begin it again
     if not sample.strangers:
-        files.write_json(output / MARK, {})
         return Shown(sample, run, {}, [_next(run.retriever, history, sample) for history in sample.histories], list(sample.shown), K)
     progress.stage(f"asking {len(sample.strangers)} strangers' questions")
     counted = _count(run.retriever, sample, chosen.evaluate.pretrained)
