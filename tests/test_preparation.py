@@ -427,6 +427,8 @@ def test_what_cannot_be_used_is_one_clear_error(make, tmp_path, changes, error, 
 def test_memory_that_cannot_be_meant_is_said(tmp_path):
     with pytest.raises(ConfigError, match="Write memory like"):
         prepare(open_source(PAIRS), open_source(ITEMS), SCHEMA, SplitOptions(), tmp_path, memory="lots")
+    with pytest.raises(ConfigError, match=r"no room left.*Raise \[machine\] memory, which is 0GB"):
+        prepare(open_source(PAIRS), open_source(ITEMS), SCHEMA, SplitOptions(), tmp_path, memory="0GB")
 
 
 # --- the folder

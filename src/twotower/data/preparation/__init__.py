@@ -22,7 +22,7 @@ from twotower.data.encoder import Encoder
 from twotower.data.features import Pretrained
 from twotower.data.hashes import HASH, hash_texts
 from twotower.data.preparation.division import divide
-from twotower.data.preparation.engine import Engine
+from twotower.data.preparation.engine import MEMORY, Engine, is_starved
 from twotower.data.preparation.groups import components, said
 from twotower.data.preparation.identity import Collision
 from twotower.data.preparation.intake import Intake, Sources
@@ -35,7 +35,7 @@ from twotower.data.schema import SIDES, Schema, Side
 from twotower.data.sources import Source
 from twotower.data.splits import SplitLog, SplitOptions, reckoned
 from twotower.data.vectors import Workplace, counted
-from twotower.errors import BundleError, DataError
+from twotower.errors import BundleError, ConfigError, DataError
 
 FEWEST_PAIRS = 10
 SEEDS = 3  # of names, before we believe that something else is wrong
@@ -109,6 +109,13 @@ def _made(
             return _Preparation(sources, schema, options, folder, threads, memory, progress, seed, last).run()
         except Collision:
             continue
+        except Exception as error:
+            if not is_starved(error):
+                raise
+            said = str(error).splitlines()[0].rstrip(".")
+            raise ConfigError(
+                f"the data engine has no room left: {said}. Raise [machine] memory, which is {memory or MEMORY}, or make room on the disk."
+            ) from None
     raise DataError(f"{sources.pairs.name}: different texts cannot be told apart by their hashes. Were they made for that?")
 
 

@@ -167,6 +167,11 @@ class Engine:
         return self.stream(f"SELECT {', '.join(names + ['weight'] * weighted)} FROM merged {looked_up} ORDER BY {order}")
 
 
+def is_starved(error: Exception) -> bool:
+    """Whether the engine ran out of memory, and could not spill either."""
+    return type(error).__module__.partition(".")[0] in ("duckdb", "_duckdb") and type(error).__name__ == "OutOfMemoryException"
+
+
 def _connect(spill: Path, threads: int | None, memory: str | None) -> DuckDBPyConnection:
     try:
         import duckdb
