@@ -355,6 +355,7 @@ REFUSED = {
     "answers below a file": (["search", "RUN", "--queries", "pairs.csv", "-o", "pairs.csv/f.parquet"], ["cannot write", "pairs.csv"]),
     "scores of a file without items": (["score", "RUN", "--pairs", "things.parquet"], ["things.parquet", "asked"]),
     "vectors of a side that is none": (["embed", "RUN", "pairs.csv", "--side", "left"], ["query", "item", "left"]),
+    "a part without a place of its own": (["embed", "RUN", "things.parquet", "--shard", "2/3"], ["--shard", "-o part2.parquet"]),
     "against without pairs": (["evaluate", "RUN", "--against", "RUN"], ["--pairs", "compare"]),
     "a gate without another": (["evaluate", "RUN", "--fail-if-worse"], ["--against"]),
     "pairs without the item": (["evaluate", "RUN", "--pairs", "things.parquet"], ["thing"]),

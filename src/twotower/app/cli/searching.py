@@ -306,9 +306,10 @@ def embed(
     model: BundlePath,
     rows: Annotated[str, typer.Argument(help="A file with the feature columns of that side.")],
     side: Annotated[str, typer.Option(help="query or item.")] = "item",
-    output: Annotated[Path, typer.Option("-o", "--output", help="The Parquet file to write. After a kill, the same command goes on.")] = Path(
-        "vectors.parquet"
-    ),
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="The Parquet file to write, by default vectors.parquet. After a kill, the same command goes on."),
+    ] = None,
     shard: Annotated[
         str | None, typer.Option(metavar="N/OF", help="One of several parts of the rows, for as many machines: 3/16 takes rows 3, 19, 35 ...")
     ] = None,
@@ -324,10 +325,13 @@ def embed(
     if side not in ("query", "item"):
         raise ConfigError(f'--side is "query" or "item", not "{side}"')
     part = None if shard is None else shard_of(shard)
+    if part is not None and output is None:
+        raise ConfigError(f"--shard writes one part of several: name its file, like -o part{part.number}.parquet")
+    place = output or Path("vectors.parquet")
     retriever = load(model)
     try:
         with counting("embedding") as report:
-            wrote = embed_file(retriever, rows, side, output, report, part, cache)  # type: ignore[arg-type]
+            wrote = embed_file(retriever, rows, side, place, report, part, cache)  # type: ignore[arg-type]
     except KeyboardInterrupt:
         exits.fail("stopped. What is embedded is kept; the same command goes on behind it.", exits.STOPPED)
-    _wrote(wrote, "vectors", output)
+    _wrote(wrote, "vectors", place)
