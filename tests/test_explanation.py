@@ -92,7 +92,7 @@ def test_what_cannot_be_explained_is_refused(world_run, asked):
 
 
 @pytest.mark.parametrize("items", ["ids", "tower"])
-def test_a_history_may_ask(items, tmp_path):
+def test_a_history_may_ask(items, tmp_path, typed):
     rows = [{"user": u, "item": f"i{(u + n) % 20}"} for u in range(80) for n in range(4)]
     config = {
         "pairs": {"ordered": True},
@@ -125,6 +125,8 @@ def test_a_history_may_ask(items, tmp_path):
         assert worths[left] == pytest.approx(told.score - run.retriever.embed_queries(history=history)[0] @ vector, abs=1e-5)
     assert "word or item" in markdown(explained(told))
     assert not [part for part in tt.why(run.folder, item="i7", history=["i4"]).parts if part.side == "query"]
+    code, _, err = typed("why", run.folder, "--history", "i4,nowhere", "i7")
+    assert code == 0 and "the catalogue lacks nowhere; the history is read without" in err
     with pytest.raises(DataError, match="in the history"):
         tt.why(run.folder, item="i4", history=["i4", "i5"])
 

@@ -153,11 +153,11 @@ def _check_store(unused: list[str]) -> None:
 def _search_store(remote: Remote, query: list[str] | None, history: str | None, wanted: Wanted, json: bool) -> None:
     """Show what a store has for one question."""
     from twotower.app import reports
-    from twotower.app.questions import answer_of, history_ids, question
+    from twotower.app.questions import answer_of, question
 
     with remote.store:
-        before = None if history is None else history_ids(remote.retriever, history)[0]
         asked = question(remote.retriever, query) if query else None
+        before = _before(remote.retriever, history)
         hits = remote.search(asked, wanted.k, history=before, where=wanted.where, threshold=wanted.threshold)
         found = [answer_of(row, score) for row, score in zip(remote.show(hits.ids), hits.scores, strict=False)]
     if json:
@@ -170,13 +170,23 @@ def _search_store(remote: Remote, query: list[str] | None, history: str | None, 
 
 def _question(retriever: Retriever, query: list[str] | None, history: str | None) -> Find:
     """What finds the items for a question as it was typed."""
-    from twotower.app.questions import history_ids, question
+    from twotower.app.questions import question
 
-    before, unknown = (None, []) if history is None else history_ids(retriever, history)
     asked = question(retriever, query) if query else None
+    before = _before(retriever, history)
+    return lambda wanted: retriever.search(asked, history=before, **wanted.options())
+
+
+def _before(retriever: Retriever, history: str | None) -> list[str] | None:
+    """The ids of a history as it was typed; of those that the catalogue lacks it is told."""
+    from twotower.app.questions import history_ids
+
+    if history is None:
+        return None
+    ids, unknown = history_ids(retriever, history)
     if unknown:
         print(f"twotower: the catalogue lacks {', '.join(unknown[:5])}; the history is read without", file=sys.stderr)
-    return lambda wanted: retriever.search(asked, history=before, **wanted.options())
+    return ids
 
 
 def _similar(retriever: Retriever, like: str) -> Find:
@@ -210,7 +220,7 @@ def why(
     Its rank, what each feature and each word does for it, and the nearest training pairs.
     """
     with loading():
-        from twotower.app.questions import history_ids, question
+        from twotower.app.questions import question
         from twotower.app.reports import suffix_of
         from twotower.app.reports.explained import explained
         from twotower.bundle import load
@@ -222,8 +232,9 @@ def why(
     *words, item = query
     if not words and history is None:
         raise ConfigError('give a question and then the id of an item, like: twotower why RUN "waterproof boots" B07XYZ')
-    before = None if history is None else history_ids(retriever, history)[0]
-    told = explain(model, question(retriever, words) if words else None, item, history=before, mode=mode, k=k, retriever=retriever)  # type: ignore[arg-type]
+    asked = question(retriever, words) if words else None
+    before = _before(retriever, history)
+    told = explain(model, asked, item, history=before, mode=mode, k=k, retriever=retriever)  # type: ignore[arg-type]
     tell(explained(told), told, output, json)
 
 
