@@ -353,6 +353,7 @@ REFUSED = {
     "answers to a folder": (["search", "RUN", "--queries", "pairs.csv", "-o", "."], ["folder"]),
     "answers to a CSV": (["search", "RUN", "--queries", "pairs.csv", "-o", "f.csv"], ["f.parquet"]),
     "answers below a file": (["search", "RUN", "--queries", "pairs.csv", "-o", "pairs.csv/f.parquet"], ["cannot write", "pairs.csv"]),
+    "vectors in place of what is read": (["embed", "RUN", "things.parquet", "-o", "things.parquet"], ["things.parquet is the file that is read"]),
     "scores of a file without items": (["score", "RUN", "--pairs", "things.parquet"], ["things.parquet", "asked"]),
     "vectors of a side that is none": (["embed", "RUN", "pairs.csv", "--side", "left"], ["query", "item", "left"]),
     "a part without a place of its own": (["embed", "RUN", "things.parquet", "--shard", "2/3"], ["--shard", "-o part2.parquet"]),

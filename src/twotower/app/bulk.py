@@ -25,7 +25,7 @@ from twotower.data.prepared import ID
 from twotower.data.schema import Side
 from twotower.data.sources import Source, open_source
 from twotower.data.values import plain_rows
-from twotower.errors import ConfigError, choices
+from twotower.errors import ConfigError, OutputError, choices
 from twotower.search.diversity import check_diversity
 from twotower.search.filters import condition_of, to_json
 
@@ -70,7 +70,7 @@ def search_file(retriever: Retriever, queries: str, output: Path, wanted: Wanted
     source = _opened(retriever, queries, "query")
     if wanted.exclude_column is not None:
         source.require(wanted.exclude_column, "the items to exclude", nested=True)
-    files.check_parquet(output)
+    _check_output(output, queries)
     bundle = {"bundle": retriever.bundle.fingerprint, "version": retriever.bundle.version}
     begun = {**bundle, "queries": source.digest(), **wanted._asdict()}
     queries_asked = _Asked(retriever)
@@ -107,6 +107,8 @@ def score_file(retriever: Retriever, pairs: str, output: Path | None, report: Ca
     source = _opened(retriever, pairs, "query")
     for column in columns:
         source.require(column, "the item", nested=True)
+    if output is not None:
+        _check_output(output, pairs)
     queries_asked = _Asked(retriever)
 
     def scored(table: pa.Table) -> pa.Table:
@@ -137,7 +139,7 @@ def embed_file(
     shard: which of the rows. cache: a folder of vectors that many such jobs may share: rows that one of them has met are not encoded again.
     """
     source = _opened(retriever, rows, side)
-    files.check_parquet(output)
+    _check_output(output, rows)
     bundle = {"bundle": retriever.bundle.fingerprint, "version": retriever.bundle.version}
     begun = {**bundle, "rows": source.digest(), "side": side, "shard": None if shard is None else list(shard)}
     queries_asked = _Asked(retriever)
@@ -201,6 +203,13 @@ def _opened(retriever: Retriever, data: str, side: Side) -> Source:
     return source
 
 
+def _check_output(output: Path, data: str) -> None:
+    """Raise OutputError before any work for a place that cannot take the answers, or that is the file which asks."""
+    files.check_parquet(output)
+    if output.exists() and Path(data).is_file() and output.samefile(data):
+        raise OutputError(f"{output} is the file that is read, and would be replaced by what is written. Choose another place with -o.")
+
+
 def _checked(retriever: Retriever, wanted: Wanted) -> Wanted:
     """The same with no more items than there are, and the filter as JSON, however it was written. Raises ConfigError before any work."""
     check_k(wanted.k)
@@ -239,7 +248,6 @@ def _with(table: pa.Table, name: str, column: pa.Array) -> pa.Table:
 
 def _write(output: Path, source: Source, change: Callable[[pa.Table], pa.Table], report: Callable[[int], None]) -> int:
     """Write what becomes of each part of a source; returns the number of rows."""
-    files.check_parquet(output)
 
     def batches() -> Iterator[pa.RecordBatch]:
         for table in changed(source, change, ROWS):
