@@ -108,6 +108,17 @@ def test_past_the_end_and_without_a_direction_there_is_nothing(store):
     assert store.show([]) == [] == store.show([None])
 
 
+@pytest.mark.parametrize("name", ["off %", "%s off", "%(a)s", "100%%", "{0}", "?", "a$1"])
+def test_a_column_may_be_called_anything(store, name):
+    table = small(["a", "b"]).append_column(name, pa.array([5, 7]))
+    publish(store, table)
+    assert store.show(["b", "a"]) == [{"_id": "b", name: 7}, {"_id": "a", name: 5}]
+    assert store.search(np.ones((1, 4), np.float32), 2, Compare(name, "gt", 6)).ids.tolist() == [["b", None]]
+    fresh = small(["c"]).append_column(name, pa.array([9]))
+    store.refresh(fresh.to_batches(), ["a"], facts(table, 2), "000001")
+    assert store.show(["a", "b", "c"]) == [{"_id": "b", name: 7}, {"_id": "c", name: 9}]
+
+
 def test_vectors_of_any_list_and_columns_of_any_spelling(store):
     kinds = {"large": pa.large_string(), "when": pa.timestamp("ns"), "code": pa.dictionary(pa.int8(), pa.string())}
     columns = {

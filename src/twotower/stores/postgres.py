@@ -201,9 +201,11 @@ class Postgres:
         """`_id` and payload of those that are there."""
         from psycopg import sql
 
+        from twotower.stores.postgres_words import named
+
         shape = version.shape
         names = [ID, *(version.columns[each.name] for each in shape if each.name != ID)]
-        listed = sql.SQL(", ").join(map(sql.Identifier, names))
+        listed = sql.SQL(", ").join(map(named, names))
         with self._connection("show items") as connection:
             kind = sql.SQL(sql_type(shape.field(ID)))
             asked = sql.SQL("SELECT {} FROM {} WHERE {} = ANY(%s::{}[])").format(listed, _table(version.table), sql.Identifier(ID), kind)

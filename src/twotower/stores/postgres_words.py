@@ -16,6 +16,11 @@ OPERATORS: dict[Operator, str] = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", 
 Part = tuple[sql.Composable, list[Any]]
 
 
+def named(column: str) -> sql.Identifier:
+    """A column in a statement with parameters, in which the driver takes a single % of a name for one of them."""
+    return sql.Identifier(column.replace("%", "%%"))
+
+
 def postgres_condition(condition: Condition, version: Version) -> Part:
     """A condition as SQL that is true for the rows that meet it, and its parameters."""
     found: Part = said(condition, version, PostgresWords())
@@ -39,7 +44,7 @@ class PostgresWords:
     def missing(self, column: str, of: pa.DataType) -> Part:
         """Rows without a value; to PostgreSQL a nan is one, and the greatest."""
         also = " OR {0} = 'NaN'" if pa.types.is_floating(of) else ""
-        return sql.SQL("({0} IS NULL" + also + ")").format(sql.Identifier(column)), []
+        return sql.SQL("({0} IS NULL" + also + ")").format(named(column)), []
 
     def compare(self, column: str, operator: Operator, value: Any, of: pa.DataType) -> Part:
         """Rows whose value compares so."""
@@ -47,7 +52,7 @@ class PostgresWords:
             return self._beyond(column, operator, value, of)
         nan = " AND {0} <> 'NaN'" if pa.types.is_floating(of) and operator in ("gt", "ge", "ne") else ""
         text = "({0} " + OPERATORS[operator] + " %s::" + _cast(of) + nan + ")"
-        return sql.SQL(text).format(sql.Identifier(column)), [value]
+        return sql.SQL(text).format(named(column)), [value]
 
     def _beyond(self, column: str, operator: Operator, value: str, of: pa.DataType) -> Part:
         """A comparison with a text that no parameter can hold, and no row either: it stands just behind what precedes its character 0."""
@@ -61,17 +66,17 @@ class PostgresWords:
         """Rows whose value is one of these."""
         kept = [value for value in values if not (isinstance(value, str) and "\0" in value)]
         cast = _cast(of).removesuffix(' COLLATE "C"')
-        return sql.SQL("({0} = ANY(%s::" + cast + "[]))").format(sql.Identifier(column)), [kept]
+        return sql.SQL("({0} = ANY(%s::" + cast + "[]))").format(named(column)), [kept]
 
     def has(self, column: str, value: Any, of: pa.DataType) -> Part:
         """Rows whose list holds the value."""
         if isinstance(value, str) and "\0" in value:
             return self.none()
-        return sql.SQL("(%s::" + _cast(of).removesuffix(' COLLATE "C"') + " = ANY({0}))").format(sql.Identifier(column)), [value]
+        return sql.SQL("(%s::" + _cast(of).removesuffix(' COLLATE "C"') + " = ANY({0}))").format(named(column)), [value]
 
     def flag(self, column: str) -> Part:
         """Rows whose truth value is true."""
-        return sql.SQL("{0}").format(sql.Identifier(column)), []
+        return sql.SQL("{0}").format(named(column)), []
 
     def every(self, parts: list[Part]) -> Part:
         """Rows that meet all."""
