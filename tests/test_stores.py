@@ -119,6 +119,36 @@ def test_a_column_may_be_called_anything(store, name):
     assert store.show(["a", "b", "c"]) == [{"_id": "b", name: 7}, {"_id": "c", name: 9}]
 
 
+NESTED = {
+    "days": [{"on": datetime.date(2024, 5, 1)}, {"on": None}],
+    "moments": [{"at": datetime.datetime(2024, 5, 1, 17, 30, 0, 5)}, None],
+    "zoned moments": [[{"at": datetime.datetime(2024, 5, 1, tzinfo=datetime.UTC)}], []],
+    "hours": [{"at": datetime.time(7, 30)}, None],
+    "spans": [{"for": datetime.timedelta(days=1, microseconds=3)}, None],
+    "decimals": [{"cost": decimal.Decimal("1.50")}, None],
+    "bytes": [{"raw": b"\x00\xff"}, None],
+    "lists of lists": [[[1, 2], []], [None]],
+    "deep": [{"a": [{"b": [datetime.date(2024, 5, 1)]}]}, {"a": None}],
+    "plain": [{"a": 1, "b": "x", "c": 0.5, "d": True}, None],
+    "whole numbers": [[1, (1 << 64) - 1], []],
+}
+
+
+@pytest.mark.parametrize("name", NESTED)
+def test_what_is_nested_is_shown_as_it_was(store, name):
+    kind = pa.list_(pa.uint64()) if name == "whole numbers" else None
+    if kind is not None and store.kind in ("qdrant", "served"):
+        pytest.skip("Qdrant refuses whole numbers past 64 bits")
+    publish(store, small(["a", "b"], nested=pa.array(NESTED[name], kind)))
+    assert store.show(["a", "b"]) == [{"_id": row, "nested": value} for row, value in zip("ab", NESTED[name], strict=True)]
+
+
+def test_a_map_is_shown_as_its_pairs(store):
+    prices = pa.array([[("eu", decimal.Decimal("1.50"))], None], pa.map_(pa.string(), pa.decimal128(6, 2)))
+    publish(store, small(["a", "b"], prices=prices))
+    assert [row["prices"] for row in store.show(["a", "b"])] == prices.to_pylist()
+
+
 def test_vectors_of_any_list_and_columns_of_any_spelling(store):
     kinds = {"large": pa.large_string(), "when": pa.timestamp("ns"), "code": pa.dictionary(pa.int8(), pa.string())}
     columns = {

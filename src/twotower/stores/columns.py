@@ -15,6 +15,7 @@ import pyarrow as pa
 from twotower.errors import DataError
 
 WIDE = decimal.Context(prec=80)
+MICROSECOND = datetime.timedelta(microseconds=1)
 SAFE_DIGITS = 15  # of a decimal that a float64 tells from every other
 
 
@@ -58,7 +59,7 @@ def cells(column: pa.Array, name: str) -> list[Any]:
         raise DataError(f'the column "{name}" holds a date outside the years 1 to 9999, which cannot be published') from None
     kind = sql_type(pa.field(name, column.type))
     if kind == "jsonb":
-        return [None if value is None else Jsonb(json.loads(json.dumps(value, default=str))) for value in values]
+        return [None if value is None else Jsonb(json.loads(json.dumps(value, default=_json_or_text))) for value in values]
     if kind in ("text", "text[]"):
         for value in values:
             if value is not None and any("\0" in each for each in ([value] if isinstance(value, str) else value) if each is not None):
@@ -74,8 +75,8 @@ def from_cells(values: Sequence[Any], of: pa.DataType) -> pa.Array:
         return pa.array([None if value is None else int(value) for value in values], of)
     if pa.types.is_decimal(of):
         return pa.array([None if value is None else value.quantize(decimal.Decimal(1).scaleb(-of.scale), context=WIDE) for value in values], of)
-    if pa.types.is_nested(of) and not isinstance(next((value for value in values if value is not None), None), (list, dict)):
-        return pa.array([None] * len(values), of)
+    if sql_type(pa.field("", of)) == "jsonb":
+        return from_json(values, of)
     return pa.array(list(values), of)
 
 
@@ -87,9 +88,17 @@ def to_json(column: pa.Array, name: str) -> list[Any]:
         raise DataError(f'the column "{name}" holds a value that this store cannot keep: {error}') from None
 
 
+def _json_or_text(value: Any) -> Any:
+    """What JSON has no word for, as `_from_json` reads it, or as a text."""
+    told = _to_json(value)
+    return str(value) if told is value else told
+
+
 def _to_json(value: Any) -> Any:
     if isinstance(value, (datetime.date, datetime.time)):
         return value.isoformat()
+    if isinstance(value, datetime.timedelta):
+        return value // MICROSECOND
     if isinstance(value, decimal.Decimal):
         return float(value) if len(value.as_tuple().digits) <= SAFE_DIGITS else str(value)
     if isinstance(value, bytes):
@@ -115,8 +124,16 @@ def from_json(values: Sequence[Any], of: pa.DataType) -> pa.Array:
 def _from_json(value: Any, of: pa.DataType) -> Any:
     if value is None:
         return None
-    if pa.types.is_list(of):
+    if pa.types.is_struct(of):
+        return {each.name: _from_json(value.get(each.name), each.type) for each in of}
+    if pa.types.is_map(of):
+        return [(_from_json(key, of.key_type), _from_json(each, of.item_type)) for key, each in value]
+    if pa.types.is_nested(of):
         return [_from_json(each, of.value_type) for each in value]
+    if pa.types.is_dictionary(of):
+        return _from_json(value, of.value_type)
+    if pa.types.is_duration(of):
+        return value * MICROSECOND
     if pa.types.is_timestamp(of):
         return datetime.datetime.fromisoformat(value)
     if pa.types.is_date(of):
