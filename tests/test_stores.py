@@ -149,6 +149,12 @@ def test_a_map_is_shown_as_its_pairs(store):
     assert [row["prices"] for row in store.show(["a", "b"])] == prices.to_pylist()
 
 
+def test_a_date_that_python_cannot_hold_is_shown_as_a_text(places):
+    with places.open("lance") as store:
+        publish(store, small(["a"], day=pa.array([2_932_897], pa.int32()).cast(pa.date32())))
+        assert store.show(["a"]) == [{"_id": "a", "day": "10000-01-01"}]
+
+
 def test_vectors_of_any_list_and_columns_of_any_spelling(store):
     kinds = {"large": pa.large_string(), "when": pa.timestamp("ns"), "code": pa.dictionary(pa.int8(), pa.string())}
     columns = {

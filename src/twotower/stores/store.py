@@ -19,7 +19,7 @@ import pyarrow as pa
 from twotower.data.columns import Array
 from twotower.data.hashes import hash_texts
 from twotower.data.prepared import ID
-from twotower.data.values import to_text
+from twotower.data.values import plain_rows, to_text
 from twotower.errors import BundleError, ConfigError, DataError, OutputError
 from twotower.search.filters import Condition
 from twotower.search.index import best_of_each, no_hits
@@ -168,7 +168,7 @@ class Store:
         for attempt in range(TRIES):
             live = self._live()
             try:
-                found = {row[ID]: row for row in self.engine.show(live, wanted).to_pylist()} if wanted else {}
+                found = {row[ID]: row for row in plain_rows(self.engine.show(live, wanted))} if wanted else {}
                 return [found[each] for each in wanted if each in found]
             except Gone:
                 if attempt == TRIES - 1:
