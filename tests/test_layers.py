@@ -342,6 +342,22 @@ def test_a_set_is_pooled_as_by_hand():
             torch.testing.assert_close(found[number], sum(v * w for v, w in zip(vectors, own, strict=True)) / total, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("size", [1e-12, 1e-300, 1e20, 1e39, 1e300])
+def test_the_size_of_all_weights_together_changes_no_mean(size):
+    feature = Categories(column="a", pool="weighted")
+    state = feature.fit([(pa.array(["x|y|z"]), np.ones(1, np.int64))])
+    layer = LAYERS["categories"](feature, state, Place("item a:categories", 4, {}, "", False))
+
+    def pooled(size):
+        rows = pa.array([f"x:{2 * size}|y:{-size}", "z", None, f"x:0|y:{size}|z:{size / 2}", "x:0"])
+        column = feature.encode(rows, state)
+        bag, padded = layer(tensors(column)), layer(torch.as_tensor(pad(column)))
+        torch.testing.assert_close(bag, padded)
+        return bag
+
+    torch.testing.assert_close(pooled(size), pooled(1.0))
+
+
 # --- given vectors ------------------------------------------------------------------------------------------------
 
 

@@ -147,7 +147,7 @@ class Categories:
         codes = _codes(self, texts, state["hashes"]) if len(texts) else np.empty(0, np.int64)
         offsets = offsets_of(_lengths(lists))
         if self.pool == "weighted":
-            return Ragged(np.stack([codes.astype(np.float64), weights], axis=1), offsets)
+            return Ragged(np.stack([codes.astype(np.float64), _comparable(weights, offsets)], axis=1), offsets)
         return Ragged(codes, offsets)
 
     def form(self, state: State, dimensions: int) -> Form:
@@ -198,6 +198,7 @@ def _codes(feature: Id | Categories, texts: pa.Array, known: Array) -> Array:
 
 # --- several values -----------------------------------------------------------------------------------------------
 
+LEAST, MOST = 1e-6, 1e30  # of the largest weight of a row; a smaller sum counts as LEAST where a mean is taken
 WEIGHTED = pa.list_(pa.struct([("value", pa.string()), ("weight", pa.float64())]))
 
 
@@ -211,6 +212,15 @@ def _values(lists: pa.Array) -> tuple[pa.Array, Array]:
     if pa.types.is_struct(flat.type):
         return flat.field("value"), np.asarray(flat.field("weight"))
     return flat, np.ones(len(flat))
+
+
+def _comparable(weights: Array, offsets: Array) -> Array:
+    """Weights whose sums a float32 can hold: a row's mean stays what it is where all of its weights are divided by one number."""
+    rows = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    largest = np.zeros(len(offsets) - 1)
+    np.maximum.at(largest, rows, np.abs(weights))
+    odd = (largest > MOST) | ((largest > 0) & (largest < LEAST))
+    return np.asarray(weights / np.where(odd, largest, 1.0)[rows])
 
 
 def _listed(lists: pa.Array) -> pa.Array:
