@@ -229,6 +229,8 @@ def test_a_query_encoder_reads_histories_by_what_it_keeps_of_the_items(desk, ite
     histories = [["i1", "i2", "i3", "i4", "i5"], ["i7", "unknown"], ["unknown"]]
     assert np.array_equal(encoder.embed_queries(history=histories), run.retriever.embed_queries(history=histories))
     assert Path("encoder/model/history/vectors.npy").exists() == (items == "tower")
+    export(load("run", width=8), "query-encoder", "of_narrow")
+    assert np.array_equal(load("of_narrow").embed_queries(history=histories), encoder.embed_queries(history=histories))
     verify("encoder")
     with pytest.raises(BundleError, match="query encoder alone"):
         encoder.search(history=["i1"])

@@ -120,6 +120,11 @@ def test_what_is_there_is_not_sent_again(retriever, url):
     assert facts.rows == len(retriever) and facts.similarity == "cosine"
 
 
+def test_vectors_cut_short_are_brought_nowhere(world_folder, url):
+    with pytest.raises(ConfigError, match="opened with fewer dimensions"):
+        bring(load(world_folder, width=8), url)
+
+
 def test_queries_to_measure_with(retriever, tmp_path):
     bundle = replace(retriever.bundle, folder=tmp_path)
     made = sample_queries(bundle)

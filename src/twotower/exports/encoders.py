@@ -40,7 +40,8 @@ def write_query_encoder(retriever: Retriever, folder: Path) -> None:
     if retriever.history is not None:
         files.write_table(model / HISTORY / "items.arrow", retriever.items.select([ID]))
         if retriever.history.feature.items == "tower":
-            files.write_array(model / HISTORY / "vectors.npy", np.asarray(retriever.vectors, np.float32))
+            # What stands for the items, at its full width however narrow the retriever searches.
+            files.write_array(model / HISTORY / "vectors.npy", np.asarray(retriever.history.stand_ins, np.float32))
     facts = {name: value for name, value in bundle.model.items() if name not in OF_MANIFEST}
     manifests.write_manifest(model, "query encoder", ENCODER_FORMAT, of=bundle.fingerprint, **facts)
     files.write_text(folder / CURRENT, ALONE + "\n")

@@ -16,6 +16,7 @@ from twotower.bundle.indexes import sample_queries
 from twotower.bundle.lineage import difference
 from twotower.bundle.retriever import Retriever
 from twotower.data.columns import Array
+from twotower.errors import ConfigError
 from twotower.stores import Facts, open_store
 from twotower.stores.facts import VECTOR, payload_schema
 from twotower.stores.store import RECALL
@@ -42,6 +43,8 @@ def bring(
     recall: the share of the true ten nearest items that the store must find for sample queries before a table of its own goes live, .95 unless
     said. Raises ConfigError, DataError, OutputError, MissingExtra.
     """
+    if retriever.width is not None:
+        raise ConfigError("this bundle was opened with fewer dimensions than it has; open it with all of them to bring it into a store")
     now = retriever.catalogue  # one version, whoever grows it meanwhile
     facts = facts_of(now)
     with open_store(url, name) as store:
