@@ -143,6 +143,16 @@ def test_what_is_nested_is_shown_as_it_was(store, name):
     assert store.show(["a", "b"]) == [{"_id": row, "nested": value} for row, value in zip("ab", NESTED[name], strict=True)]
 
 
+def test_what_is_no_number_is_missing_where_it_is_nested(store):
+    nan = float("nan")
+    publish(store, small(["a", "b"], nested=pa.array([{"x": nan}, {"x": 0.5}])))
+    shown = [row["nested"]["x"] for row in store.show(["a", "b"])]
+    assert (shown[0] is None or shown[0] != shown[0]) and shown[1] == 0.5
+    if store.kind != "lance":
+        with pytest.raises(DataError, match='"nested" holds a value that this store cannot keep: an infinite number'):
+            publish(store, small(["a"], nested=pa.array([{"x": float("inf")}])), 2)
+
+
 def test_a_map_is_shown_as_its_pairs(store):
     prices = pa.array([[("eu", decimal.Decimal("1.50"))], None], pa.map_(pa.string(), pa.decimal128(6, 2)))
     publish(store, small(["a", "b"], prices=prices))

@@ -59,7 +59,11 @@ def cells(column: pa.Array, name: str) -> list[Any]:
         raise DataError(f'the column "{name}" holds a date outside the years 1 to 9999, which cannot be published') from None
     kind = sql_type(pa.field(name, column.type))
     if kind == "jsonb":
-        return [None if value is None else Jsonb(json.loads(json.dumps(value, default=_json_or_text))) for value in values]
+        try:
+            told = [json.loads(json.dumps(value, default=_json_or_text), parse_constant=_constant) for value in values]
+        except ValueError as error:
+            raise DataError(f'the column "{name}" holds a value that this store cannot keep: {error}') from None
+        return [None if value is None else Jsonb(value) for value in told]
     if kind in ("text", "text[]"):
         for value in values:
             if value is not None and any("\0" in each for each in ([value] if isinstance(value, str) else value) if each is not None):
@@ -92,6 +96,12 @@ def _json_or_text(value: Any) -> Any:
     """What JSON has no word for, as `_from_json` reads it, or as a text."""
     told = _to_json(value)
     return str(value) if told is value else told
+
+
+def _constant(spelled: str) -> None:
+    """What JSON has no number for: nan is missing. Raises ValueError for an infinite one."""
+    if spelled != "NaN":
+        raise ValueError("an infinite number")
 
 
 def _to_json(value: Any) -> Any:
