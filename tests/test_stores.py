@@ -19,7 +19,7 @@ import pytest
 from tests.stored import KINDS, MODEL, OTHER, catalogue, facts, nearest, packed, publish, running, vectors_in
 from twotower.errors import BundleError, ConfigError, DataError, MissingExtra, OutputError, TwotowerError
 from twotower.search.filters import Compare
-from twotower.stores import STORES, is_store, open_store
+from twotower.stores import STORES, is_store, open_store, place_of
 
 TABLE = catalogue()
 QUERIES = np.random.default_rng(1).standard_normal((30, 8)).astype(np.float32)
@@ -514,6 +514,16 @@ def test_mistakes_in_a_url_are_said(monkeypatch):
     with pytest.raises(ConfigError, match="names no tables"):
         open_store("lancedb:///tmp/x", name='a"; DROP')
     assert is_store("lancedb:///x") and is_store("env:X") and not is_store("folder/out.onnx")
+
+
+@pytest.mark.parametrize("between", ["/", "?", "#", "@", "/@", "?@", "@?", "%", ":"])
+def test_no_part_of_a_secret_is_shown_however_it_is_spelled(between):
+    shown = place_of(f"postgresql://ann:s3{between}cret@host/db?password=s3cret").shown
+    assert shown in ("postgresql://host/db", "postgresql://...")
+    assert place_of("postgresql://host:5432/db?user=ann&password=s3cret").shown == "postgresql://host:5432/db"
+    assert place_of("postgresql://host/db?user=ann@x&password=s3cret").shown == "postgresql://..."
+    assert place_of("lancedb:///data/a@b/lance").shown == "lancedb:///data/a@b/lance"
+    assert place_of("qdrant+http://:s3/cret@host:6333").shown == "qdrant+http://host:6333"
 
 
 @pytest.mark.parametrize(

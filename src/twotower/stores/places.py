@@ -35,10 +35,12 @@ def place_of(given: str) -> Place:
 
 
 def _shown(url: str) -> str:
-    """A URL without user, password and options."""
-    rest = url.split("://", 1)[1].partition("?")[0].partition("#")[0]
-    host, slash, path = rest.partition("/")
-    return f"{url.split('://', 1)[0].lower()}://{host.rpartition('@')[2]}{slash}{path.rpartition('@')[2]}"
+    """A URL without user, password and options. A password may hold what should have been written otherwise in a URL: / ? # or @."""
+    scheme, rest = url.split("://", 1)
+    before = rest.partition("?")[0].partition("#")[0]
+    if "@" in rest[len(before) :]:
+        return f"{scheme.lower()}://..."
+    return f"{scheme.lower()}://{before if before.startswith('/') else before.rpartition('@')[2]}"
 
 
 def folder_of(place: Place) -> str:
