@@ -18,6 +18,7 @@ from twotower import files, load
 from twotower.bundle import open_bundle, verify
 from twotower.bundle.layout import Segment, write_segment, write_version
 from twotower.errors import BundleError, ConfigError, OutputError
+from twotower.exports import sentences
 from twotower.exports.catalogue import write_ids
 from twotower.exports.formats import FORMS, ExportOptions, export, is_store
 
@@ -315,6 +316,28 @@ def test_a_mistake_gets_one_clear_error(typed, world_folder, desk, case):
     assert code == 2 and out == "" and err.startswith("twotower: ") and "Traceback" not in err
     assert all(part in err for part in said), err
     assert sorted(desk.rglob("*")) == before and Path("there.parquet").read_text() == "something"
+
+
+@pytest.mark.parametrize("theirs", [True, False])
+def test_an_encoder_of_somebody_elses_is_never_replaced(retriever, desk, monkeypatch, theirs):
+    def written(part, source, folder, *, unit):
+        files.write_json(folder / "modules.json", [])
+        files.write_json(folder / "config_sentence_transformers.json", {"similarity_fn_name": "cosine"})
+
+    # The extra is not needed to try what may be replaced.
+    monkeypatch.setattr(sentences, "sides_of", lambda retriever: ({"query": None, "item": None}, {}))
+    monkeypatch.setattr(sentences, "encoder_folder", lambda *given: desk)
+    monkeypatch.setattr(sentences, "alike", lambda one, other: True)
+    monkeypatch.setattr(sentences, "write_sentences", written)
+    export(retriever, "sentence-transformers", "made")
+    if not theirs:
+        export(retriever, "sentence-transformers", "made", ExportOptions(overwrite=True))
+        return
+    # As the library saves one.
+    Path("made/config_sentence_transformers.json").write_text('{"__version__": {"sentence_transformers": "5.1.0"}, "similarity_fn_name": "cosine"}')
+    with pytest.raises(OutputError, match="not ours to overwrite"):
+        export(retriever, "sentence-transformers", "made", ExportOptions(overwrite=True))
+    assert Path("made/modules.json").exists()
 
 
 def test_urls_are_stores_and_forms_are_none():

@@ -130,7 +130,9 @@ def _sentence_transformers(retriever: Retriever, place: Path, options: ExportOpt
 
 def _folders_of_sentences(place: Path) -> tuple[str, ...]:
     """What may be replaced there: query/ and item/, or all of a folder that is such an export itself."""
-    if (place / "modules.json").exists() and (place / "config_sentence_transformers.json").exists():
+    kept = place / "config_sentence_transformers.json"
+    # The library writes its versions into what it saves, an export does not.
+    if (place / "modules.json").exists() and kept.exists() and "__version__" not in files.read_json(kept):
         return tuple(path.name for path in place.iterdir())
     return ("query", "item")
 
