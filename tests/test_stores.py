@@ -581,6 +581,27 @@ def test_people_read_what_is_live_by_sql(postgres):
     assert asked(postgres, f"SELECT count(*) FROM twotower.{postgres.name}") == [(300,)]
 
 
+def test_who_may_read_the_view_still_may_when_another_version_is_live(postgres):
+    def changed(statement):
+        with postgres.engine._connection("test") as connection:
+            connection.execute(statement)
+
+    publish(postgres, small(["a"], title=["x"]))
+    changed(f"GRANT SELECT ON twotower.{postgres.name} TO pg_monitor")
+    changed(f"CREATE VIEW public.titles_{postgres.name} AS SELECT title FROM twotower.{postgres.name}")
+    allowed = f"SELECT has_table_privilege('pg_monitor', 'twotower.{postgres.name}', 'SELECT')"
+    publish(postgres, small(["a", "b"], title=["y", "z"]), 2)
+    titles = f"SELECT title FROM public.titles_{postgres.name} ORDER BY title"
+    assert asked(postgres, allowed) == [(True,)] and asked(postgres, titles) == [("y",), ("z",)]
+    postgres.refresh(small(["c"], title=["w"]).to_batches(), [], replace(facts(small(["a", "b", "c"]), 3), rows=3), "000002")
+    assert asked(postgres, allowed) == [(True,)] and len(asked(postgres, titles)) == 3
+    publish(postgres, small(["a"], title=["x"], price=[1]), 4)  # one column more at the end
+    assert asked(postgres, allowed) == [(True,)] and asked(postgres, titles) == [("x",)]
+    changed(f"DROP VIEW public.titles_{postgres.name}")
+    publish(postgres, small(["a"], name=["x"]), 5)
+    assert asked(postgres, f"SELECT name FROM twotower.{postgres.name}") == [("x",)]
+
+
 @pytest.mark.parametrize(("d", "index"), [(2000, "vector_ip_ops"), (2001, "halfvec"), (4001, None)])
 def test_an_index_for_as_many_dimensions_as_there_can_be(postgres, d, index):
     table = catalogue(60, d).select(["_id", "_vector"])

@@ -272,17 +272,21 @@ class Postgres:
             self._switch(connection, versions)
 
     def _switch(self, connection: Any, versions: Sequence[Version]) -> None:
-        from psycopg import sql
+        from psycopg import errors, sql
 
         connection.execute(f"SET LOCAL lock_timeout = '{PATIENCE}s'")
         connection.execute("DELETE FROM twotower.versions WHERE name = %s", [self.name])
         for place, version in enumerate(versions):
             given = [self.name, place, version.table, version.live, json.dumps(version.told())]
             connection.execute("INSERT INTO twotower.versions VALUES (%s, %s, %s, %s, %s)", given)
-        view = sql.Identifier("twotower", self.name)
-        connection.execute(sql.SQL("DROP VIEW IF EXISTS {}").format(view))
-        live = next(version for version in versions if version.live)
-        connection.execute(sql.SQL("CREATE VIEW {} AS SELECT * FROM {}").format(view, _table(live.table)))
+        view, live = sql.Identifier("twotower", self.name), next(version for version in versions if version.live)
+        made = sql.SQL("VIEW {} AS SELECT * FROM {}").format(view, _table(live.table))
+        try:
+            with connection.transaction():
+                connection.execute(sql.SQL("CREATE OR REPLACE ") + made)  # who may read it still may
+        except errors.InvalidTableDefinition:  # its columns are others now
+            connection.execute(sql.SQL("DROP VIEW {}").format(view))
+            connection.execute(sql.SQL("CREATE ") + made)
 
     def refresh(
         self, live: Version, following: Version, changed: Iterator[Rows], removed: Sequence[Any], earlier: Sequence[Version]
