@@ -1,6 +1,7 @@
 """One road from raw values to numbers, saved and restored whole."""
 
 import json
+import uuid
 
 import numpy as np
 import pandas as pd
@@ -8,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from twotower.data.encoder import Encoder, to_table
-from twotower.data.features import Category, History, Id, Text
+from twotower.data.features import Categories, Category, History, Id, Text
 from twotower.data.schema import ItemSide, QuerySide, Schema
 from twotower.errors import BundleError, DataError
 
@@ -54,6 +55,19 @@ def test_every_kind_of_rows_is_encoded_alike(encoder, side):
     expected = encoder.encode(side, ROWS[side])
     for rows in (table, table.to_batches()[0], pd.DataFrame(ROWS[side]), columns, pa.concat_tables([table.slice(0, 1), table.slice(1)])):
         assert equal(encoder.encode(side, rows), expected)
+
+
+def test_uuids_are_read_as_they_were_prepared():
+    numbers = [uuid.UUID(int=n) for n in range(3)]
+    query = QuerySide(key="user", features=(Id(column="user"), Categories(column="touched"), History()))
+    schema = Schema(query=query, item=ItemSide(features=(Id(column="sku"),)))
+    rows = [{"user": number, "touched": numbers[:n], "history": numbers[n:]} for n, number in enumerate(numbers)]
+    texts = [{"user": str(row["user"]), **{name: list(map(str, row[name])) for name in ("touched", "history")}} for row in rows]
+    encoder = Encoder.fit(schema, lambda side: counted({"query": texts, "item": [{"sku": "a"}]}[side]))
+    expected = encoder.encode("query", texts)
+    assert encoder.unknown("query", expected) == {"user:id": 0, "touched:categories": 0, "history:history": 0}
+    for given in (rows, pd.DataFrame(rows), {name: [row[name] for row in rows] for name in rows[0]}):
+        assert equal(encoder.encode("query", given), expected)
 
 
 def test_one_row_is_encoded_as_in_company(encoder):

@@ -6,6 +6,7 @@ import decimal
 import io
 import json
 import unicodedata
+import uuid
 
 import numpy as np
 import pandas as pd
@@ -79,6 +80,8 @@ def write_all(folder, values):
         (pa.array([None], pa.string()), None),
         (pa.array([None]), None),
         (pa.array([float("nan")]), None),
+        (pa.array([uuid.UUID(int=7)]), "00000000-0000-0000-0000-000000000007"),
+        (pa.array([None], pa.uuid()), None),
     ],
 )
 def test_the_table(array, expected):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from twotower.errors import DataError
 
 def is_value(query: Any) -> bool:
     """Whether this is one value of one column."""
-    return isinstance(query, (str, int, float, np.generic)) and not isinstance(query, bool)
+    return isinstance(query, (str, int, float, np.generic, uuid.UUID)) and not isinstance(query, bool)
 
 
 def columnar(queries: Any, nested: Collection[str] = ()) -> bool:

@@ -11,6 +11,7 @@ import decimal
 import json
 import math
 import unicodedata
+import uuid
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -36,6 +37,7 @@ def has_text(kind: pa.DataType) -> bool:
     return _is_string(kind) or any(
         test(kind)
         for test in (
+            is_uuid,
             pa.types.is_null,
             pa.types.is_boolean,
             pa.types.is_integer,
@@ -44,6 +46,16 @@ def has_text(kind: pa.DataType) -> bool:
             pa.types.is_decimal,
         )
     )
+
+
+def is_uuid(kind: pa.DataType) -> bool:
+    """Whether values of this type are what Arrow makes of Python's UUIDs."""
+    return getattr(kind, "extension_name", "") == "arrow.uuid"
+
+
+def uuid_texts(array: pa.Array) -> pa.Array:
+    """UUIDs as they are written."""
+    return pa.array([None if value is None else str(uuid.UUID(bytes=value)) for value in array.storage.to_pylist()], pa.string())
 
 
 def _is_string(kind: pa.DataType) -> bool:
@@ -65,6 +77,8 @@ def to_text(array: pa.Array, *, exact: bool = True) -> pa.Array:
         raise TypeError(f"values of type {kind} have no canonical text")
     if _is_string(kind):
         return _clean(array.cast(pa.string()), exact)
+    if is_uuid(kind):
+        return uuid_texts(array)
     if pa.types.is_floating(kind):
         return _float_texts(array)
     if pa.types.is_decimal(kind):
@@ -179,14 +193,14 @@ def to_array(values: Sequence[Any]) -> pa.Array:
     if kinds == {int, float}:
         blurred = any(isinstance(value, int) and abs(value) > EXACT_FLOAT for value in values)
         kinds = {str, int} if blurred else {float}
-    if kinds == {str}:
+    if kinds and kinds <= {str, uuid.UUID}:
         return as_texts(values)
     if kinds <= {float}:
         return pa.array(values, pa.float64() if kinds else pa.null())
     if len(kinds) == 1:
         try:
             return pa.array(values)
-        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
+        except (pa.ArrowException, TypeError, OverflowError):
             pass
     return as_texts(values)
 

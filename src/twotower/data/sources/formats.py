@@ -12,7 +12,6 @@ import gzip
 import io
 import json
 import lzma
-import uuid
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import IO, Any
 
 import pyarrow as pa
 
-from twotower.data.values import EXACT_FLOAT, as_texts, has_text, printable, to_text
+from twotower.data.values import EXACT_FLOAT, as_texts, has_text, is_uuid, printable, to_text, uuid_texts
 from twotower.errors import DataError
 
 BATCH = 1 << 16  # rows
@@ -300,7 +299,7 @@ def type_of(kind: pa.DataType) -> pa.DataType:
     """The type of a column once it stands for itself: a dictionary's values, a view as plain text, an extension as what it is stored as."""
     if pa.types.is_dictionary(kind):
         return type_of(kind.value_type)
-    if _is_uuid(kind):
+    if is_uuid(kind):
         return pa.string()
     if isinstance(kind, pa.BaseExtensionType):
         return type_of(kind.storage_type)
@@ -309,16 +308,12 @@ def type_of(kind: pa.DataType) -> pa.DataType:
     return pa.string() if pa.types.is_string_view(kind) else pa.binary() if pa.types.is_binary_view(kind) else kind
 
 
-def _is_uuid(kind: pa.DataType) -> bool:
-    return getattr(kind, "extension_name", "") == "arrow.uuid"
-
-
 def fit(column: pa.Array, kind: pa.DataType) -> pa.Array:
     """A column in the type that was agreed on."""
     if column.type == kind:
         return column
-    if _is_uuid(column.type):
-        return pa.array([None if value is None else str(uuid.UUID(bytes=value)) for value in column.storage.to_pylist()], pa.string())
+    if is_uuid(column.type):
+        return uuid_texts(column)
     if isinstance(column.type, pa.BaseExtensionType):
         return fit(column.storage, kind)
     if pa.types.is_dictionary(column.type) and column.type.value_type != type_of(column.type):
