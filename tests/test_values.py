@@ -190,6 +190,36 @@ def test_numbers_that_a_float_would_blur_stay_apart():
     assert texts(to_array([2**70, 1])) == [str(2**70), "1"]
 
 
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([np.datetime64("2024-05-01"), None], ["2024-05-01", None]),
+        ([np.datetime64("2024-05")], ["2024-05-01"]),
+        ([np.datetime64("2024-05-01T17")], ["2024-05-01 17:00:00"]),
+        ([np.datetime64("NaT")], [None]),
+        ([np.datetime64("2024-05-01T17:30:00.5", "ns"), "x"], ["2024-05-01 17:30:00.5", "x"]),
+        ([np.datetime64("NaT", "ns"), "x"], [None, "x"]),
+        ([np.float32(0.1), 0.1, np.float16(0.1), np.float64(0.1), np.float32("nan"), np.float32(3)], ["0.1", "0.1", "0.1", "0.1", None, "3"]),
+        (
+            [dt.datetime(2024, 5, 1, 17, 30), dt.datetime(2024, 5, 1, 17, 30, tzinfo=dt.UTC), None],
+            ["2024-05-01 17:30:00", "2024-05-01 17:30:00Z", None],
+        ),
+        ([pd.Timestamp("2024-05-01"), pd.Timestamp("2024-05-01", tz="Europe/Berlin")], ["2024-05-01 00:00:00", "2024-04-30 22:00:00Z"]),
+        ([pd.Timestamp("2024-05-01"), pd.NaT], ["2024-05-01 00:00:00", None]),
+        ([pd.Timestamp("2024-05-01", tz="UTC"), pd.NaT, None], ["2024-05-01 00:00:00Z", None, None]),
+        ([pd.Timestamp("2024-05-01 17:30:00.123456789"), "x"], ["2024-05-01 17:30:00.123456789", "x"]),
+        ([pd.Timestamp("2024-05-01 17:30:00.000000007+02:00"), "x"], ["2024-05-01 15:30:00.000000007Z", "x"]),
+        ([pd.NaT], [None]),
+        ([pd.NA, 7, pd.NA], [None, "7", None]),
+        ([pd.NA, "x", pd.NaT], [None, "x", None]),
+        ([pd.NA], [None]),
+        ([["a", pd.NA, 1]], ['["a", null, 1]']),
+    ],
+)
+def test_python_values_become_the_texts_that_a_column_of_their_own_would(values, expected):
+    assert texts(to_array(values)) == expected
+
+
 def test_truth_and_numbers_do_not_mix():
     assert texts(to_array([True, 1, "true", None])) == ["true", "1", "true", None]
 

@@ -24,6 +24,7 @@ from twotower.data.columns import Array
 WHOLE = r"^(-?(?:0|[1-9][0-9]*))\.0+$"
 FRACTION_ZEROS = r"(\.[0-9]*[1-9])0+$"  # what comes after the last digit that counts
 TRUTHS = {"-0": "0", "True": "true", "TRUE": "true", "False": "false", "FALSE": "false"}
+NOTHING = ("NaTType", "NAType")  # of pandas, which is not imported to know them
 FEW = 64  # texts that are cleaned one by one
 EXACT_FLOAT = 2.0**53  # past this, neighbouring whole numbers share one float
 
@@ -113,11 +114,17 @@ def _mask(rows: Array, n: int) -> Array:
     return mask
 
 
+def is_nothing(value: Any) -> bool:
+    """Whether this is one of the values by which pandas says that there is none."""
+    return type(value).__name__ in NOTHING
+
+
 def value_text(value: Any) -> str | None:
     """The canonical text of one Python value, or None where it is missing."""
-    if isinstance(value, np.generic):
-        value = value.item()
-    if value is None or (isinstance(value, float) and math.isnan(value)):
+    if isinstance(value, np.generic) and not isinstance(value, np.datetime64):
+        # By its own digits: as a float64 a narrower 0.1 has more of them.
+        value = float(str(value)) if isinstance(value, np.floating) else value.item()
+    if value is None or is_nothing(value) or (isinstance(value, float) and math.isnan(value)):
         return None
     if isinstance(value, bool):
         return "true" if value else "false"
@@ -125,17 +132,31 @@ def value_text(value: Any) -> str | None:
         return str(int(value)) if value.is_integer() else repr(value)
     if isinstance(value, decimal.Decimal):
         return _decimal_text(value)
-    if isinstance(value, datetime.datetime):
-        if value.tzinfo is not None:
-            value = value.astimezone(datetime.UTC)
-        text: str = value.replace(tzinfo=None, microsecond=0).isoformat(" ") + (f".{value.microsecond:06d}".rstrip("0") if value.microsecond else "")
-        return text + ("Z" if value.tzinfo is not None else "")
+    if isinstance(value, (datetime.datetime, np.datetime64)):
+        return _moment_text(value)
     if isinstance(value, datetime.time):
         return value.replace(microsecond=0).isoformat() + (f".{value.microsecond:06d}".rstrip("0") if value.microsecond else "")
     if isinstance(value, str):
-        cleaned: str | None = _clean(pa.array([printable(value)]), True)[0].as_py()
-        return cleaned
+        return _text_of(_clean(pa.array([printable(value)]), True))
     return str(value)
+
+
+def _moment_text(value: Any) -> str | None:
+    if isinstance(value, np.datetime64):
+        exact = np.datetime_data(value.dtype)[0] in ("s", "ms", "us", "ns")
+        return _text_of(to_text(pa.array([value]))) if exact else value_text(value.item())
+    if getattr(value, "nanosecond", 0):  # of pandas, finer than Python's
+        return f"{_moment_text(value.to_datetime64())}{'' if value.tzinfo is None else 'Z'}"
+    if value.tzinfo is not None:
+        value = value.astimezone(datetime.UTC)
+    text: str = value.replace(tzinfo=None, microsecond=0).isoformat(" ") + (f".{value.microsecond:06d}".rstrip("0") if value.microsecond else "")
+    return text + ("Z" if value.tzinfo is not None else "")
+
+
+def _text_of(texts: pa.Array) -> str | None:
+    """The one text of an array."""
+    text: str | None = texts[0].as_py()
+    return text
 
 
 def _decimal_text(value: decimal.Decimal) -> str | None:
@@ -190,11 +211,16 @@ def to_array(values: Sequence[Any]) -> pa.Array:
     Whole numbers stay exact: numbers that a float would blur make the column text.
     """
     kinds = {type(value) for value in values if value is not None}
+    if any(kind.__name__ in NOTHING for kind in kinds):
+        values = [None if is_nothing(value) else value for value in values]
+        kinds = {type(value) for value in values if value is not None}
     if kinds == {int, float}:
         blurred = any(isinstance(value, int) and abs(value) > EXACT_FLOAT for value in values)
         kinds = {str, int} if blurred else {float}
     if kinds and kinds <= {str, uuid.UUID}:
         return as_texts(values)
+    if len({value.tzinfo is None for value in values if isinstance(value, datetime.datetime)}) > 1:
+        return as_texts(values)  # Arrow would drop the zones of those that have one
     if kinds <= {float}:
         return pa.array(values, pa.float64() if kinds else pa.null())
     if len(kinds) == 1:
@@ -236,7 +262,7 @@ def as_texts(values: Sequence[Any]) -> pa.Array:
 
 def _any_text(value: Any) -> str | None:
     if isinstance(value, (dict, list, tuple)):
-        return printable(json.dumps(value, ensure_ascii=False, default=str))
+        return printable(json.dumps(value, ensure_ascii=False, default=lambda each: None if is_nothing(each) else str(each)))
     return printable(value) if isinstance(value, str) else value_text(value)
 
 
