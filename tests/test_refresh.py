@@ -212,6 +212,16 @@ def test_bad_catalogues_change_nothing(copied, items, tmp_path):
         retriever.remove_items(retriever.items.column("_id"))
 
 
+def test_an_item_whose_vector_is_no_number_is_named_and_changes_nothing(copied, monkeypatch):
+    retriever = load(copied)
+    embed = retriever.embed_items
+    monkeypatch.setattr(retriever, "embed_items", lambda rows: embed(rows) * np.where(np.arange(rows.num_rows) == 1, np.nan, 1.0)[:, None])
+    with pytest.raises(DataError, match="the item 2001 becomes a vector that is no number"):
+        retriever.add_items([NEW, NEW | {"name": 2001}, NEW | {"name": 2002}])
+    assert retriever.bundle.version == load(copied).bundle.version == "000001"
+    assert retriever.add_items([NEW]).added == 1
+
+
 def test_words_weighed_by_an_earlier_version_cannot_grow(items, tmp_path):
     folder = Path(shutil.copytree(Path(__file__).parent / "data" / "bundle-1", tmp_path / "bundle"))
     retriever = load(folder)

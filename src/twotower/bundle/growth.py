@@ -20,8 +20,9 @@ from twotower.bundle.changes import Plan, Report, read_hashes
 from twotower.bundle.indexes import say_lost
 from twotower.bundle.layout import Bundle, Segment, write_segment, write_version
 from twotower.data.columns import Array
+from twotower.data.prepared import ID
 from twotower.data.values import to_text
-from twotower.errors import BundleError, ConfigError
+from twotower.errors import BundleError, ConfigError, DataError
 from twotower.search.lexical import Counts, Lexical, Words, count, one_behind_another, taken
 from twotower.search.vectors import stored
 from twotower.search.vectors import taken as taken_vectors
@@ -115,11 +116,20 @@ def _embedded(plan: Plan, embed: Embed, bundle: Bundle, report: Report) -> Array
         if place.exists():
             blocks.append(files.read_array(place, mapped=False))
         else:
-            blocks.append(embed(part))
+            blocks.append(_finite(embed(part), part))
             if plan.to_embed > BLOCK:
                 files.write_array(place, blocks[-1])
         report(part.num_rows)
     return np.concatenate(blocks) if blocks else np.empty((0, bundle.dimensions), np.float32)
+
+
+def _finite(vectors: Array, items: pa.Table) -> Array:
+    """The vectors [n, d] of items [n]. Raises DataError where one is no number: a search that met it would fail."""
+    bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+    if len(bad):
+        named = items.column(ID)[int(bad[0])].as_py()
+        raise DataError(f"the item {named!r} becomes a vector that is no number; look for numbers in it that are far too large. Nothing was changed.")
+    return vectors
 
 
 def _words(now: Catalogue, plan: Plan) -> Words | None:
