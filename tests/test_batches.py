@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from twotower.data.batches import Epochs, complete, draft
@@ -46,7 +46,6 @@ def test_pairs_with_the_same_row_and_key_are_one_view(pairs, random):
     assert part.offsets[0] == 0 and part.offsets[-1] == len(chosen) and part.offsets.dtype == np.int64
 
 
-@settings(deadline=None)
 @given(PAIRS, st.sets(st.integers(0, 9)), st.randoms())
 def test_masks_hold_every_known_match_and_nothing_else(pairs, extra, random):
     chosen = random.sample(range(len(pairs)), random.randint(1, len(pairs)))
@@ -99,7 +98,6 @@ def test_a_batch_depends_on_seed_epoch_and_number_alone():
     assert len({str(number(*where)) for where in [(1, 2, 0), (1, 3, 0), (2, 2, 0), (2, 1, 0)]}) == 4
 
 
-@settings(deadline=None)
 @given(PAIRS, st.sets(st.integers(0, 9)), st.lists(st.sets(st.integers(0, 11), max_size=3), min_size=3, max_size=3), st.randoms())
 def test_what_a_key_turned_down_joins_the_candidates(pairs, extra, refused, random):
     chosen = random.sample(range(len(pairs)), random.randint(1, len(pairs)))

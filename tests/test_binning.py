@@ -31,7 +31,7 @@ def column_of(values):
 
 
 @pytest.mark.parametrize("feature", FEATURES, ids=lambda feature: feature.type)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(data=st.data())
 def test_each_row_adds_up_to_one_and_counts_are_those_of_the_feature(feature, data):
     old, new = (column_of(data.draw(FEATURES[feature])) for _ in range(2))

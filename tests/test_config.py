@@ -272,7 +272,7 @@ def blocks_of(kind):
     return some.map(lambda values: {name: value for name, value in values.items() if value is not None})
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(blocks_of(Config))
 def test_every_option_survives_toml(values):
     """What fits together or not is another matter: here only what is written must be what is read."""

@@ -36,7 +36,7 @@ def by_the_paper(scores, vectors, k, diversity):
     return chosen
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(0, 10**6), st.integers(0, 12), st.integers(1, 12), st.floats(0.01, 1))
 def test_the_order_is_that_of_the_paper(seed, m, k, diversity):
     scores, vectors = planted(seed, m)
@@ -56,7 +56,7 @@ def test_hardly_any_diversity_changes_nothing():
     assert mmr(scores, vectors, 40, 1e-9).tolist() == list(range(40))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 10**6), st.integers(1, 15), st.integers(1, 4), st.floats(0.05, 1))
 def test_pages_go_on_where_the_last_one_ended(seed, k, pages, diversity):
     generator = np.random.default_rng(seed)
@@ -73,7 +73,7 @@ def test_pages_go_on_where_the_last_one_ended(seed, k, pages, diversity):
     assert all(len(set(row)) == len(row) for row in seen.tolist())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 10**6), st.integers(1, 15), st.sampled_from([0.9, 0.3, 0.02]), st.floats(0.05, 1))
 def test_pages_of_what_fits_go_on_too_wherever_it_stands_among_the_hits(seed, k, share, diversity):
     generator = np.random.default_rng(seed)

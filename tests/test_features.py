@@ -301,7 +301,7 @@ def test_junk_is_read_or_refused_in_our_words(case, number):
     assert longest < 1000  # a value of a million letters is told in a few
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.sampled_from(sorted(CASES)), st.lists(st.one_of(st.none(), st.text(max_size=9), st.text('[]{}":,|.0123456789-eE ', max_size=12)), max_size=6)
 )
@@ -554,7 +554,6 @@ def cycles_of(moment):
     return found
 
 
-@settings(deadline=None)
 @given(st.datetimes(datetime(1980, 1, 1), datetime(2037, 12, 31)), st.sampled_from(["Europe/Berlin", "America/New_York", "Asia/Kolkata", "UTC"]))
 def test_the_day_is_read_from_the_clocks_of_the_zone(moment, zone):
     feature = Time(column="a", zone=zone)
@@ -651,7 +650,6 @@ def test_vectors_of_another_width_than_before_are_refused():
 # --- texts --------------------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None)
 @given(st.lists(st.one_of(st.none(), st.text(max_size=12)), min_size=1, max_size=5), st.integers(0, 5))
 def test_a_text_is_encoded_alike_alone_and_in_any_batch(texts, cut):
     feature = Text(column="a", buckets=1000)

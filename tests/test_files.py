@@ -90,7 +90,7 @@ def test_damage_in_the_middle_of_a_journal_is_said(tmp_path):
 # --- arrays, tensors, tables
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.lists(st.integers(0, 127), max_size=5), max_size=4), st.sampled_from(["i1", "u1", "i4", "i8", "f4", "f8", "u8"]))
 def test_pieces_written_one_by_one_equal_one_array(tmp_path_factory, pieces, kind):
     path = tmp_path_factory.mktemp("arrays") / "a.npy"

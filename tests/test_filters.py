@@ -75,7 +75,7 @@ def conditions():
     return st.recursive(term, lambda inner: st.builds(Every, parts(inner)) | st.builds(Some, parts(inner)) | st.builds(Not, inner), max_leaves=8)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(conditions())
 def test_text_and_json_say_the_same_condition(condition):
     assert repr(parse(to_text(condition))) == repr(condition)  # repr tells 1, 1.0 and True apart
@@ -240,7 +240,7 @@ def chunked(values, kind, cut):
     return pa.chunked_array([pa.array(values[:cut], kind), pa.array(values[cut:], kind)], kind)
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 @given(st.data())
 def test_numbers_compare_by_value_whatever_their_type(data):
     name = data.draw(st.sampled_from(list(TYPES)))
@@ -265,7 +265,7 @@ def test_numbers_compare_by_value_whatever_their_type(data):
 TEXTS = st.text(alphabet="abA é\U0001f600\0", max_size=3)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.lists(st.none() | TEXTS, max_size=10),
     TEXTS,
@@ -290,7 +290,7 @@ LISTS = {
 }
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.data(), st.sampled_from(list(LISTS)), st.sampled_from(["text", "int", "dictionary"]), st.integers(0, 5))
 def test_lists_hold_what_they_hold(data, kind, inner, cut):
     value = st.integers(0, 3) if inner == "int" else st.sampled_from(["a", "b", "A"])
@@ -349,7 +349,7 @@ def test_a_column_without_any_value_meets_nothing():
     assert mask(parse("x is null"), table).tolist() == [True, True]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_and_or_not_are_those_of_python(data):
     n = data.draw(st.integers(0, 6))
@@ -542,7 +542,7 @@ def test_a_filter_that_does_not_fit_the_columns(text, said):
             assert words in str(told.value)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.text(alphabet="ab<>=!()[]'\"`\\,. \n15-noti", max_size=30))
 def test_any_text_is_read_or_refused(text):
     try:

@@ -114,7 +114,7 @@ def test_arrays_with_names():
 CELLS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 4), st.integers(-2, 2)), min_size=1, max_size=12)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(CELLS)
 def test_a_sparse_matrix_is_its_cells_that_are_not_zero(cells):
     sparse = pytest.importorskip("scipy.sparse")

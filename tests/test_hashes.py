@@ -66,14 +66,13 @@ def rows(hashed):
     ]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(TEXTS, max_size=5), st.booleans(), st.sampled_from([(), (3,), (2, 4)]), st.integers(1, 4))
 def test_the_fast_one_equals_the_plain_one(texts, pairs, pieces, limit):
     hashed = hash_words(texts, pairs=pairs, pieces=pieces, limit=limit)
     assert rows(hashed) == [second(text, pairs, pieces, limit) for text in texts]
 
 
-@settings(deadline=None)
 @given(st.lists(TEXTS, max_size=6))
 def test_a_text_has_one_hash_whatever_its_neighbours(texts):
     assert hash_texts(texts).tolist() == [plain(map(ord, text)) for text in texts]

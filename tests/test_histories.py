@@ -45,7 +45,7 @@ def rows_of(column):
     return [column.values[a:b].tolist() for a, b in zip(column.offsets[:-1], column.offsets[1:], strict=True)]
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(EVENTS, st.integers(1, 7))
 def test_a_history_is_what_was_strictly_earlier(events, last):
     log, known, times = log_of(events)
@@ -59,7 +59,7 @@ def test_a_history_is_what_was_strictly_earlier(events, last):
     assert rows_of(seen.of(keys, cuts, asked)) == found
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(EVENTS, st.integers(1, 7), st.lists(st.sets(st.integers(0, ITEMS - 1), max_size=3), min_size=KEYS, max_size=KEYS))
 def test_without_times_a_history_is_all_but_what_is_asked_for(events, last, asked):
     log, known, _ = log_of(events, timed=False)
@@ -71,7 +71,7 @@ def test_without_times_a_history_is_all_but_what_is_asked_for(events, last, aske
         assert items == [i for k, i, _, label, may in events if k == key and label > 0 and may and i not in asked[key]][-last:]
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(EVENTS, st.integers(1, 7))
 def test_windows_hold_at_least_half_of_each_history_and_end_alike(events, last):
     log, known, _ = log_of(events)
@@ -95,7 +95,6 @@ def test_windows_hold_at_least_half_of_each_history_and_end_alike(events, last):
     assert len(set(zip(groups.tolist(), window_of.tolist(), strict=True))) == len(rows) == len(set(groups.tolist()))
 
 
-@settings(deadline=None)
 @given(EVENTS, st.integers(1, 5), st.integers(0, 5))
 def test_pairs_of_a_group_stay_together_and_each_comes_once(events, batch_size, epoch):
     log, known, _ = log_of(events)
@@ -146,7 +145,7 @@ def test_a_key_without_known_events_has_an_empty_history():
 
 
 @pytest.mark.parametrize("items", ["tower", "ids"])
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(EVENTS, st.integers(1, 6))
 def test_the_log_and_a_list_of_ids_give_equal_arrays(items, events, last):
     """Sliced from the log as in training, or asked for by ids as at look-up: the query tower reads the same."""

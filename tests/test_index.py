@@ -49,7 +49,7 @@ def large(request):
     return INDEXES[request.param](clustered(N))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_equals_a_full_sort_whatever_the_blocks(data):
     n, d, q = data.draw(st.integers(0, 25)), data.draw(st.integers(1, 3)), data.draw(st.integers(0, 5))

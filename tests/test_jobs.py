@@ -54,7 +54,7 @@ def vectors_of(path) -> list:
 
 
 @given(rows=st.integers(1, 60), of=st.integers(1, 9), part=st.integers(1, 20), batch=st.integers(1, 30))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_shards_hold_every_row_once_and_say_where_it_stands(rows, of, part, batch):
     table = pa.Table.from_batches(pa.table({"n": list(range(rows))}).to_batches(max_chunksize=batch))
     source = open_source(table, "rows")
@@ -179,7 +179,7 @@ def values(numbers):
 
 
 @given(st.lists(st.lists(st.integers(0, 60), max_size=12), max_size=30))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_shelf_holds_what_was_put_on_it(tmp_path_factory, jobs):
     place = tmp_path_factory.mktemp("shelf")
     one, other = Shelf(place, 3), Shelf(place, 3)
@@ -267,7 +267,7 @@ CELLS = {
 
 
 @given(st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_rows_have_one_key_if_and_only_if_they_are_equal(data):
     kinds = data.draw(st.lists(st.sampled_from(list(CELLS)), min_size=1, max_size=3))
     rows = data.draw(st.lists(st.tuples(*(CELLS[kind] for kind in kinds)), min_size=1, max_size=12))

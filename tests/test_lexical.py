@@ -53,7 +53,7 @@ def test_tokens(text, words):
     assert tokenize(text) == words
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.text())
 def test_tokens_are_clean_whatever_the_text(text):
     words = tokenize(text)
@@ -75,7 +75,7 @@ def test_scores_are_the_formula(query, options):
     np.testing.assert_allclose(scores[0], bm25(TEXTS, query, **options), rtol=1e-5)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.text("abc ", max_size=12), max_size=9), st.text("abcd ", max_size=8))
 def test_scores_are_the_formula_for_any_texts(texts, query):
     scores = Lexical.build(texts).scores([query])
@@ -158,7 +158,7 @@ def counted(words):
     return list(zip(found, words.lengths.tolist(), strict=True))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(SOME, SOME, st.randoms())
 def test_counts_that_are_put_together_are_those_of_the_texts_together(texts, more, random):
     own, other = count(texts), count(more)
@@ -172,7 +172,7 @@ def test_counts_that_are_put_together_are_those_of_the_texts_together(texts, mor
     assert [each for each, _ in counted(side_by_side([own, beside]))] == both
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(SOME, SOME, st.text("abcd ", max_size=8))
 def test_what_grew_scores_as_if_it_had_always_been_whole(texts, more, query):
     grown = Lexical.weighed(one_behind_another([count(texts), count(more)])).scores([query])

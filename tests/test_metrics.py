@@ -150,7 +150,7 @@ def test_a_scorer_without_an_opinion_gets_what_chance_gets():
 tie = st.tuples(st.integers(1, 300), st.integers(1, 300), st.integers(0, 2000), st.none() | st.integers(1, 2500))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(tie)
 def test_one_large_tie_equals_sums_over_positions(drawn):
     tied, relevant, above, k = max(drawn[:2]), min(drawn[:2]), *drawn[2:]
@@ -189,7 +189,7 @@ small = st.integers(2, 12).flatmap(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(small, st.integers(1, 14), st.sampled_from(NAMES))
 def test_what_holds_for_every_metric(query, k, name):
     scores, relevant = query[0], sorted(query[1])

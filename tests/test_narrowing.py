@@ -61,7 +61,7 @@ def rows_named(given):
     return {int(float(value)) - 1000 for value in given if value not in (7, "nobody", None)}
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_every_narrowing_equals_the_whole_answer_without_the_rest(retriever, whole, data):
     mode = data.draw(st.sampled_from(MODES))
@@ -148,7 +148,7 @@ def test_pages_of_diverse_results_make_the_whole(retriever):
 # More like these.
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.sampled_from(IDS), min_size=1, max_size=4), st.integers(1, 40), st.sampled_from([None, *FILTERS]), st.integers(0, 5))
 def test_more_like_several(retriever, like, k, where, skip):
     vectors = np.asarray(retriever.vectors, np.float64)

@@ -82,7 +82,7 @@ def test_gradients_of_several_batches_are_summed_by_row():
         (factor * table(torch.tensor(ids)).sum()).backward()
         gathered.add([table])
         table.release()
-    rows = gathered.rows()[table]
+    rows = gathered.rows[table]
     assert rows.touched.tolist() == [1, 4, 5]
     assert rows.gradient[:, 0].tolist() == [1.0, 11.0, 20.0]
     assert torch.equal(rows.values, table.weight[[1, 4, 5]])

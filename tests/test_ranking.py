@@ -58,7 +58,7 @@ def test_a_ranking_alone_knows_no_grades():
     assert rank(lambda rows: np.zeros((1, 2), np.float32), lists([[1]]), n_items=2).gains is None
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(worlds())
 def test_equals_loops_over_sets(world):
     scores, relevant, excluded, per, block = world

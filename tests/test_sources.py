@@ -287,7 +287,7 @@ def test_lists_are_for_those_who_read_them(tmp_path):
 LISTS = st.lists(st.one_of(st.none(), st.lists(st.one_of(st.none(), st.floats(allow_nan=False, width=32)), max_size=3)), min_size=1, max_size=4)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(LISTS, LISTS)
 def test_other_lists_have_another_digest(one, two):
     kind = pa.list_(pa.float64())
@@ -343,7 +343,7 @@ def test_what_lies_under_a_null_is_no_content():
 VALUES = st.one_of(st.none(), st.text("ab\0", max_size=3))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(VALUES, VALUES), min_size=1, max_size=4), st.lists(st.tuples(VALUES, VALUES), min_size=1, max_size=4))
 def test_other_content_has_another_digest(one, two):
     tables = [pa.table({"a": pa.array([r[0] for r in rows], pa.string()), "b": pa.array([r[1] for r in rows], pa.string())}) for rows in (one, two)]

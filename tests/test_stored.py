@@ -19,7 +19,7 @@ def unit(n: int, d: int, seed: int = 0) -> np.ndarray:
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(rows=ROWS)
 def test_what_is_stored_is_as_near_as_its_kind_allows(rows):
     assert np.array_equal(np.asarray(stored(rows, "float32")), rows)

@@ -144,7 +144,7 @@ def test_a_moment_is_the_same_in_every_unit(moment):
     assert texts(pa.array([moment], pa.timestamp("us"))) == [value_text(moment)]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.one_of(st.integers(-(2**53), 2**53), st.integers(-(2**63), 2**63 - 1)), min_size=1, max_size=4))
 def test_every_road_gives_whole_numbers_one_form(tmp_path_factory, values):
     folder = tmp_path_factory.mktemp("values")
@@ -153,7 +153,7 @@ def test_every_road_gives_whole_numbers_one_form(tmp_path_factory, values):
         assert read(data) == [str(value) for value in values]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=4))
 def test_every_road_gives_numbers_one_form(tmp_path_factory, values):
     expected = [str(int(v)) if v.is_integer() else repr(v) for v in values]
@@ -161,7 +161,7 @@ def test_every_road_gives_numbers_one_form(tmp_path_factory, values):
         assert read(data) == expected
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(TEXTS, min_size=1, max_size=4))
 def test_every_road_gives_texts_one_form(tmp_path_factory, values):
     folder = tmp_path_factory.mktemp("values")
